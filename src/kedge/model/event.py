@@ -1,0 +1,72 @@
+"""What a build tells while it runs: the only things that progress displays, web pages and clients ever see.
+
+Owns four event values. Times are seconds since the epoch as floats. Events of one vertex share its digest.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from kedge.model.digest import Digest
+from kedge.model.errors import Location
+
+
+@dataclass(frozen=True, slots=True)
+class VertexEvent:
+    """The state of a vertex; a later event of the same vertex replaces the earlier one.
+
+    Not started: `started` is None. Running: `completed` is None. `error` is empty unless it failed.
+    """
+
+    vertex: Digest
+    name: str
+    inputs: tuple[Digest, ...] = ()
+    started: float | None = None
+    completed: float | None = None
+    cached: bool = False
+    error: str = ""
+    group: str = ""
+    location: Location | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StatusEvent:
+    """A part of a vertex's work, such as one transfer: `current` of `total` bytes (total 0: unknown or not counted)."""
+
+    vertex: Digest
+    id: str
+    timestamp: float
+    current: int = 0
+    total: int = 0
+    started: float | None = None
+    completed: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LogEvent:
+    """Output of a step as it came; `stream` is 1 or 2."""
+
+    vertex: Digest
+    stream: int
+    data: bytes
+    timestamp: float
+
+
+@dataclass(frozen=True, slots=True)
+class WarningEvent:
+    """Advice about the user's text. `rule` is the check's name (`StageNameCasing`), `url` where it is explained."""
+
+    rule: str
+    message: str
+    detail: str = ""
+    url: str = ""
+    location: Location | None = None
+    vertex: Digest | None = None
+
+
+Event: TypeAlias = VertexEvent | StatusEvent | LogEvent | WarningEvent
+Report: TypeAlias = Callable[[Event], None]  # may be called from any thread; returns fast, never raises
+
+
+def silent(event: Event) -> None:
+    """A Report for callers that do not listen."""

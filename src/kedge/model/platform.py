@@ -1,0 +1,106 @@
+"""Platforms: which machine an image is for, spelled and compared as containerd does.
+
+Owns syntax, normal form and matching order. Does not know which machine this is: `of_machine` is told.
+"""
+
+import re
+from dataclasses import dataclass
+
+from kedge.model.errors import InvalidPlatform
+
+_PART = re.compile(r"[A-Za-z0-9_.-]+")
+_ARCHITECTURES = {  # other names in use -> GOARCH, variant (containerd platforms, database.go; uname -m)
+    "i386": ("386", ""),
+    "i486": ("386", ""),
+    "i586": ("386", ""),
+    "i686": ("386", ""),
+    "x86_64": ("amd64", ""),
+    "x86-64": ("amd64", ""),
+    "aarch64": ("arm64", ""),
+    "armhf": ("arm", "v7"),
+    "armel": ("arm", "v6"),
+    "armv5l": ("arm", "v5"),
+    "armv6l": ("arm", "v6"),
+    "armv7l": ("arm", "v7"),
+    "armv8l": ("arm", "v8"),
+    "loongarch64": ("loong64", ""),
+}
+_KNOWN = set("386 amd64 arm arm64 loong64 mips mips64 mips64le mipsle ppc64 ppc64le riscv64 s390x wasm".split())
+_SYSTEMS = set("linux windows darwin freebsd netbsd openbsd solaris wasip1 wasi unknown".split())
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Platform:
+    """`os/architecture[/variant]` in normal form: GOOS and GOARCH words; arm64's v8 and amd64's v1 are left out."""
+
+    os: str
+    architecture: str
+    variant: str = ""
+    os_version: str = ""
+
+    def __str__(self) -> str:
+        return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
+
+
+def normalize(os: str, architecture: str, variant: str = "", os_version: str = "") -> Platform:
+    """The normal form of the given words."""
+    os, architecture, variant = os.lower(), architecture.lower(), variant.lower()
+    architecture, implied = _ARCHITECTURES.get(architecture, (architecture, ""))
+    variant = variant or implied
+    if os == "macos":
+        os = "darwin"
+    if architecture == "arm":
+        variant = {"": "v7", "5": "v5", "6": "v6", "7": "v7", "8": "v8"}.get(variant, variant)
+    elif (architecture == "arm64" and variant in ("8", "v8")) or (architecture == "amd64" and variant == "v1"):
+        variant = ""
+    return Platform(os, architecture, variant, os_version)
+
+
+def parse_platform(text: str, default: Platform | None = None) -> Platform:
+    """The platform that `text` spells: `os`, `architecture`, `os/architecture` or `os/architecture/variant`.
+
+    A missing part comes from `default` (linux/amd64 if None). Raises InvalidPlatform.
+    """
+    default = default or Platform("linux", "amd64")
+    parts = text.strip().split("/")
+    if not 1 <= len(parts) <= 3 or not all(_PART.fullmatch(part) for part in parts):
+        raise InvalidPlatform(f"invalid platform {text[:100]!r}: expected os/architecture, such as linux/arm64")
+    if len(parts) > 1:
+        return normalize(*parts)
+    word = parts[0].lower()
+    if word in _SYSTEMS or word == "macos":
+        same = word == default.os
+        return normalize(word, default.architecture, default.variant if same else "")
+    if word in _KNOWN or word in _ARCHITECTURES:
+        return normalize(default.os, word)
+    raise InvalidPlatform(f"invalid platform {text[:100]!r}: neither an operating system nor an architecture")
+
+
+def of_machine(machine: str, system: str = "linux") -> Platform:
+    """The platform of a machine by its `uname -m` word."""
+    return normalize(system, machine)
+
+
+def runnable_on(host: Platform) -> tuple[Platform, ...]:
+    """What images for `host` may be, best first: the host's own, then the older variants it also runs."""
+    if host.architecture == "arm64" and host.variant in ("", "v8"):
+        arm = tuple(Platform(host.os, "arm", f"v{n}") for n in (8, 7, 6, 5))
+        return (Platform(host.os, "arm64"), *arm)
+    if host.architecture == "arm" and host.variant[1:].isdigit():
+        return tuple(Platform(host.os, "arm", f"v{n}") for n in range(int(host.variant[1:]), 4, -1))
+    if host.architecture == "amd64":
+        level = int(host.variant[1:] or 1) if host.variant[1:].isdigit() or not host.variant else 1
+        higher = tuple(Platform(host.os, "amd64", f"v{n}") for n in range(level, 1, -1))
+        return (*higher, Platform(host.os, "amd64"), Platform(host.os, "386"))
+    return (host,)
+
+
+def best_match(wanted: Platform, offered: list[Platform]) -> int | None:
+    """The index of the offered platform that suits `wanted` best, None when none does."""
+    for candidate in runnable_on(wanted):
+        for index, platform in enumerate(offered):
+            if (platform.os, platform.architecture, platform.variant) == (
+                candidate.os, candidate.architecture, candidate.variant,
+            ):
+                return index
+    return None
