@@ -1,0 +1,113 @@
+"""From words to an exit code: which command, with which options, and what happens to its errors.
+
+Owns the table of commands (names and one-line summaries, so that `kedge --help` imports none of them), exit codes, and the
+last word on errors and interrupts. Does not know what any command does.
+"""
+
+import os
+import sys
+from typing import Final
+
+from kedge.cli.command import Command, Options
+from kedge.cli.parse import UsageError, nearest, parse, parse_global
+from kedge.model.errors import KedgeError
+
+SUCCESS: Final = 0
+FAILURE: Final = 1
+USAGE: Final = 125  # what Docker's client ends with for a wrong command line
+INTERRUPTED: Final = 130
+
+# group -> names; `kedge --help` shows them in this order. Each name is a module of this package (a dash becomes a _).
+GROUPS: Final[dict[str, dict[str, str]]] = {
+    "Build and run": {
+        "version": "Show the version of Kedge and of what it runs on",
+    },
+}
+ALIASES: Final = {"image ls": "images", "image rm": "rmi", "image history": "history", "image inspect": "inspect",
+                  "image tag": "tag", "image pull": "pull", "image push": "push", "image save": "save", "image load": "load",
+                  "image build": "build", "image import": "import", "image prune": "prune", "buildx build": "build",
+                  "builder build": "build", "builder prune": "prune", "system df": "du", "ls": "images"}
+
+
+def command_names() -> list[str]:
+    """All commands, in the order of the help."""
+    return [name for group in GROUPS.values() for name in group]
+
+
+def load(name: str) -> Command:
+    """The command of that name, its module imported."""
+    from importlib import import_module
+
+    module = import_module("kedge.cli." + name.replace(" ", "_").replace("-", "_") + ("_" if name == "import" else ""))
+    command: Command = module.COMMAND
+    return command
+
+
+def run(words: list[str]) -> int:
+    """Do what `words` say; returns the exit code. Every KedgeError becomes a message; anything else is a bug and is raised."""
+    from kedge.cli.console import Console
+
+    console = Console.of_process()
+    debug = False
+    try:
+        options, rest = parse_global(words)
+        debug = options.debug
+        return _run(options, rest, console)
+    except KedgeError as error:
+        return _failed(error, console, debug)
+    except KeyboardInterrupt:
+        console.interrupted()
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output has seen enough (`kedge images | head`). Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILURE
+    finally:
+        console.close()
+
+
+def _run(options: Options, words: list[str], console: "Console") -> int:  # type: ignore[name-defined]  # noqa: F821
+    if options.version:
+        words = ["version", "--short"]
+    if options.help or not words:
+        from kedge.cli.help import overview
+
+        console.print(overview())
+        return SUCCESS
+    name, rest = _choose(words)
+    command = load(name)
+    chosen = parse(command, rest)
+    if chosen.help:
+        from kedge.cli.help import page
+
+        console.print(page(command))
+        return SUCCESS
+    console.configure(options)
+    if command.privileged:
+        console.enter_user_namespace()
+    return command.work(chosen, console)
+
+
+def _choose(words: list[str]) -> tuple[str, list[str]]:
+    """The command that the first word (or the first two) name, and the other words; raises UsageError."""
+    known = command_names()
+    for count in (2, 1):
+        name = " ".join(words[:count])
+        if len(words) >= count and (name in known or name in ALIASES):
+            return ALIASES.get(name, name), words[count:]
+    if words[0] == "help":
+        return _choose(words[1:])[0] if words[1:] else "version", ["--help"]
+    guess = nearest(words[0], known)
+    raise UsageError(f"unknown command: kedge {words[0]}", "", f"Did you mean kedge {guess}?" if guess else "")
+
+
+def _failed(error: KedgeError, console: "Console", debug: bool) -> int:  # type: ignore[name-defined]  # noqa: F821
+    from kedge.cli.failure import describe
+
+    if debug:
+        import traceback
+
+        traceback.print_exception(error, file=console.stderr)
+    for line in describe(error):
+        console.complain(line)
+    return USAGE if isinstance(error, UsageError) else FAILURE
