@@ -1,0 +1,56 @@
+"""A Dockerfile as stages of typed instructions.
+
+Owns the split into global ARGs and stages, and lookup by name. Does not know variables' values, images or the graph.
+"""
+
+from dataclasses import dataclass
+
+from kedge.dockerfile.findings import Findings
+from kedge.dockerfile.instructions import Arg, Command, From
+from kedge.model.errors import Location, SourceFile
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One FROM and what follows it. `doc` is the comment above FROM that starts with the stage's name."""
+
+    index: int
+    source: From
+    commands: tuple[Command, ...]
+    doc: str = ""
+
+    @property
+    def name(self) -> str:
+        """The name after AS in lower case, or empty."""
+        return self.source.stage
+
+    @property
+    def label(self) -> str:
+        """What messages call the stage: its name or `stage-N`."""
+        return self.source.stage or f"stage-{self.index}"
+
+    @property
+    def location(self) -> Location:
+        return self.source.location
+
+
+@dataclass(frozen=True, slots=True)
+class Dockerfile:
+    """A whole Dockerfile. `escape` is the escape character; `syntax` and `check` are the directives' values or
+    empty.
+    """
+
+    source: SourceFile
+    args: tuple[Arg, ...]
+    stages: tuple[Stage, ...]
+    escape: str = "\\"
+    syntax: str = ""
+    check: str = ""
+
+
+def read_dockerfile(text: str, name: str = "Dockerfile", findings: Findings | None = None) -> Dockerfile:
+    """Parse `text` into stages; `findings` hears what the reading checks find.
+
+    Raises DockerfileError, with location and nearest word, for anything BuildKit would not accept.
+    """
+    raise NotImplementedError
