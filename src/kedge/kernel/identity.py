@@ -1,0 +1,183 @@
+"""Who this process is to the kernel: privileged or in a user namespace, and with how many ids.
+
+Owns entering a user namespace as an ordinary user. Does not know what the privileges are for.
+"""
+
+import os
+import pwd
+from dataclasses import dataclass
+from functools import cache
+
+from kedge.kernel import syscalls
+from kedge.model.errors import Unsupported
+
+_ALL_IDS = 4294967295
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What the kernel lets this process be.
+
+    `privileged`: uid 0 with CAP_SYS_ADMIN in the initial user namespace (overlayfs then uses `trusted.overlay.*`).
+    `single_id`: only one user or one group id is mapped, so chown to others is impossible.
+    `uid`, `gid`: the effective ids inside; `outer_uid`, `outer_gid` what they are in the parent namespace.
+    `subuids`: how many user ids are mapped besides our own.
+    """
+
+    privileged: bool
+    single_id: bool
+    uid: int
+    gid: int
+    in_user_namespace: bool
+    subuids: int
+    outer_uid: int
+    outer_gid: int
+
+
+@cache
+def current() -> Identity:
+    """The identity of this process; remembered until `enter_user_namespace`."""
+    uids, gids = _id_map("/proc/self/uid_map"), _id_map("/proc/self/gid_map")
+    inside = uids != [(0, 0, _ALL_IDS)]
+    uid, gid = os.geteuid(), os.getegid()
+    mapped = sum(count for _, _, count in uids)
+    return Identity(
+        privileged=uid == 0 and not inside and has_capability("sys_admin"),
+        single_id=inside and (mapped == 1 or sum(count for _, _, count in gids) == 1),
+        uid=uid,
+        gid=gid,
+        in_user_namespace=inside,
+        subuids=mapped - 1 if inside else 0,
+        outer_uid=_outer(uids, uid),
+        outer_gid=_outer(gids, gid),
+    )
+
+
+def has_capability(name: str) -> bool:
+    """Is the capability (`sys_admin`) in this process's effective set?"""
+    with open("/proc/self/status") as status:
+        mask = next((int(line.split()[1], 16) for line in status if line.startswith("CapEff:")), 0)
+    return bool(mask >> syscalls.CAPABILITIES.index(name) & 1)
+
+
+def subordinate_ids(file: str, uid: int) -> list[tuple[int, int]]:
+    """The (start, count) ranges that `file` (/etc/subuid or /etc/subgid) grants the user: subuid(5)."""
+    try:
+        names = {str(uid), pwd.getpwuid(uid).pw_name}
+    except KeyError:
+        names = {str(uid)}
+    ranges = []
+    try:
+        with open(file) as lines:
+            for line in lines:
+                owner, _, rest = line.strip().partition(":")
+                start, _, count = rest.partition(":")
+                if owner in names and start.isdigit() and count.isdigit() and int(count) > 0:
+                    ranges.append((int(start), int(count)))
+    except OSError:
+        return []
+    return ranges
+
+
+def enter_user_namespace() -> Identity:
+    """Become uid 0 of a new user namespace with a private mount namespace, unless already privileged or inside one.
+
+    Maps all of /etc/subuid and /etc/subgid through newuidmap(1) and newgidmap(1) where both work, else the single own
+    id. Must be called before any thread is started. Idempotent. Raises Unsupported when the machine forbids user
+    namespaces.
+    """
+    identity = current()
+    if identity.privileged or (identity.in_user_namespace and identity.uid == 0 and has_capability("sys_admin")):
+        return identity
+    uid, gid = os.geteuid(), os.getegid()
+    helper = _start_mapper(uid, gid)
+    try:
+        syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS)
+    except OSError as error:
+        helper.abandon()
+        raise Unsupported(
+            f"cannot create a user namespace: {error.strerror}",
+            hint="see what `kedge doctor` says about user namespaces",
+        ) from None
+    mapped = helper.map()
+    if not mapped:
+        _map_single(uid, gid)
+    syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_SLAVE)
+    current.cache_clear()
+    return current()
+
+
+class _Mapper:
+    """A child that stays outside of the namespace and runs newuidmap for us: only outsiders may map other ids."""
+
+    def __init__(self, pid: int, go: int) -> None:
+        self.pid, self.go = pid, go
+
+    def map(self) -> bool:
+        os.write(self.go, b"1")
+        os.close(self.go)
+        return os.waitpid(self.pid, 0)[1] == 0
+
+    def abandon(self) -> None:
+        os.close(self.go)
+        os.waitpid(self.pid, 0)
+
+
+def _start_mapper(uid: int, gid: int) -> _Mapper:
+    parent = os.getpid()
+    wait, go = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(wait)
+        return _Mapper(pid, go)
+    os.close(go)
+    status = 1
+    try:
+        if os.read(wait, 1):
+            status = 0 if _run_mappers(parent, uid, gid) else 1
+    finally:
+        os._exit(status)
+
+
+def _run_mappers(target: int, uid: int, gid: int) -> bool:
+    for program, own, file in (("newuidmap", uid, "/etc/subuid"), ("newgidmap", gid, "/etc/subgid")):
+        ranges = subordinate_ids(file, uid)
+        if not ranges:
+            return False
+        words, next_id = ["0", str(own), "1"], 1
+        for start, count in ranges:
+            words += [str(next_id), str(start), str(count)]
+            next_id += count
+        null = os.open("/dev/null", os.O_RDWR)
+        actions = [(os.POSIX_SPAWN_DUP2, null, fd) for fd in (0, 1, 2)]
+        try:
+            pid = os.posix_spawnp(program, [program, str(target), *words], dict(os.environ), file_actions=actions)
+        except OSError:
+            return False
+        if os.waitpid(pid, 0)[1] != 0:
+            return False
+    return True
+
+
+def _map_single(uid: int, gid: int) -> None:
+    """Map only our own ids; the kernel wants setgroups denied for that: user_namespaces(7)."""
+    for name, text in (("uid_map", f"0 {uid} 1"), ("setgroups", "deny"), ("gid_map", f"0 {gid} 1")):
+        try:
+            with open(f"/proc/self/{name}", "w") as file:
+                file.write(text)
+        except PermissionError:
+            if name == "uid_map" and _id_map("/proc/self/uid_map"):
+                continue  # newuidmap worked and newgidmap did not
+            raise Unsupported(
+                f"cannot map ids in a user namespace (/proc/self/{name})",
+                hint="see what `kedge doctor` says about user namespaces",
+            ) from None
+
+
+def _id_map(file: str) -> list[tuple[int, int, int]]:
+    with open(file) as lines:
+        return [(int(a), int(b), int(c)) for a, b, c in (line.split() for line in lines)]
+
+
+def _outer(ranges: list[tuple[int, int, int]], inside: int) -> int:
+    return next((outer + inside - start for start, outer, count in ranges if start <= inside < start + count), inside)
