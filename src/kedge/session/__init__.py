@@ -1,0 +1,1 @@
+"""What the client lends to a build: its directories, secrets, SSH agents and credentials."""

@@ -1,0 +1,65 @@
+"""What the solver needs from others: operations that give an op its meaning, and a store of results.
+
+Owns the two Protocols and the record of a key that later explains a miss. Knows no implementation.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from kedge.model.cachekey import CacheKey, CacheMap, Selections
+from kedge.model.digest import Digest
+from kedge.model.graph import Snapshot, Vertex
+
+Checksum: TypeAlias = Callable[[Snapshot, Selections], Digest]  # blocking; called on a leaf thread; raises NotFound
+
+
+class Operation(Protocol):
+    """What one kind of op means. Coroutines of the solver's trunk: whatever blocks goes through `Trunk.call`."""
+
+    async def cache_map(self, vertex: Vertex) -> CacheMap:
+        """How the vertex is cached. Idempotent; may ask the network (a tag's digest) but touches no layer."""
+
+    async def run(self, vertex: Vertex, inputs: Sequence[Snapshot]) -> list[Snapshot]:
+        """Do it; one snapshot per output. Raises KedgeError and keeps nothing when it fails."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A cache key with what a person needs to understand it: `labels` spell the op, `inputs` name where each came from.
+
+    `inputs` holds (vertex name, "key" or "content") for each input; `place` is where in the build the vertex stands.
+    """
+
+    place: str
+    name: str
+    key: CacheKey
+    labels: tuple[tuple[str, str], ...] = ()
+    inputs: tuple[tuple[str, str], ...] = ()
+
+
+class CacheStore(Protocol):
+    """Cached results by key. Atomic, durable, shared by threads and processes. All methods block, briefly but for
+    `claim`.
+    """
+
+    def results(self, key: CacheKey) -> list[Snapshot] | None:
+        """The results stored under the key, None when one of their layers is gone. Marks them as used. Touches no
+        layer.
+        """
+
+    def put(self, key: CacheKey, results: list[Snapshot], manifest: Manifest | None = None) -> None:
+        """Store results, replacing earlier ones, and remember the manifest as its place's latest. Durable on return."""
+
+    def recall(self, definition: Digest) -> CacheKey | None:
+        """The key a definition led to, as long as results are stored under it: forgotten together with them."""
+
+    def remember(self, definition: Digest, key: CacheKey) -> None:
+        """Note for `recall`; replaces an earlier note."""
+
+    def previous(self, place: str) -> Manifest | None:
+        """The manifest that the latest `put` for this place gave."""
+
+    def claim(self, key: CacheKey) -> AbstractContextManager[None]:
+        """The right to make this key's results; entering waits for its other holders, of this process and others."""

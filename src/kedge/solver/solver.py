@@ -1,0 +1,224 @@
+"""Turns edges into snapshots: one cache key per vertex, at most one run per vertex.
+
+Two memoized steps, `_key` and `_solve`; everything else follows. Knows no op and no store. docs/solver.md tells the
+decisions.
+
+    the key of a vertex                                     the results of a vertex
+      ask its operation how it is cached                      take its key
+      take the keys of its inputs                             stored under it, and not to be ignored: a hit, nothing is
+      touched an input known by key counts with its key               solve the inputs
+      a volatile input counts with its files' checksum        claim the key; made by another meanwhile: a hit
+      another input known by content: recall what it          run, store
+        led to last time, else solve it and look
+"""
+
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from kedge.model.cachekey import CacheKey, CacheMap, Selection, Selections
+from kedge.model.digest import Digest, digest_of
+from kedge.model.errors import Cancelled, KedgeError
+from kedge.model.event import Report, VertexEvent, silent
+from kedge.model.graph import Edge, Snapshot, Vertex, walk
+from kedge.model.ops import Op
+from kedge.solver.contracts import CacheStore, Checksum, Manifest, Operation
+from kedge.solver.explain import Miss, explain, place_of
+from kedge.solver.trunk import Task, Trunk
+
+T = TypeVar("T")
+EVERYTHING: Selections = (Selection("/"),)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """How a vertex is known: its key; whether what is stored under it is ignored; whether it is never stored at all."""
+
+    key: CacheKey
+    ignore: bool
+    volatile: bool
+    manifest: Manifest
+
+
+class Solver:
+    """Solves edges of one build. Its methods are coroutines of `trunk`; it is used on the trunk's thread only.
+
+    `scope` names the build (its Dockerfile and context), so that misses are explained by the last build of the same
+    thing.
+    """
+
+    def __init__(
+        self,
+        trunk: Trunk,
+        operations: Mapping[type[Op], Operation],
+        cache: CacheStore,
+        checksum: Checksum,
+        report: Report = silent,
+        scope: str = "",
+    ) -> None:
+        self._trunk, self._operations, self._cache = trunk, operations, cache
+        self._checksum, self._report, self._scope = checksum, report, scope
+        self._keys: dict[Vertex, Task[Known]] = {}
+        self._results: dict[Vertex, Task[list[Snapshot]]] = {}
+        self._no_cache: set[Digest] = set()
+        self._events: dict[Vertex, VertexEvent] = {}
+        self.misses: dict[Digest, Miss] = {}
+
+    async def solve(self, edge: Edge) -> Snapshot:
+        """The snapshot behind `edge`: cached when its key is known, else made by running its vertex."""
+        self.announce(edge)
+        return await self._edge(edge)
+
+    async def key(self, vertex: Vertex) -> CacheKey:
+        """The cache key of a vertex. Runs what it is known by the content of, never the vertex itself."""
+        self.announce(Edge(vertex))
+        return (await self._known(vertex)).key
+
+    def announce(self, edge: Edge) -> None:
+        """Report every vertex of the graph as not started. Of equal vertices, one that says `no_cache` speaks for
+        all.
+        """
+        for vertex in walk(edge):
+            if vertex.hints.no_cache:
+                self._no_cache.add(vertex.digest)
+            if vertex not in self._events:
+                inputs = tuple(e.vertex.digest for e in vertex.inputs)
+                name = vertex.hints.name or type(vertex.op).__name__.lower()
+                self._tell(
+                    vertex,
+                    VertexEvent(vertex.digest, name, inputs, group=vertex.hints.group, location=vertex.hints.location),
+                )
+
+    def abandon(self, error: BaseException) -> None:
+        """Report every vertex still running as stopped by `error`; to be called when the trunk has ended with it."""
+        text = str(error) if isinstance(error, Cancelled) else str(Cancelled("cancelled: another step failed"))
+        for vertex, event in self._events.items():
+            if event.started is not None and event.completed is None:
+                self._tell(vertex, replace(event, completed=time.time(), error=text))
+
+    # ---- results -----------------------------------------------------------------------------------------------------
+
+    async def _edge(self, edge: Edge) -> Snapshot:
+        return (await self._once(self._results, edge.vertex, self._solve))[edge.output]
+
+    async def _solve(self, vertex: Vertex) -> list[Snapshot]:
+        known = await self._known(vertex)
+        if known.volatile:
+            return await self._run(vertex, [await self._edge(edge) for edge in vertex.inputs])
+        if not known.ignore and (hit := self._cache.results(known.key)) is not None:
+            return self._hit(vertex, hit)
+        self.misses[vertex.digest] = explain(known.manifest, self._cache.previous(known.manifest.place), known.ignore)
+        inputs = await self._trunk.gather(self._edge(edge) for edge in vertex.inputs)
+        if known.ignore:
+            return await self._make(vertex, known, inputs)
+        claim = self._cache.claim(known.key)
+        await self._trunk.call(claim.__enter__)
+        try:
+            if (hit := self._cache.results(known.key)) is not None:
+                return self._hit(vertex, hit)
+            return await self._make(vertex, known, inputs)
+        finally:
+            claim.__exit__(None, None, None)
+
+    async def _make(self, vertex: Vertex, known: Known, inputs: list[Snapshot]) -> list[Snapshot]:
+        results = await self._run(vertex, inputs, lambda made: self._cache.put(known.key, made, known.manifest))
+        return results
+
+    async def _run(
+        self, vertex: Vertex, inputs: Sequence[Snapshot], keep: Callable[[list[Snapshot]], None] | None = None
+    ) -> list[Snapshot]:
+        event = replace(self._events[vertex], started=self._events[vertex].started or time.time())
+        self._tell(vertex, event)
+        try:
+            results = await self._operations[type(vertex.op)].run(vertex, inputs)
+            if keep:
+                await self._trunk.call(keep, results)
+        except KedgeError as error:
+            self._fail(vertex, error)
+            raise
+        self._tell(vertex, replace(event, completed=time.time()))
+        return results
+
+    # ---- keys --------------------------------------------------------------------------------------------------------
+
+    async def _known(self, vertex: Vertex) -> Known:
+        return await self._once(self._keys, vertex, self._key)
+
+    async def _key(self, vertex: Vertex) -> Known:
+        try:
+            cached_by = await self._operations[type(vertex.op)].cache_map(vertex)
+        except KedgeError as error:
+            self._fail(vertex, error)
+            raise
+        inputs = await self._trunk.gather(self._known(edge.vertex) for edge in vertex.inputs)
+        chosen = [
+            EVERYTHING if paths is None and known.volatile else paths
+            for paths, known in zip(cached_by.inputs, inputs, strict=True)
+        ]
+        # A volatile input's key says nothing of its content: look at its files first, and let them stand in for its
+        # key.
+        parts = [
+            await self._content(vertex, edge, paths)
+            if paths is not None and known.volatile
+            else digest_of((known.key, edge.output))
+            for known, edge, paths in zip(inputs, vertex.inputs, chosen, strict=True)
+        ]
+        ignore = vertex.digest in self._no_cache or any(
+            known.ignore and paths is None for known, paths in zip(inputs, chosen, strict=True)
+        )
+        open_ends = [i for i, paths in enumerate(chosen) if paths is not None and not inputs[i].volatile]
+        key = CacheKey(cached_by.op, tuple(parts))
+        if open_ends:
+            definition = digest_of((key, tuple(chosen)))
+            found = None if any(known.ignore for known in inputs) else self._cache.recall(definition)
+            if found is None:
+                for i in open_ends:
+                    parts[i] = await self._content(vertex, vertex.inputs[i], chosen[i] or EVERYTHING)
+                found = CacheKey(cached_by.op, tuple(parts))
+                self._cache.remember(definition, found)
+            key = found
+        return Known(key, ignore, cached_by.volatile, self._manifest(vertex, key, cached_by, chosen))
+
+    async def _content(self, vertex: Vertex, edge: Edge, selections: Selections) -> Digest:
+        snapshot = await self._edge(edge)
+        try:
+            return await self._trunk.call(self._checksum, snapshot, selections)
+        except KedgeError as error:
+            self._fail(vertex, error)
+            raise
+
+    def _manifest(
+        self, vertex: Vertex, key: CacheKey, cached_by: CacheMap, chosen: Sequence[Selections | None]
+    ) -> Manifest:
+        inputs = tuple(
+            (edge.vertex.hints.name, "key" if paths is None else "content")
+            for edge, paths in zip(vertex.inputs, chosen, strict=True)
+        )
+        return Manifest(place_of(vertex, self._scope), vertex.hints.name, key, cached_by.labels, inputs)
+
+    # ---- telling -----------------------------------------------------------------------------------------------------
+
+    def _hit(self, vertex: Vertex, results: list[Snapshot]) -> list[Snapshot]:
+        now = time.time()
+        self._tell(vertex, replace(self._events[vertex], started=now, completed=now, cached=True))
+        return results
+
+    def _fail(self, vertex: Vertex, error: KedgeError) -> None:
+        error.at(vertex.hints.location, vertex.hints.stage)
+        if isinstance(error, Cancelled):
+            return  # another step's fault: `abandon` tells
+        now, event = time.time(), self._events[vertex]
+        self._tell(vertex, replace(event, started=event.started or now, completed=now, error=error.message))
+
+    def _tell(self, vertex: Vertex, event: VertexEvent) -> None:
+        self._events[vertex] = event
+        self._report(event)
+
+    async def _once(
+        self, tasks: dict[Vertex, Task[T]], vertex: Vertex, make: Callable[[Vertex], Coroutine[Any, Any, T]]
+    ) -> T:
+        """Run `make(vertex)` the first time it is asked for; everyone else waits for the same task."""
+        if vertex not in tasks:
+            tasks[vertex] = self._trunk.spawn(make(vertex))
+        return await tasks[vertex]
