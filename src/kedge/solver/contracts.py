@@ -3,6 +3,7 @@
 Owns the two Protocols and the record of a key that later explains a miss. Knows no implementation.
 """
 
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -61,5 +62,9 @@ class CacheStore(Protocol):
     def previous(self, place: str) -> Manifest | None:
         """The manifest that the latest `put` for this place gave."""
 
-    def claim(self, key: CacheKey) -> AbstractContextManager[None]:
-        """The right to make this key's results; entering waits for its other holders, of this process and others."""
+    def claim(self, key: CacheKey, cancel: threading.Event) -> AbstractContextManager[None]:
+        """The right to make this key's results. Entering waits for other holders, of this process and others.
+
+        Raises Cancelled when `cancel` is set while waiting. Entered and left on different threads; leaving one that was
+        not entered does nothing. The death of a holder's process releases it.
+        """

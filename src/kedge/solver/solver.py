@@ -3,13 +3,13 @@
 Two memoized steps, `_key` and `_solve`; everything else follows. Knows no op and no store. docs/solver.md tells the
 decisions.
 
-    the key of a vertex                                     the results of a vertex
-      ask its operation how it is cached                      take its key
-      take the keys of its inputs                             stored under it, and not to be ignored: a hit, nothing is
-      touched an input known by key counts with its key               solve the inputs
-      a volatile input counts with its files' checksum        claim the key; made by another meanwhile: a hit
-      another input known by content: recall what it          run, store
-        led to last time, else solve it and look
+    the key of a vertex: ask its operation how it is cached, and its inputs for their keys. Then
+      an input known by key counts with its key;
+      a volatile input counts with the checksum of its files, so it is solved first;
+      for other inputs known by content, recall what these keys led to last time, else solve them and look.
+    the results of a vertex: take its key.
+      What is stored under it, unless to be ignored, is a hit: nothing is solved, opened or fetched.
+      Else solve the inputs, claim the key (another build may make it meanwhile: a hit), run, and store.
 """
 
 import time
@@ -79,9 +79,8 @@ class Solver:
         """Report every vertex of the graph as not started. Of equal vertices, one that says `no_cache` speaks for
         all.
         """
+        self._no_cache |= _uncached(edge)
         for vertex in walk(edge):
-            if vertex.hints.no_cache:
-                self._no_cache.add(vertex.digest)
             if vertex not in self._events:
                 inputs = tuple(e.vertex.digest for e in vertex.inputs)
                 name = vertex.hints.name or type(vertex.op).__name__.lower()
@@ -112,18 +111,17 @@ class Solver:
         inputs = await self._trunk.gather(self._edge(edge) for edge in vertex.inputs)
         if known.ignore:
             return await self._make(vertex, known, inputs)
-        claim = self._cache.claim(known.key)
-        await self._trunk.call(claim.__enter__)
+        claim = self._cache.claim(known.key, self._trunk.cancel)
         try:
+            await self._trunk.call(claim.__enter__)
             if (hit := self._cache.results(known.key)) is not None:
                 return self._hit(vertex, hit)
             return await self._make(vertex, known, inputs)
-        finally:
+        finally:  # also when the trunk ends the build while this waits: it lets the leaf above return first
             claim.__exit__(None, None, None)
 
     async def _make(self, vertex: Vertex, known: Known, inputs: list[Snapshot]) -> list[Snapshot]:
-        results = await self._run(vertex, inputs, lambda made: self._cache.put(known.key, made, known.manifest))
-        return results
+        return await self._run(vertex, inputs, lambda made: self._cache.put(known.key, made, known.manifest))
 
     async def _run(
         self, vertex: Vertex, inputs: Sequence[Snapshot], keep: Callable[[list[Snapshot]], None] | None = None
@@ -222,3 +220,18 @@ class Solver:
         if vertex not in tasks:
             tasks[vertex] = self._trunk.spawn(make(vertex))
         return await tasks[vertex]
+
+
+def _uncached(edge: Edge) -> set[Digest]:
+    """The digests that some vertex object of the graph marks `no_cache`; `walk` shows only one of equal vertices."""
+    found: set[Digest] = set()
+    seen: set[int] = set()
+    stack = [edge.vertex]
+    while stack:
+        vertex = stack.pop()
+        if id(vertex) not in seen:
+            seen.add(id(vertex))
+            if vertex.hints.no_cache:
+                found.add(vertex.digest)
+            stack.extend(e.vertex for e in vertex.inputs)
+    return found

@@ -1,0 +1,165 @@
+"""What docs/solver.md decides beyond the scenarios."""
+
+import threading
+import time
+
+import pytest
+
+from kedge.model.errors import Cancelled, StepFailed
+from kedge.model.graph import Edge, Hints, Vertex
+from kedge.model.ops import Exec, Merge, Mount
+
+
+def both(*edges):
+    return Edge(Vertex(Merge(tuple(range(len(edges)))), edges))
+
+
+def test_independent_vertices_run_at_the_same_time(world, g):
+    for n in range(16):
+        world.commands[(f"pause {n}",)] = world.commands[("pause",)]
+    begun = time.monotonic()
+    world.solve(both(*(g.run(g.image(), f"pause {n}") for n in range(16))))
+    assert time.monotonic() - begun < 16 * 0.2 / 4
+
+
+def test_a_failure_stops_running_work_waits_for_it_and_is_the_error_shown(world, g):
+    ended = []
+
+    def slow(files):
+        ended.append(world.solver._trunk.cancel.wait(10))
+        raise Cancelled("killed")
+
+    def boom(files):
+        time.sleep(0.05)
+        raise StepFailed("exit 1", exit_code=1)
+
+    world.commands |= {("slow",): slow, ("boom",): boom}
+    slow_edge, boom_edge = g.run(g.image(), "slow"), g.run(g.image(), "boom")
+    with pytest.raises(StepFailed):
+        world.solve(both(slow_edge, boom_edge, g.run(slow_edge, "test")))
+    world.solver.abandon(StepFailed("exit 1", exit_code=1))
+    assert ended == [True]
+    assert world.last(boom_edge).error == "exit 1"
+    assert "cancelled" in world.last(slow_edge).error
+    assert threading.active_count() == 1
+
+
+def test_stop_from_outside_ends_with_cancelled(world, g):
+    def slow(files):
+        world.solver._trunk.cancel.wait(10)
+        raise Cancelled("killed")
+
+    world.commands[("slow",)] = slow
+
+    async def main(solver, trunk):
+        threading.Timer(0.05, trunk.stop).start()
+        return await solver.solve(g.run(g.image(), "slow"))
+
+    with pytest.raises(Cancelled):
+        world.trunk(main)
+
+
+def test_of_equal_vertices_the_one_with_no_cache_decides(world, g):
+    plain, fresh = g.run(g.image(), "make"), g.run(g.image(), "make", no_cache=True)
+    world.solve(plain)
+    world.solve(both(g.run(plain, "test"), g.run(fresh, "rm")))
+    assert world.ran.count("make") == 1
+
+
+def test_a_volatile_source_is_never_stored_and_keys_only_what_is_selected(world, g):
+    world.volatile.add("local://context")
+    graph = g.run(g.copy(g.image(), g.context, "/app", "/src"), "make")
+    world.solve(graph)
+    assert len(world.cache.stored) == 3
+    world.remote["local://context"] = {"/app/main": "v1", "/other": "new"}
+    world.solve(graph)
+    assert world.ran == ["local://context"]
+    assert world.looked == [("/app",)]
+    assert world.last(graph).cached
+    world.remote["local://context"] = {"/app/main": "v2"}
+    world.solve(graph)
+    assert world.ran == ["local://context", "copy /app", "make"] or world.ran[-2:] == ["copy /app", "make"]
+    assert "docker-image://alpine" not in world.ran
+
+
+def test_an_op_that_takes_a_volatile_source_by_key_is_known_by_all_its_files(world, g):
+    world.volatile.add("local://context")
+    edge = Edge(Vertex(Exec(("test",), (Mount("/", 0, 0), Mount("/src", 1))), (g.image(), g.context)))
+    world.solve(edge)
+    world.solve(edge)
+    assert world.ran == ["local://context"]
+    world.remote["local://context"] = {"/docs/x": "changed"}
+    world.solve(edge)
+    assert world.ran[-1] == "test"
+
+
+def test_mixed_content_inputs_need_no_run_of_the_stage_on_a_second_build(world, g):
+    world.volatile.add("local://context")
+    stage = g.run(g.image(), "make")
+    graph = g.copy(g.copy(g.image(), g.context, "/app", "/src"), stage, "/out", "/usr")
+    world.solve(graph)
+    world.solve(graph)
+    assert world.ran == ["local://context"]
+
+
+def test_two_builds_at_once_on_one_store_run_a_step_once(world, g):
+    graph = g.run(g.image(), "pause")
+    runs = []
+    world.commands[("pause",)] = lambda files: runs.append(1) or time.sleep(0.2) or {"/p": "1"}
+    results = []
+    threads = [
+        threading.Thread(target=lambda: results.append(world.trunk(lambda s, t: s.solve(graph)))) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(runs) == 1
+    assert len(results) == 4
+    assert len(set(results)) == 1
+
+
+def test_every_vertex_is_announced_then_told_cached_or_started_and_completed(world, g):
+    graph = g.run(g.image(), "make")
+    world.solve(graph)
+    assert [e.started is None for e in world.events[:2]] == [True, True]
+    assert world.last(graph).completed is not None
+    assert not world.last(graph).cached
+    world.solve(graph)
+    assert world.last(graph).cached
+
+
+def test_a_bug_in_an_operation_shows_as_what_it_is(world, g):
+    def bug(files):
+        raise ZeroDivisionError
+
+    world.commands[("bug",)] = bug
+    with pytest.raises(ZeroDivisionError):
+        world.solve(g.run(g.image(), "bug"))
+
+
+def test_a_changed_command_is_named_as_the_reason(world, g):
+    world.commands[("make all",)] = world.commands[("make",)]
+    world.solve(g.run(g.image(), "make", name="[build 2/3] RUN make"))
+    after = g.run(g.image(), "make all", name="[build 2/3] RUN make all")
+    world.solve(after)
+    assert world.solver.misses[after.vertex.digest].reasons == ("command changed from 'make' to 'make all'",)
+
+
+def test_changed_files_are_named_by_the_input_they_came_from(world, g):
+    world.volatile.add("local://context")
+    context = Edge(Vertex(g.context.vertex.op, hints=Hints("the context")))
+    graph = g.copy(g.image(), context, "/app", "/src", name="[1/2] COPY")
+    world.solve(graph)
+    world.remote["local://context"] = {"/app/main": "v2"}
+    world.solve(graph)
+    assert world.solver.misses[graph.vertex.digest].reasons == ("files it takes from the context changed",)
+
+
+def test_a_result_that_was_collected_and_a_first_build_are_told_apart(world, g):
+    graph = g.run(g.image(), "make")
+    world.solve(graph)
+    assert world.solver.misses[graph.vertex.digest].reasons == ("it was never built here",)
+    world.cache.stored.clear()
+    world.solve(graph)
+    assert world.solver.misses[graph.vertex.digest].reasons == ("its result is no longer in the store",)
