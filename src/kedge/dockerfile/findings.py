@@ -1,5 +1,11 @@
 """What a check found, as values: the collector that reading and lowering report to while they resolve a Dockerfile.
 
+Reading (`stages`, `read`) reports StageNameCasing, FromAsCasing, MaintainerDeprecated, InvalidDefinitionDescription,
+ReservedStageName, DuplicateStageName and ConsistentInstructionCasing. Lowering reports InvalidDefaultArgInFrom,
+UndefinedArgInFrom, RedundantTargetPlatform, FromPlatformFlagConstDisallowed, InvalidBaseImagePlatform, UndefinedVar,
+SecretsUsedInArgOrEnv, LegacyKeyValueFormat, WorkdirRelativePath, MultipleInstructionsDisallowed, JSONArgsRecommended,
+ExposeProtoCasing, ExposeInvalidFormat and CopyIgnoredFile. Arguments are those of BuildKit's message formats, in order.
+
 Owns the finding and its collector. Does not know which rules exist, how a message reads or what is silenced (that is
 lint's).
 """

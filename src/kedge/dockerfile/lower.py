@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from kedge.dockerfile.findings import Finding, Findings
 from kedge.dockerfile.options import ImageRequest, LowerOptions, ResolvedImage, SecretUse
-from kedge.dockerfile.stages import Dockerfile
+from kedge.dockerfile.stages import StagedFile
 from kedge.model.errors import Location
 from kedge.model.graph import Edge
 from kedge.model.image import ImageConfig
@@ -48,7 +48,7 @@ class Target:
 
 
 def needed_images(
-    file: Dockerfile, options: LowerOptions, images: Mapping[ImageRequest, ResolvedImage] | None = None
+    file: StagedFile, options: LowerOptions, images: Mapping[ImageRequest, ResolvedImage] | None = None
 ) -> set[ImageRequest]:
     """The images still to be resolved before `lower` can run, given those known.
 
@@ -59,7 +59,7 @@ def needed_images(
 
 
 def lower(
-    file: Dockerfile,
+    file: StagedFile,
     options: LowerOptions,
     images: Mapping[ImageRequest, ResolvedImage],
     findings: Findings | None = None,

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from kedge.dockerfile.findings import Findings
 from kedge.dockerfile.instructions import Arg, Command, From
-from kedge.model.errors import Location, SourceFile
+from kedge.dockerfile.parser import Dockerfile, parse
+from kedge.model.errors import Location
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,22 +36,22 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
-class Dockerfile:
-    """A whole Dockerfile. `escape` is the escape character; `syntax` and `check` are the directives' values or
-    empty.
-    """
+class StagedFile:
+    """A whole Dockerfile, typed: `args` stand before the first stage."""
 
-    source: SourceFile
+    file: Dockerfile
     args: tuple[Arg, ...]
     stages: tuple[Stage, ...]
-    escape: str = "\\"
-    syntax: str = ""
-    check: str = ""
 
 
-def read_dockerfile(text: str, name: str = "Dockerfile", findings: Findings | None = None) -> Dockerfile:
-    """Parse `text` into stages; `findings` hears what the reading checks find.
+def read_stages(file: Dockerfile, findings: Findings | None = None) -> StagedFile:
+    """Type the nodes of `file` and group them into stages; `findings` hears what the reading checks find.
 
     Raises DockerfileError, with location and nearest word, for anything BuildKit would not accept.
     """
     raise NotImplementedError
+
+
+def read_dockerfile(text: str, name: str = "Dockerfile", findings: Findings | None = None) -> StagedFile:
+    """`read_stages` of a text."""
+    return read_stages(parse(text, name), findings)
