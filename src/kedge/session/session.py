@@ -4,24 +4,17 @@ Owns the Protocol. Does not know whether the client is this process (`local.py`)
 """
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-
-@dataclass(frozen=True, slots=True)
-class Directory:
-    """A directory of the client's, readable at `path`; `unfiltered` when ignore patterns are still to be applied."""
-
-    path: Path
-    unfiltered: bool = True
+from kedge.model.credential import Credential
 
 
 class Session(Protocol):
     """The client. All methods block, are idempotent and safe from several threads."""
 
-    def directory(self, name: str) -> Directory:
-        """The directory lent under a name (`context`, `dockerfile`, a named context); raises NotFound."""
+    def directory(self, name: str) -> Path:
+        """The directory lent under a name (`context`, `dockerfile`, a named context), unfiltered; raises NotFound."""
 
     def secret(self, id: str) -> bytes | None:
         """A secret's bytes, None when there is none of this id. Raises InvalidInput for one that cannot be read."""
@@ -31,3 +24,6 @@ class Session(Protocol):
 
         None when there is no agent of this id.
         """
+
+    def credential(self, registry: str) -> Credential | None:
+        """What to send to a registry host, None for nothing."""
