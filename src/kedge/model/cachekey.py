@@ -53,3 +53,17 @@ class CacheKey:
     @property
     def digest(self) -> Digest:
         return digest_of(self)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyManifest:
+    """A cache key with what a person needs to understand it: `labels` spell the op, `inputs` name where each came from.
+
+    `inputs` holds (vertex name, "key" or "content") for each input; `place` is where in the build the vertex stands.
+    """
+
+    place: str
+    name: str
+    key: CacheKey
+    labels: tuple[tuple[str, str], ...] = ()
+    inputs: tuple[tuple[str, str], ...] = ()

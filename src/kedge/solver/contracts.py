@@ -6,10 +6,9 @@ Owns the two Protocols and the record of a key that later explains a miss. Knows
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from kedge.model.cachekey import CacheKey, CacheMap, Selections
+from kedge.model.cachekey import CacheKey, CacheMap, KeyManifest, Selections
 from kedge.model.digest import Digest
 from kedge.model.graph import Snapshot, Vertex
 
@@ -26,18 +25,7 @@ class Operation(Protocol):
         """Do it; one snapshot per output. Raises KedgeError and keeps nothing when it fails."""
 
 
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """A cache key with what a person needs to understand it: `labels` spell the op, `inputs` name where each came from.
-
-    `inputs` holds (vertex name, "key" or "content") for each input; `place` is where in the build the vertex stands.
-    """
-
-    place: str
-    name: str
-    key: CacheKey
-    labels: tuple[tuple[str, str], ...] = ()
-    inputs: tuple[tuple[str, str], ...] = ()
+Manifest: TypeAlias = KeyManifest  # in model, because the store keeps it
 
 
 class CacheStore(Protocol):

@@ -1,0 +1,188 @@
+"""What must be found: one SQLite file under the store's root, its schema and its transactions.
+
+Owns connection, schema version and the translation of SQLite's errors. Does not know what the rows mean: each table is used by
+one module only, named in the schema.
+
+WAL with synchronous=NORMAL: a transaction costs no fsync, a killed process loses nothing it committed, and a power failure
+loses at most the last transactions, never the file. Where that is not enough, `durable=True` pays for one fsync.
+"""
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from kedge.model.errors import KedgeError, StoreError
+
+VERSION = 1
+_BUSY = 60.0  # seconds to wait for another process's transaction; ours last milliseconds
+_SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+-- layers.py. state: 0 lazy (no directory), 1 ready (layers/<id> is complete). bytes: disk use of the directory, NULL unknown.
+-- boot: the machine's boot during which the directory was written, NULL once it is known to be on disk.
+CREATE TABLE layers (
+    id TEXT PRIMARY KEY, diff_id TEXT, size INTEGER, state INTEGER NOT NULL, opaque INTEGER NOT NULL DEFAULT 0, bytes INTEGER,
+    linked INTEGER NOT NULL DEFAULT 0, created REAL NOT NULL, used REAL NOT NULL, boot TEXT, description TEXT NOT NULL DEFAULT ''
+) WITHOUT ROWID;
+CREATE UNIQUE INDEX layers_declared ON layers (diff_id) WHERE diff_id IS NOT NULL;
+CREATE INDEX layers_unsynced ON layers (boot) WHERE boot IS NOT NULL;
+-- Where a declared layer's bytes can be had: a blob, and where to fetch it from.
+CREATE TABLE sources (
+    layer TEXT NOT NULL, digest TEXT NOT NULL, media_type TEXT NOT NULL, size INTEGER NOT NULL, origin TEXT NOT NULL,
+    PRIMARY KEY (layer, digest, origin)
+) WITHOUT ROWID;
+-- Forms of a layer that were made once: form is how (compression, level, clamp).
+CREATE TABLE forms (
+    layer TEXT NOT NULL, form TEXT NOT NULL, media_type TEXT NOT NULL, digest TEXT NOT NULL, size INTEGER NOT NULL,
+    PRIMARY KEY (layer, form)
+) WITHOUT ROWID;
+CREATE INDEX forms_digest ON forms (digest);
+-- results.py. snapshots: layer ids separated by blanks, one line for each snapshot.
+CREATE TABLE results (
+    key TEXT PRIMARY KEY, snapshots TEXT NOT NULL, name TEXT NOT NULL, created REAL NOT NULL, used REAL NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE result_layers (layer TEXT NOT NULL, key TEXT NOT NULL, PRIMARY KEY (layer, key)) WITHOUT ROWID;
+CREATE TABLE recalls (definition TEXT PRIMARY KEY, key TEXT NOT NULL, manifest TEXT NOT NULL) WITHOUT ROWID;
+CREATE INDEX recalls_key ON recalls (key);
+CREATE TABLE places (place TEXT PRIMARY KEY, manifest TEXT NOT NULL, used REAL NOT NULL) WITHOUT ROWID;
+-- images.py
+CREATE TABLE images (
+    name TEXT PRIMARY KEY, target TEXT NOT NULL, digest TEXT NOT NULL, id TEXT NOT NULL, created REAL NOT NULL
+) WITHOUT ROWID;
+-- stats.py
+CREATE TABLE stats (
+    device INTEGER NOT NULL, inode INTEGER NOT NULL, size INTEGER NOT NULL, mtime INTEGER NOT NULL, ctime INTEGER NOT NULL,
+    digest TEXT NOT NULL, seen INTEGER NOT NULL, PRIMARY KEY (device, inode)
+) WITHOUT ROWID;
+-- cache_mounts.py and logs.py
+CREATE TABLE cache_mounts (
+    directory TEXT PRIMARY KEY, id TEXT NOT NULL, created REAL NOT NULL, used REAL NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE logs (vertex TEXT PRIMARY KEY, name TEXT NOT NULL, started REAL NOT NULL, file TEXT NOT NULL) WITHOUT ROWID;
+-- gc.py: bytes that open stores are about to write, by lease.
+CREATE TABLE reservations (name TEXT PRIMARY KEY, bytes INTEGER NOT NULL) WITHOUT ROWID;
+"""
+
+
+class Database:
+    """One connection, shared by the threads of this process one statement or transaction at a time; opened on first use."""
+
+    def __init__(self, path: Path, flavour: str) -> None:
+        """`flavour` names what other processes must agree on to share the store (overlayfs's xattr namespace)."""
+        self._path, self._flavour = path, flavour
+        self._lock = threading.RLock()
+        self._connection: sqlite3.Connection | None = None
+
+    def rows(self, statement: str, *values: Any) -> list[Any]:
+        """The rows of one statement, in its own transaction."""
+        with self._lock, _translated(self._path):
+            return self._open().execute(statement, values).fetchall()
+
+    def row(self, statement: str, *values: Any) -> Any:
+        """The first row, None when there is none."""
+        with self._lock, _translated(self._path):
+            return self._open().execute(statement, values).fetchone()
+
+    @contextmanager
+    def transaction(self, durable: bool = False) -> Iterator[sqlite3.Connection]:
+        """An immediate transaction: committed when the block ends, undone when it raises. Keep it to milliseconds.
+
+        `durable`: it survives a power failure once the block is left.
+        """
+        with self._lock, _translated(self._path):
+            connection = self._open()
+            if durable:
+                connection.execute("PRAGMA synchronous=FULL")
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+            finally:
+                if durable:
+                    connection.execute("PRAGMA synchronous=NORMAL")
+
+    def close(self) -> None:
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+    @property
+    def opened(self) -> bool:
+        return self._connection is not None
+
+    def _open(self) -> sqlite3.Connection:
+        if self._connection is None:
+            connection = sqlite3.connect(self._path, timeout=_BUSY, isolation_level=None, check_same_thread=False)
+            try:
+                self._prepare(connection)
+            except BaseException:
+                connection.close()
+                raise
+            self._connection = connection
+        return self._connection
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        connection.execute("PRAGMA synchronous=NORMAL")
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version == 0:
+            version = _create(connection, self._flavour)
+        if version != VERSION:
+            raise StoreError(
+                f"the store at {self._path.parent} has version {version}, this kedge needs {VERSION}",
+                hint="Use the kedge that made it, or name another store with --root.",
+            )
+        flavour = connection.execute("SELECT value FROM meta WHERE key = 'flavour'").fetchone()[0]
+        if flavour != self._flavour:
+            raise StoreError(
+                f"the store at {self._path.parent} was made {_MAKER[flavour]} and cannot be used {_MAKER[self._flavour]}",
+                hint="Name another store with --root.",
+            )
+
+
+_MAKER = {"trusted.overlay.": "by root", "user.overlay.": "by an ordinary user"}
+
+
+def _create(connection: sqlite3.Connection, flavour: str) -> int:
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        if (version := connection.execute("PRAGMA user_version").fetchone()[0]) == 0:
+            for statement in _SCHEMA.split(";"):
+                connection.execute(statement)
+            connection.execute("INSERT INTO meta VALUES ('flavour', ?), ('next_layer', 1)", (flavour,))
+            connection.execute(f"PRAGMA user_version={VERSION}")
+            version = VERSION
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+    return int(version)
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    """SQLite's errors as StoreErrors."""
+    try:
+        yield
+    except KedgeError:
+        raise
+    except sqlite3.Error as error:
+        text = str(error)
+        if "full" in text:
+            raise StoreError("no space left for the store's database", hint=FULL_HINT) from error
+        hint = ""
+        if "malformed" in text or "not a database" in text:
+            hint = f"The database {path} is damaged: remove the store, or name another with --root."
+        elif "unable to open" in text or "readonly" in text:
+            hint = "Is the store's directory there, and may this user write to it?"
+        raise StoreError(f"the store's database failed: {text}", hint=hint) from error
+
+
+FULL_HINT = "Free some space, for instance with `kedge prune`, or name a store on another disk with --root."
