@@ -50,11 +50,12 @@ def resolve_in_root(root_fd: int, path: str, *, follow_last: bool = True) -> str
 def make_dirs_in_root(
     root_fd: int, path: str, mode: int = 0o755, owner: tuple[int, int] | None = None
 ) -> tuple[int, list[str]]:
-    """Create `path` and its missing parents in the root: an O_PATH descriptor of it, and the paths made, outermost first.
+    """Create `path` and its missing parents in the root: an O_PATH descriptor of it, and the paths made, outermost
+    first.
 
-    Existing symlinks are followed in the root, missing parts made with exactly `mode` and, if given, `owner` (uid, gid).
-    Raises NotADirectoryError where something else is in the way. Safe against others who rename and link in the root at
-    the same time.
+    Existing symlinks are followed in the root, missing parts made with exactly `mode` and, if given, `owner` (uid,
+    gid). Raises NotADirectoryError where something else is in the way. Safe against others who rename and link in the
+    root at the same time.
     """
     names, fds = _walk(root_fd, path, True)
     created = []

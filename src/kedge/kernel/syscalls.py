@@ -1,8 +1,8 @@
 """Linux system calls that the standard library lacks, typed, each raising OSError with errno.
 
-Owns numbers, constants and calling convention. Does not know why anyone calls. `ctypes` is loaded at the first call, not
-at import: a fully cached build makes none. Every descriptor returned is close-on-exec. Sources: the man page of each
-call, and include/uapi/linux/{mount,openat2,seccomp,capability}.h for constants.
+Owns numbers, constants and calling convention. Does not know why anyone calls. `ctypes` is loaded at the first call,
+not at import: a fully cached build makes none. Every descriptor returned is close-on-exec. Sources: the man page of
+each call, and include/uapi/linux/{mount,openat2,seccomp,capability}.h for constants.
 """
 
 import errno
@@ -55,51 +55,11 @@ RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4
 
 _FICLONE = 0x40049409
 
-CAPABILITIES = tuple(
-    [
-        "chown",
-        "dac_override",
-        "dac_read_search",
-        "fowner",
-        "fsetid",
-        "kill",
-        "setgid",
-        "setuid",
-        "setpcap",
-        "linux_immutable",
-        "net_bind_service",
-        "net_broadcast",
-        "net_admin",
-        "net_raw",
-        "ipc_lock",
-        "ipc_owner",
-        "sys_module",
-        "sys_rawio",
-        "sys_chroot",
-        "sys_ptrace",
-        "sys_pacct",
-        "sys_admin",
-        "sys_boot",
-        "sys_nice",
-        "sys_resource",
-        "sys_time",
-        "sys_tty_config",
-        "mknod",
-        "lease",
-        "audit_write",
-        "audit_control",
-        "setfcap",
-        "mac_override",
-        "mac_admin",
-        "syslog",
-        "wake_alarm",
-        "block_suspend",
-        "audit_read",
-        "perfmon",
-        "bpf",
-        "checkpoint_restore",
-    ]
-)  # a capability's number is its index: capabilities(7)
+_CAPABILITY_NAMES = """chown dac_override dac_read_search fowner fsetid kill setgid setuid setpcap linux_immutable
+net_bind_service net_broadcast net_admin net_raw ipc_lock ipc_owner sys_module sys_rawio sys_chroot sys_ptrace
+sys_pacct sys_admin sys_boot sys_nice sys_resource sys_time sys_tty_config mknod lease audit_write audit_control
+setfcap mac_override mac_admin syslog wake_alarm block_suspend audit_read perfmon bpf checkpoint_restore"""
+CAPABILITIES = tuple(_CAPABILITY_NAMES.split())  # a capability's number is its index: capabilities(7)
 
 
 # ---- calling ---------------------------------------------------------------------------------------------------------
@@ -246,7 +206,8 @@ def fsmount(fs_fd: int, attributes: int = 0) -> int:
 
 
 def open_tree(dir_fd: int, path: str, flags: int = OPEN_TREE_CLONE) -> int:
-    """open_tree(2): with OPEN_TREE_CLONE a detached copy of the mount at `path` (`""` with AT_EMPTY_PATH: `dir_fd`)."""
+    """open_tree(2): with OPEN_TREE_CLONE a detached copy of the mount at `path` (`""` with AT_EMPTY_PATH:
+    `dir_fd`)."""
     return _syscall("open_tree", _OPEN_TREE, dir_fd, _text(path), flags | os.O_CLOEXEC, path=path)
 
 
