@@ -1,5 +1,5 @@
 """The Dockerfile language: text in, values out. Pure functions; knows neither registries nor files.
 
-`parser.parse` reads the text into nodes, `instructions` types them, `stages` groups them, `lower` turns a target into a graph,
-`lint` gives advice. `words.expand` is the one place where quotes, escapes and variables mean anything.
+`parser.parse` reads the text into nodes, `stages` types and groups them, `lower` turns a target into a graph, `lint`
+gives advice. `words.expand` is the one place where quotes, escapes and variables mean anything.
 """

@@ -1,45 +1,39 @@
 """From text to nodes: one node for each instruction, with its arguments read as its keyword wants.
 
-Owns the shape of an instruction (flags, JSON or shell form, NAME=value lists, heredocs, comments above). Does not know what
-instructions mean, which flags exist or what variables are worth: see `instructions`.
+Owns the shape of an instruction (flags, JSON or shell form, NAME=value lists, heredocs, comments above). Does not
+know what instructions mean, which flags exist or what variables are worth: see `instructions`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from kedge.dockerfile.heredoc import Heredoc
-from kedge.model.errors import Location, SourceFile
+from kedge.dockerfile.arguments import READERS, Arguments, read_flags, read_nothing, split_keyword
+from kedge.dockerfile.directives import Directive, escape_of, find_directive, read_directives
+from kedge.dockerfile.heredoc import Heredoc, heredocs_of
+from kedge.dockerfile.lines import BYTE_ORDER_MARK, LineReader, LogicalLine
+from kedge.model.errors import DockerfileError, Location, SourceFile
 from kedge.model.event import WarningEvent
 
+__all__ = ["Directive", "Dockerfile", "Heredoc", "Node", "parse"]
 
-@dataclass(frozen=True, slots=True)
-class Directive:
-    """A parser directive: `# name=value` at the top. `value` is the whole text behind `=`; `word` its part before a blank."""
-
-    name: str
-    value: str
-    location: Location | None = None
-
-    @property
-    def word(self) -> str:
-        return self.value.partition(" ")[0]
+HEREDOC_INSTRUCTIONS = frozenset({"ADD", "COPY", "RUN"})
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
     """One instruction as written.
 
-    `keyword` is spelled as in the text, `name` in upper case (maybe no instruction at all: unknown ones are not an error here).
-    `flags` are the `--x=y` words before the arguments, quotes and escapes resolved. `args` is all that follows them, blanks
-    stripped, continuation lines joined. `values` are the arguments as the keyword has them read:
+    `keyword` is spelled as in the text, `name` in upper case (maybe no instruction at all: unknown ones are no error
+    here). `flags` are the `--x=y` words before the arguments, quotes and escapes resolved. `args` is all that follows
+    them, blanks stripped, continuation lines joined. `values` are the arguments as the keyword has them read:
 
     - ADD COPY VOLUME: JSON members, or words at blanks (quotes mean nothing here)
     - CMD ENTRYPOINT RUN SHELL: JSON members, or the one text; HEALTHCHECK the same behind its first word (CMD, NONE)
     - ENV LABEL: key, value, separator for each pair; separator is `=`, or empty in the old form `KEY some value`
     - ARG: quote-aware words; EXPOSE FROM: words at blanks; MAINTAINER STOPSIGNAL USER WORKDIR: the one text
-    - ONBUILD: none, the instruction is `child`
+    - ONBUILD: none, the instruction is `child` (with the heredocs); an ONBUILD inside an ONBUILD is not read further
 
-    `json` tells whether `values` came from a JSON array. `comments` are the comment lines right above, without `#`.
-    `original` is the logical line (continuations joined). `location` covers the instruction's lines, heredoc bodies included.
+    `json` tells whether `values` came from a JSON array. `comments` are the comment lines above, without `#`.
+    `original` is the logical line (continuations joined). `location` covers the instruction's lines, heredocs included.
     """
 
     keyword: str
@@ -62,6 +56,18 @@ class Node:
         """ENV and LABEL: (key, value, separator)."""
         return tuple(zip(self.values[0::3], self.values[1::3], self.values[2::3], strict=True))
 
+    def locate(self, fault: str) -> Location:
+        """Where the text `fault` first stands in the instruction, by line and columns.
+
+        Its whole location if nowhere.
+        """
+        where = self.location
+        for number, line in enumerate(where.file.text.split("\n")[where.start - 1 : where.end], where.start):
+            column = line.find(fault)
+            if fault and column >= 0:
+                return Location(where.file, number, number, (column, column + len(fault)))
+        return where
+
 
 @dataclass(frozen=True, slots=True)
 class Dockerfile:
@@ -81,12 +87,66 @@ class Dockerfile:
 def parse(text: str, name: str = "Dockerfile") -> Dockerfile:
     """The nodes of a Dockerfile's text; raises DockerfileError with a Location.
 
-    `text` comes from bytes by `lines.decode`, which keeps what is not UTF-8. Unknown instructions are left to `instructions`.
-    Time is linear in the length of `text`.
+    `text` comes from bytes by `lines.decode`, which keeps what is not UTF-8. Unknown instructions are left to
+    `instructions`, and other frontends to `directives.require_own_frontend`. Time is linear in the length of `text`.
     """
-    raise NotImplementedError
+    source = SourceFile(name, text.removeprefix(BYTE_ORDER_MARK))
+    at_top = read_directives(source, indented=True)
+    escape_directive = next((d for d in at_top if d.name == "escape"), None)
+    escape = escape_of(escape_directive) if escape_directive else "\\"
+    reader = LineReader(source, escape, frozenset(d.location.start for d in at_top if d.location))
+    nodes, warnings = [], []
+    for line in reader:
+        nodes.append(_read_instruction(line, reader))
+        if line.has_gap:
+            warnings.append(_gap_warning(line, source))
+    if not nodes:
+        raise DockerfileError("the file has no instructions", location=Location(source, 1, max(1, reader.number)))
+    found = (find_directive(source, "syntax"), escape_directive, find_directive(source, "check"))
+    return Dockerfile(source, tuple(nodes), escape, tuple(d for d in found if d), tuple(warnings))
 
 
-def dump(file: Dockerfile) -> str:
-    """The tree in the notation of BuildKit's parser tests, one instruction a line."""
-    raise NotImplementedError
+def _gap_warning(line: LogicalLine, source: SourceFile) -> WarningEvent:
+    # Named where it is noticed, at the end of the instruction, as BuildKit does; lint completes and filters it.
+    location = Location(source, line.end, line.end)
+    return WarningEvent("NoEmptyContinuation", "Empty continuation line", location=location)
+
+
+def _read_instruction(line: LogicalLine, reader: LineReader) -> Node:
+    location = Location(reader.source, line.start, line.end)
+    try:
+        node = _read_node(line.text, reader.escape, location, line.comments)
+        return _with_heredocs(node, reader) if "<<" in line.text and _may_have_heredocs(node) else node
+    except DockerfileError as error:
+        raise error.at(location) from None
+
+
+def _read_node(
+    text: str, escape: str, location: Location, comments: tuple[str, ...] = (), is_child: bool = False
+) -> Node:
+    keyword, rest = split_keyword(text)
+    flags, args = read_flags(rest, escape)
+    node = Node(keyword, text, location, flags, args, comments=comments)
+    if node.name == "ONBUILD":
+        nested = bool(args) and not is_child
+        return replace(node, child=_read_node(args, escape, location, is_child=True)) if nested else node
+    arguments: Arguments = READERS.get(node.name, read_nothing)(args, escape, node.name)
+    return replace(node, values=arguments.values, json=arguments.json)
+
+
+def _may_have_heredocs(node: Node) -> bool:
+    bearer = node.child or node
+    return bearer.name in HEREDOC_INSTRUCTIONS and not bearer.json
+
+
+def _with_heredocs(node: Node, reader: LineReader) -> Node:
+    heredocs = []
+    for heredoc in heredocs_of(node.original):
+        content = reader.take_body(heredoc.name, heredoc.chomp)
+        if content is None:
+            hint = f"A line that is {heredoc.name} and nothing else must end it."
+            raise DockerfileError(f"the heredoc {heredoc.name} is not ended", location=node.location, hint=hint)
+        heredocs.append(replace(heredoc, content=content))
+    location = replace(node.location, end=reader.number)
+    child = replace(node.child, heredocs=tuple(heredocs), location=location) if node.child else None
+    return replace(node, heredocs=tuple(heredocs), location=location, child=child)

@@ -1,0 +1,192 @@
+"""Arguments: how each instruction's text is cut into flags and values.
+
+Owns the table from keyword to reader. Does not know lines or locations: errors are raised without one.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import NamedTuple, TypeAlias
+
+from kedge.dockerfile.lines import BLANKS
+from kedge.dockerfile.words import split
+from kedge.model.errors import DockerfileError
+
+_GAP = re.compile(
+    r"[\t\v\f\r ]+"
+)  # what separates words; other Unicode blanks are stripped at the ends, but do not separate
+
+
+class Arguments(NamedTuple):
+    values: tuple[str, ...] = ()
+    json: bool = False
+
+
+Reader: TypeAlias = Callable[[str, str, str], Arguments]  # text behind the flags, escape character, instruction
+
+
+def split_keyword(line: str) -> tuple[str, str]:
+    """The first word of a logical line, and the rest."""
+    keyword, *rest = _GAP.split(line.strip(BLANKS), 1)
+    return keyword, rest[0] if rest else ""
+
+
+# ---- flags -----------------------------------------------------------------------------------------------------------
+
+
+def read_flags(text: str, escape: str) -> tuple[tuple[str, ...], str]:
+    """The words with `--` in front, quotes and escapes resolved, and the text behind them; a bare `--` ends them."""
+    flags: list[str] = []
+    position = 0
+    pattern = _flag_pattern(escape)
+    while match := pattern.match(text, position):
+        flag = _flag_part(escape).sub(_resolved, match[1])
+        position = match.end()
+        if flag == "--":
+            break
+        flags.append(flag)
+    return tuple(flags), text[position:].strip(BLANKS)
+
+
+@lru_cache
+def _flag_pattern(escape: str) -> re.Pattern[str]:
+    e = re.escape(escape)
+    single, double = (rf"{q}(?:{e}.|[^{q}{e}])*+(?:{q}|{e}?\Z)" for q in "'\"")
+    return re.compile(rf"""[{BLANKS}]*+(--(?:{e}.|{single}|{double}|[^{e}'"{BLANKS}]|{e}\Z)*+)""", re.DOTALL)
+
+
+@lru_cache
+def _flag_part(escape: str) -> re.Pattern[str]:
+    """Matches what has no place in a resolved flag: quotes, and the escape character before what it escapes."""
+    e = re.escape(escape)
+    return re.compile(
+        rf"""{e}(?P<escaped>.?)|(?P<quote>['"])(?P<inner>(?:{e}.|(?!(?P=quote))[^{e}])*+)(?:(?P=quote)|{e}?\Z)""",
+        re.DOTALL,
+    )
+
+
+def _resolved(match: re.Match[str]) -> str:
+    if match["quote"] is None:
+        return match["escaped"]
+    return match["inner"]
+
+
+# ---- arguments -------------------------------------------------------------------------------------------------------
+
+
+def read_nothing(text: str, escape: str, instruction: str) -> Arguments:
+    return Arguments()
+
+
+def _read_text(text: str, escape: str, instruction: str) -> Arguments:
+    return Arguments((text,) if text else ())
+
+
+def _read_words(text: str, escape: str, instruction: str) -> Arguments:
+    return Arguments(tuple(_GAP.split(text)) if text else ())
+
+
+def _read_json_or_text(text: str, escape: str, instruction: str) -> Arguments:
+    members = json_strings(text)
+    return _read_text(text, escape, instruction) if members is None else Arguments(members, True)
+
+
+def _read_json_or_words(text: str, escape: str, instruction: str) -> Arguments:
+    members = json_strings(text)
+    return _read_words(text, escape, instruction) if members is None else Arguments(members, True)
+
+
+def _read_quoted_words(text: str, escape: str, instruction: str) -> Arguments:
+    return Arguments(split(text, escape))
+
+
+def _read_pairs(text: str, escape: str, instruction: str) -> Arguments:
+    """`key=value …`, or in the old form `key some value`: what comes first, a blank or `=`, tells which."""
+    words = split(text, escape)
+    if not words:
+        return Arguments()
+    if "=" not in words[0]:
+        key, *value = _GAP.split(text, 1)
+        if not value:
+            raise DockerfileError(
+                f"{instruction} must have two arguments",
+                hint=f"Write {instruction} {key}=value, or {key}= for an empty value.",
+            )
+        return Arguments((key, value[0], ""))
+    values: list[str] = []
+    for word in words:
+        key, separator, value_ = word.partition("=")
+        if not separator:
+            hint = f'A value with blanks must be quoted: {values[-3]}="{_unquoted(values[-2])} {word}".'
+            raise DockerfileError(f"can't find = in {word!r}, it must be of the form name=value", hint=hint)
+        values += (key, value_, separator)
+    return Arguments(tuple(values))
+
+
+def _unquoted(text: str) -> str:
+    return text.strip("'\"")
+
+
+def _read_health_check(text: str, escape: str, instruction: str) -> Arguments:
+    kind, *rest = re.split(f"[{BLANKS}]+", text, maxsplit=1)
+    if not kind:
+        return Arguments()
+    command = _read_json_or_text(rest[0] if rest else "", escape, instruction)
+    return Arguments((kind, *command.values), command.json)
+
+
+READERS: Mapping[str, Reader] = {
+    "ADD": _read_json_or_words,
+    "ARG": _read_quoted_words,
+    "CMD": _read_json_or_text,
+    "COPY": _read_json_or_words,
+    "ENTRYPOINT": _read_json_or_text,
+    "ENV": _read_pairs,
+    "EXPOSE": _read_words,
+    "FROM": _read_words,
+    "HEALTHCHECK": _read_health_check,
+    "LABEL": _read_pairs,
+    "MAINTAINER": _read_text,
+    "RUN": _read_json_or_text,
+    "SHELL": _read_json_or_text,
+    "STOPSIGNAL": _read_text,
+    "USER": _read_text,
+    "VOLUME": _read_json_or_words,
+    "WORKDIR": _read_text,
+}
+
+
+# ---- JSON ------------------------------------------------------------------------------------------------------------
+
+
+def json_strings(text: str) -> tuple[str, ...] | None:
+    """The members of a JSON array of strings; None for a text that is no JSON array.
+
+    Raises DockerfileError for an array with other members: it is too like a JSON form to be meant for a shell.
+    """
+    text = text.lstrip(BLANKS)
+    if not text.startswith("["):
+        return None
+    try:
+        members = json.loads(text, parse_int=float, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        return None
+    if not all(isinstance(member, str) for member in members):
+        raise DockerfileError(
+            "a JSON array must be made of strings only", hint='Put every member in double quotes: ["sleep", "10"].'
+        )
+    # RFC 8259 leaves half a surrogate pair open; like Go's decoder we read the replacement character.
+    return tuple(_LONE_SURROGATE.sub(_replacement, member) for member in members)
+
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def _replacement(match: re.Match[str]) -> str:
+    # U+DC80..DCFF stand for bytes of the file that were not UTF-8 (lines.decode): those are kept.
+    return match[0] if "\udc80" <= match[0] <= "\udcff" else "\ufffd"
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(name)  # NaN and Infinity are Python's, not JSON's
