@@ -205,6 +205,21 @@ class Maintainer(Instruction):
 
 
 Command: TypeAlias = (
-    Arg | Env | Label | Copy | Add | Run | Cmd | Entrypoint | Shell | Workdir | User | Expose | Volume | StopSignal
-    | Healthcheck | Onbuild | Maintainer
+    Arg
+    | Env
+    | Label
+    | Copy
+    | Add
+    | Run
+    | Cmd
+    | Entrypoint
+    | Shell
+    | Workdir
+    | User
+    | Expose
+    | Volume
+    | StopSignal
+    | Healthcheck
+    | Onbuild
+    | Maintainer
 )

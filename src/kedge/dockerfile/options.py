@@ -24,7 +24,7 @@ class LowerOptions:
     `target` is empty for the last stage. `target_platform` None means the build platform, and that a base image of
     another platform decides. `no_cache` is True for all stages, or the names of some. `contexts` maps a name to a
     specifier as BuildKit writes it: `docker-image://REF`, `oci-layout://NAME@DIGEST`, `local:NAME`, a git or http(s)
-    URL, or `target:STAGE`. `ignore` holds the ignore-file patterns of a local context by its name (`context` is the
+    URL. `ignore` holds the ignore-file patterns of a local context by its name (`context` is the
     main one). `main_context` replaces `local://context` by an edge (see `contexts.remote_context`). `epochs` resolves
     SOURCE_DATE_EPOCH values that are no numbers (`context` or a stage) to seconds. `all_stages` lowers every stage, for
     checks.

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from kedge.dockerfile.findings import Findings
 from kedge.dockerfile.instructions import Arg, Command, From
-from kedge.dockerfile.parser import Dockerfile, parse
-from kedge.model.errors import Location
+from kedge.dockerfile.parser import Dockerfile, Node, parse
+from kedge.dockerfile.read import doc_comment, read_instruction
+from kedge.model.errors import DockerfileError, KedgeError, Location
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,66 @@ def read_stages(file: Dockerfile, findings: Findings | None = None) -> StagedFil
 
     Raises DockerfileError, with location and nearest word, for anything BuildKit would not accept.
     """
-    raise NotImplementedError
+    findings = findings if findings is not None else Findings()
+    args: list[Arg] = []
+    sources: list[From] = []
+    commands: list[list[Command]] = []
+    for node in file.nodes:
+        typed = _in_stage(sources, node, findings)
+        if isinstance(typed, From):
+            sources.append(typed)
+            commands.append([])
+        elif sources:
+            commands[-1].append(typed)
+        elif isinstance(typed, Arg):
+            args.append(typed)
+        else:
+            hint = "Only ARG may stand before the first FROM."
+            raise DockerfileError(f"{typed.name} stands before the first FROM", location=typed.location, hint=hint)
+    if not sources:
+        raise DockerfileError("the Dockerfile has no stage", hint="Start it with FROM.", location=_first_line(file))
+    stages = tuple(
+        Stage(index, source, tuple(commands[index]), doc_comment(source.comments, source.stage))
+        for index, source in enumerate(sources)
+    )
+    _check_names(stages, findings)
+    _check_casing(stages, findings)
+    return StagedFile(file, tuple(args), stages)
+
+
+def _in_stage(sources: list[From], node: Node, findings: Findings) -> From | Command:
+    try:
+        return read_instruction(node, findings)
+    except KedgeError as error:
+        current = sources[-1].stage or f"stage-{len(sources) - 1}" if sources else ""
+        raise error.at(node.location, current) from None
+
+
+def _first_line(file: Dockerfile) -> Location:
+    return file.nodes[0].location if file.nodes else Location(file.source, 1, 1)
+
+
+def _check_names(stages: tuple[Stage, ...], findings: Findings) -> None:
+    seen: set[str] = set()
+    for stage in stages:
+        comments = stage.source.comments
+        if stage.name in ("context", "scratch"):
+            findings.report("ReservedStageName", stage.location, stage.name, comments=comments)
+        if stage.name and stage.name in seen:
+            findings.report("DuplicateStageName", stage.location, stage.name, comments=comments)
+        seen.add(stage.name)
+
+
+def _check_casing(stages: tuple[Stage, ...], findings: Findings) -> None:
+    """Keywords should all be written in the case that most are; a tie counts as upper case."""
+    everything = [typed for stage in stages for typed in (stage.source, *stage.commands)]
+    lower = sum(typed.word == typed.word.lower() for typed in everything)
+    upper = sum(typed.word == typed.word.upper() for typed in everything)
+    for typed in everything:
+        wanted = typed.word.lower() if lower > upper else typed.word.upper()
+        if typed.word != wanted:
+            case = "lowercase" if lower > upper else "uppercase"
+            findings.report("ConsistentInstructionCasing", typed.location, typed.word, case, comments=typed.comments)
 
 
 def read_dockerfile(text: str, name: str = "Dockerfile", findings: Findings | None = None) -> StagedFile:
