@@ -1,0 +1,153 @@
+"""What is known of a build so far, put together from its events.
+
+Owns one `Row` per step (or per group of steps shown as one). Does not know how a row looks, nor what time it is.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from kedge.model.digest import Digest
+from kedge.model.event import Event, LogEvent, StatusEvent, VertexEvent, WarningEvent
+
+KEPT_LINES = 20  # of a step's output, to be shown again when it fails
+_CANCELLED = ("context canceled", "canceled", "cancelled")
+
+
+@dataclass(slots=True)
+class Part:
+    """One part of a step's work, such as a transfer: its newest status, and whether a display has yet to show it."""
+
+    status: StatusEvent
+    fresh: bool = True
+
+    @property
+    def done(self) -> bool:
+        return self.status.completed is not None
+
+
+@dataclass(slots=True)
+class Row:
+    """One line of a build. `number` is 0 until a display gives it one. `members` are the newest events of its vertices."""
+
+    name: str
+    number: int = 0
+    members: dict[Digest, VertexEvent] = field(default_factory=dict)
+    spans: dict[float, float | None] = field(default_factory=dict)  # when it ran: start -> end
+    parts: dict[str, Part] = field(default_factory=dict)
+    warnings: list[WarningEvent] = field(default_factory=list)
+    fresh_output: list[LogEvent] = field(default_factory=list)
+    tail: deque[tuple[float, bytes]] = field(default_factory=lambda: deque(maxlen=KEPT_LINES))  # (time, line)
+    tail_open: bool = False  # the last line of `tail` has no newline yet
+    updates: int = 0  # since a display last showed it
+
+    @property
+    def started(self) -> float | None:
+        return min(self.spans, default=None)
+
+    @property
+    def completed(self) -> float | None:
+        """When the last member ended; None while one runs or none has started."""
+        ends = [end for end in self.spans.values() if end is not None]
+        return max(ends) if ends and len(ends) == len(self.spans) else None
+
+    @property
+    def cached(self) -> bool:
+        return bool(self.members) and all(member.cached for member in self.members.values())
+
+    @property
+    def error(self) -> str:
+        return next((member.error for member in self.members.values() if member.error), "")
+
+    @property
+    def cancelled(self) -> bool:
+        return self.error.lower().endswith(_CANCELLED)
+
+    @property
+    def failed(self) -> bool:
+        return bool(self.error) and not self.cancelled
+
+    def seconds(self, now: float) -> float:
+        """How long it has run, without gaps and without counting twice what ran side by side."""
+        total, reached = 0.0, float("-inf")
+        for start, end in sorted(self.spans.items()):
+            end = now if end is None else end
+            if end > reached:
+                total += end - max(start, reached)
+                reached = end
+        return max(total, 0.0)
+
+
+class Trace:
+    """The rows of a build in the order in which they started."""
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []  # started ones
+        self._by_vertex: dict[Digest, Row] = {}
+        self._by_group: dict[str, Row] = {}
+        self._early: list[Event] = []  # of vertices not announced yet
+
+    @property
+    def known(self) -> int:
+        """How many rows there are, started or not."""
+        return len({id(row) for row in self._by_vertex.values()})
+
+    def add(self, events: Iterable[Event]) -> None:
+        """Take in events; one of a vertex that was never announced waits for it."""
+        for event in events:
+            self._add(event)
+
+    def _add(self, event: Event) -> None:
+        if isinstance(event, VertexEvent):
+            self._vertex(event)
+            return
+        row = self._by_vertex.get(event.vertex) if event.vertex else None
+        if row is None:
+            if event.vertex:
+                self._early.append(event)
+            return
+        row.updates += 1
+        if isinstance(event, StatusEvent):
+            row.parts.setdefault(event.id, Part(event)).status = event
+            row.parts[event.id].fresh = True
+        elif isinstance(event, LogEvent):
+            row.fresh_output.append(event)
+            _keep(row, event)
+        else:
+            row.warnings.append(event)
+
+    def _vertex(self, event: VertexEvent) -> None:
+        row = self._by_vertex.get(event.vertex)
+        if row is None:
+            row = self._by_group.get(event.group) if event.group else None
+            row = row or Row(event.group or event.name)
+            self._by_vertex[event.vertex] = row
+            if event.group:
+                self._by_group[event.group] = row
+        if not event.group:
+            row.name = event.name or row.name
+        if event.started is not None:
+            if not row.spans:
+                self.rows.append(row)
+            row.spans[event.started] = event.completed
+        row.members[event.vertex] = event
+        row.updates += 1
+        if self._early:
+            early, self._early = self._early, []
+            self.add(early)
+
+
+def _keep(row: Row, event: LogEvent) -> None:
+    """Add output to the row's last lines, joining a line that came in pieces."""
+    lines = event.data.split(b"\n")
+    for index, line in enumerate(lines):
+        last = index == len(lines) - 1
+        if last and not line:
+            row.tail_open = False if len(lines) > 1 else row.tail_open
+            break
+        if index == 0 and row.tail_open and row.tail:
+            time, begun = row.tail.pop()
+            row.tail.append((time, (begun + line)[-4000:]))
+        else:
+            row.tail.append((event.timestamp, line[-4000:]))
+        row.tail_open = last
