@@ -1,0 +1,198 @@
+"""Exec ops: a process in a root file system with mounts.
+
+Owns what such a step is cached by, its environment and user, its output on the way to log and screen, and how its end
+is judged. Does not know namespaces or overlays: that is the sandbox.
+"""
+
+import threading
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from kedge.model.cachekey import CacheMap, Selection, Selections
+from kedge.model.digest import digest_of
+from kedge.model.errors import InvalidInput, StepFailed
+from kedge.model.event import Report
+from kedge.model.graph import Snapshot, Vertex
+from kedge.model.ops import NO_INPUT, NO_OUTPUT, Exec, Mount
+from kedge.operations.entitlements import Entitlements
+from kedge.operations.exec_mounts import Prepared, Preparer, missing_secret
+from kedge.session.session import Session
+from kedge.solver.trunk import Trunk
+from kedge.sources.handler import Work
+
+if TYPE_CHECKING:
+    from kedge.sandbox.process import Executor, Limits, Process
+    from kedge.storage.logs import LogWriter
+    from kedge.storage.store import Store
+    from kedge.storage.users import User
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+TAIL = 16 << 10  # bytes of a failed step's output that its error carries
+
+
+class ExecOperation:
+    """Operation for Exec. `most` steps run at once; 0 is no limit, since steps wait more than they compute."""
+
+    def __init__(
+        self,
+        trunk: Trunk,
+        store: "Store",
+        executor: "Executor",
+        session: Session,
+        report: Report,
+        entitlements: Entitlements,
+        limits: "Limits | None" = None,
+        most: int = 0,
+    ) -> None:
+        self._trunk, self._store, self._executor, self._session = trunk, store, executor, session
+        self._report, self._entitlements, self._limits = report, entitlements, limits
+        self._preparer = Preparer(store, session)
+        self._turns = threading.Semaphore(most) if most else None
+
+    async def cache_map(self, vertex: Vertex) -> CacheMap:
+        """By the command and all that it can see; inputs that leave no trace in a result count by content."""
+        op = _exec(vertex)
+        inputs = tuple(_selections(op, index) for index in range(len(vertex.inputs)))
+        return CacheMap(digest_of((_essence(op), vertex.platform)), inputs, tuple(_labels(op)))
+
+    async def run(self, vertex: Vertex, inputs: Sequence[Snapshot]) -> list[Snapshot]:
+        """Run the process; its outputs' snapshots. Raises StepFailed, and then keeps nothing but the log."""
+        return await self._trunk.call(self._run, vertex, list(inputs))
+
+    def _run(self, vertex: Vertex, inputs: list[Snapshot]) -> list[Snapshot]:
+        op, work = _exec(vertex), Work(vertex.digest, self._report, self._trunk.cancel)
+        self._entitlements.require(vertex)
+        with ExitStack() as stack:
+            if self._turns:
+                _wait_for_turn(self._turns, work)
+                stack.callback(self._turns.release)
+            user = self._user(op, inputs)
+            prepared = self._preparer.prepare(op, inputs, stack, work)
+            process = self._process(op, user)
+            log = stack.enter_context(self._store.logs.writer(vertex.digest, vertex.hints.name))
+            code, tail = self._execute(process, prepared, log, work)
+            if code not in op.valid_exit_codes:
+                raise _failure(vertex, op, code, tail)
+            return prepared.commit(vertex.hints.name)
+
+    def _execute(self, process: "Process", prepared: Prepared, log: "LogWriter", work: Work) -> tuple[int, bytes]:
+        from kedge.sandbox.process import Stdio
+
+        tail = bytearray()
+
+        def output(stream: int, data: bytes) -> None:
+            log.write(data)
+            work.log(data, stream)
+            tail.extend(data)
+            del tail[: max(0, len(tail) - TAIL)]
+
+        def note(text: str) -> None:
+            output(2, f"kedge: {text}\n".encode())
+
+        stdio = Stdio(output=output, note=note)
+        code = self._executor.run(process, tuple(prepared.points), stdio, work.cancel)
+        work.check()
+        return code, bytes(tail)
+
+    def _user(self, op: Exec, inputs: Sequence[Snapshot]) -> "User":
+        """Who runs the step, read from the image by our own parser before anything of it is entered."""
+        from kedge.storage.users import resolve_user
+
+        if op.root.input == NO_INPUT:
+            return resolve_user(None, op.user)
+        with self._store.layers.mounted(inputs[op.root.input]) as tree:
+            return resolve_user(tree, op.user)
+
+    def _process(self, op: Exec, user: "User") -> "Process":
+        from kedge.sandbox.process import Process
+
+        process = Process(
+            args=op.args,
+            env=self._environment(op, user),
+            cwd=op.cwd or "/",
+            uid=user.uid,
+            gid=user.gid,
+            groups=user.groups,
+            hostname=op.hostname,
+            network=op.network,
+            security=op.security,
+            extra_hosts=op.extra_hosts,
+            ulimits=op.ulimits,
+            shm_size=op.shm_size,
+            cgroup_parent=op.cgroup_parent,
+        )
+        return replace(process, limits=self._limits) if self._limits else process
+
+    def _environment(self, op: Exec, user: "User") -> tuple[str, ...]:
+        """The op's own, then proxies, defaults and secrets. The order is BuildKit's: a later entry of a name counts."""
+        env = [*op.env]
+        names = {entry.partition("=")[0] for entry in env}
+        env += [f"{name}={value}" for name, value in op.proxy_env if name not in names]
+        env += [f"{name}={value}" for name, value in (("PATH", DEFAULT_PATH), ("HOME", user.home)) if name not in names]
+        for secret in op.secret_env:
+            data = self._session.secret(secret.id)
+            if data is None and not secret.optional:
+                raise missing_secret(secret.id)
+            if data is not None:
+                if b"\0" in data:
+                    raise InvalidInput(f"the secret {secret.id!r} has a NUL byte and cannot be a variable")
+                env.append(f"{secret.name}={data.decode('utf-8', 'surrogateescape')}")
+        return tuple(env)
+
+
+def _wait_for_turn(turns: threading.Semaphore, work: Work) -> None:
+    while not turns.acquire(timeout=0.05):
+        work.check()
+
+
+def _failure(vertex: Vertex, op: Exec, code: int, tail: bytes) -> StepFailed:
+    command = " ".join(op.args)
+    hint = "It was killed: memory may have run out." if code == 137 else ""
+    return StepFailed(
+        f'process "{command}" did not complete successfully: exit code: {code}',
+        exit_code=code,
+        tail=tail,
+        location=vertex.hints.location,
+        stage=vertex.hints.stage,
+        hint=hint,
+    )
+
+
+# ---- what a step is known by -----------------------------------------------------------------------------------------
+
+
+def _essence(op: Exec) -> Exec:
+    """The op without what must not decide: proxies, the addresses of hosts, ids of caches (as in BuildKit)."""
+    mounts = tuple(replace(mount, cache=None, by_content=False) for mount in op.mounts)
+    return replace(op, proxy_env=(), mounts=mounts, extra_hosts=tuple((name, "") for name, _ in op.extra_hosts))
+
+
+def _selections(op: Exec, index: int) -> Selections | None:
+    """The files of input `index` that decide: all mounted paths, unless it is the root or becomes part of a result."""
+    mounts = [mount for mount in op.mounts if mount.input == index]
+    if not mounts or not all(map(_leaves_no_trace, mounts)):
+        return None
+    return tuple(dict.fromkeys(Selection("/" + mount.selector.lstrip("/"), follow=True) for mount in mounts))
+
+
+def _leaves_no_trace(mount: Mount) -> bool:
+    return mount.kind == "bind" and mount.dest != "/" and mount.output == NO_OUTPUT
+
+
+def _labels(op: Exec) -> list[tuple[str, str]]:
+    labels = [("command", " ".join(op.args)), ("user", op.user), ("working directory", op.cwd), ("network", op.network)]
+    for entry in op.env:
+        name, _, value = entry.partition("=")
+        # Only the digest of a value: build arguments may be tokens, and these labels are kept in the store.
+        labels.append((f"variable {name}", f"value {digest_of(value)[7:15]}"))
+    labels += [
+        (f"mount {mount.dest}", f"{mount.kind} {mount.selector}".strip()) for mount in op.mounts if mount.dest != "/"
+    ]
+    return [(name, text) for name, text in labels if text]
+
+
+def _exec(vertex: Vertex) -> Exec:
+    assert isinstance(vertex.op, Exec)
+    return vertex.op

@@ -1,0 +1,160 @@
+"""The mounts of an exec op, from values of the graph to values of the sandbox.
+
+Owns what each kind of mount is made of and what becomes of it afterwards: committed as a result, kept (cache), or
+thrown away. Does not know the process. Everything opened here is closed by the ExitStack it is given.
+"""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kedge.model.digest import Digest, digest_of
+from kedge.model.errors import InvalidInput, NotFound
+from kedge.model.graph import Snapshot
+from kedge.model.ops import NO_INPUT, NO_OUTPUT, Exec, Mount
+from kedge.sandbox.process import Content, HostPath, MountPoint, MountSource, Overlay, SocketAt, Tmpfs
+from kedge.session.session import Session
+from kedge.sources.handler import Work
+
+if TYPE_CHECKING:
+    from kedge.storage.layers import Draft, Progress
+    from kedge.storage.store import Store
+
+
+@dataclass
+class Prepared:
+    """The mounts of one run. `drafts` holds, by output index, what is committed if the process ends well."""
+
+    points: list[MountPoint] = field(default_factory=list)
+    drafts: dict[int, "tuple[Snapshot, Draft]"] = field(default_factory=dict)
+    unchanged: dict[int, Snapshot] = field(default_factory=dict)
+
+    def commit(self, description: str) -> list[Snapshot]:
+        """The results, in the order of their numbers."""
+        made = {number: (*base, draft.commit(description)) for number, (base, draft) in self.drafts.items()}
+        results = made | self.unchanged
+        return [results[number] for number in sorted(results)]
+
+
+class Preparer:
+    """Prepares the mounts of exec ops of one build. Thread-safe."""
+
+    def __init__(self, store: "Store", session: Session) -> None:
+        self._store, self._session = store, session
+
+    def prepare(self, op: Exec, inputs: Sequence[Snapshot], stack: ExitStack, work: Work) -> Prepared:
+        """Everything to be mounted for `op`. Raises NotFound for a secret or agent that was not lent."""
+        prepared = Prepared()
+        for mount in op.mounts:
+            if not NO_INPUT <= mount.input < len(inputs):
+                raise InvalidInput(f"the mount at {mount.dest} refers to input {mount.input}, which does not exist")
+            snapshot = () if mount.input == NO_INPUT else inputs[mount.input]
+            source = self._source(mount, snapshot, prepared, stack, work)
+            if source is not None:
+                prepared.points.append(MountPoint(mount.dest, source, mount.selector, mount.readonly))
+        return prepared
+
+    def _source(
+        self, mount: Mount, snapshot: Snapshot, prepared: Prepared, stack: ExitStack, work: Work
+    ) -> MountSource | None:
+        match mount.kind:
+            case "bind":
+                return self._bind(mount, snapshot, prepared, stack, work)
+            case "cache":
+                return self._cache(mount, snapshot, stack, work)
+            case "tmpfs":
+                return Tmpfs(mount.tmpfs.size if mount.tmpfs else 0)
+            case "secret":
+                return self._secret(mount)
+            case "ssh":
+                return self._ssh(mount, stack)
+
+    def _bind(self, mount: Mount, snapshot: Snapshot, prepared: Prepared, stack: ExitStack, work: Work) -> MountSource:
+        layers, progress = self._store.layers, progress_of(work)
+        if mount.readonly:
+            if mount.output != NO_OUTPUT:
+                prepared.unchanged[mount.output] = snapshot
+            return Overlay(tuple(map(str, layers.directories(snapshot, progress))))
+        # Also where nothing is kept: writes go to a layer that is thrown away, never to what was mounted
+        # (CVE-2025-4953).
+        draft = stack.enter_context(layers.draft(snapshot, progress))
+        if mount.output != NO_OUTPUT:
+            prepared.drafts[mount.output] = (snapshot, draft)
+        return Overlay(tuple(map(str, draft.lowers)), str(draft.upper), str(draft.work))
+
+    def _cache(self, mount: Mount, snapshot: Snapshot, stack: ExitStack, work: Work) -> MountSource:
+        options = mount.cache
+        if options is None:
+            raise InvalidInput(f"the cache mount at {mount.dest} has no options")
+        prepare = None
+        base = ""
+        if mount.input != NO_INPUT:
+            base = digest_of((snapshot, mount.selector))
+
+            def prepare(directory: Path) -> None:
+                self._fill(directory, snapshot, mount.selector)
+
+        used = self._store.cache_mounts.use(
+            options.id or mount.dest, options.sharing, base=base, prepare=prepare, cancel=work.cancel
+        )
+        # The selector was resolved when the cache was filled: nothing that a step could change meanwhile is
+        # resolved while mounting (CVE-2024-23651).
+        return HostPath(str(stack.enter_context(used)))
+
+    def _fill(self, directory: Path, snapshot: Snapshot, selector: str) -> None:
+        import os
+
+        from kedge.model.ops import Copy
+        from kedge.storage.copy import copy
+
+        fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            with self._store.layers.mounted(snapshot) as tree:
+                copy(
+                    Copy(selector or "/", "/", follow_symlinks=True, contents_only=True, create_dest_path=True),
+                    tree,
+                    fd,
+                )
+        finally:
+            os.close(fd)
+
+    def _secret(self, mount: Mount) -> MountSource | None:
+        options = mount.secret
+        if options is None:
+            raise InvalidInput(f"the secret mount at {mount.dest} has no options")
+        data = self._session.secret(options.id)
+        if data is None:
+            if options.optional:
+                return None
+            raise missing_secret(options.id)
+        return Content(data, options.mode, options.uid, options.gid)
+
+    def _ssh(self, mount: Mount, stack: ExitStack) -> MountSource | None:
+        options = mount.ssh
+        if options is None:
+            raise InvalidInput(f"the ssh mount at {mount.dest} has no options")
+        path = stack.enter_context(self._session.ssh(options.id, options.uid, options.gid, options.mode))
+        if path is None:
+            if options.optional:
+                return None
+            raise NotFound(
+                f"no SSH agent was lent under the id {options.id!r}", hint=f"Run the build with --ssh {options.id}."
+            )
+        return SocketAt(str(path))
+
+
+def progress_of(work: Work) -> "Progress":
+    """Fetching and unpacking of layers as parts of the vertex's work; it stops when the build does."""
+
+    def progress(action: str, digest: Digest, current: int, total: int) -> None:
+        work.check()
+        work.status(f"{action} {digest}", current, total, done=total > 0 and current >= total)
+
+    return progress
+
+
+def missing_secret(id: str) -> NotFound:
+    """The error for a secret that a step needs and nobody lent."""
+    return NotFound(f"no secret was lent under the id {id!r}", hint=f"Run the build with --secret id={id},src=FILE.")
