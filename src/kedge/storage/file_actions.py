@@ -1,7 +1,7 @@
 """The small file actions: making files and directories, removing, linking.
 
-Owns their meaning (BuildKit's file op). Does not know vertices or layers; `root_fd` is the root of a writable merged tree, and
-no path leaves it.
+Owns their meaning (BuildKit's file op). Does not know vertices or layers; `root_fd` is the root of a writable merged
+tree, and no path leaves it.
 """
 
 from kedge.model import ops

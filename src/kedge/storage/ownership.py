@@ -1,12 +1,16 @@
 """Who owns a file of an image, where the kernel may not let us say so.
 
-Owns the choice between real ownership (chown, mknod) and the record in the extended attribute `user.kedge.owner`, written
-when this process cannot give files to others, and the names of overlayfs's attributes. Does not know tar or layers.
+Owns the choice between real ownership (chown, mknod) and the record in the extended attribute `user.kedge.owner`,
+written when this process cannot give files to others, and the prefix of overlayfs's attributes. Does not know tar or
+layers.
 
-A record is trusted only by an unprivileged process, and with several mapped ids only on files of namespace root: any
-process of a build step that owns a file could forge one.
+A record is trusted only by an unprivileged process, and with several mapped ids only on files of the namespace's root:
+any process of a build step that owns a file could forge one. Symlinks, FIFOs and devices cannot carry `user.`
+attributes (xattr(7)): their owner is then root.
 """
 
+import errno
+import os
 from dataclasses import dataclass
 from enum import Enum
 
@@ -14,6 +18,8 @@ from kedge.kernel import identity
 
 OWNER_XATTR = "user.kedge.owner"
 PRIVATE_PREFIX = "user.kedge."
+_NOT_ALLOWED = (errno.EPERM, errno.EINVAL, errno.EOVERFLOW)  # chown(2): EINVAL for an id that is not mapped
+_NO_XATTRS = (errno.EOPNOTSUPP, errno.EPERM, errno.ENODATA)
 
 
 class Policy(Enum):
@@ -34,7 +40,7 @@ class Ids:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What `user.kedge.owner` says: the owner, and for an empty file that stands for a device its `kind` (`c`, `b`, `p`)."""
+    """What `user.kedge.owner` says: the owner, and for an empty file that stands for a device its `kind` (`c`, `b`)."""
 
     uid: int
     gid: int
@@ -44,12 +50,16 @@ class Record:
 
     def encode(self) -> bytes:
         """`uid:gid` or `uid:gid:kind:major:minor`."""
-        raise NotImplementedError
+        text = f"{self.uid}:{self.gid}"
+        return (f"{text}:{self.kind}:{self.major}:{self.minor}" if self.kind else text).encode()
 
 
 def policy() -> Policy:
     """How this process can own files."""
-    raise NotImplementedError
+    who = identity.current()
+    if who.privileged:
+        return Policy.REAL
+    return Policy.SINGLE if who.single_id or who.uid != 0 else Policy.MAPPED
 
 
 def overlay_prefix() -> str:
@@ -57,11 +67,44 @@ def overlay_prefix() -> str:
     return "trusted.overlay." if identity.current().privileged else "user.overlay."
 
 
-def give(path: str | int, ids: Ids, *, directory_fd: int | None = None) -> None:
-    """Make `path` (a name in `directory_fd`, not followed, or a descriptor) belong to `ids`, really or by record."""
-    raise NotImplementedError
+def give(target: int | str, uid: int, gid: int, how: Policy, directory_fd: int | None = None) -> None:
+    """Make `target` (a descriptor, or a name in `directory_fd` that is not followed) belong to `uid:gid`, or record
+    it.
+    """
+    if how is not Policy.SINGLE:
+        try:
+            if isinstance(target, int):
+                os.fchown(target, uid, gid)
+            else:
+                os.chown(target, uid, gid, dir_fd=directory_fd, follow_symlinks=False)
+        except OSError as error:
+            if how is Policy.REAL or error.errno not in _NOT_ALLOWED:
+                raise
+        else:
+            return
+    if uid or gid:
+        record(target, Record(uid, gid), directory_fd)
 
 
-def recorded(path: str | int, uid: int, gid: int) -> Record | None:
-    """The trusted record of a file whose real owner is `uid:gid`; None where there is none or none may be trusted."""
-    raise NotImplementedError
+def record(target: int | str, value: Record, directory_fd: int | None = None) -> None:
+    """Write the record, where the file can carry one."""
+    try:
+        if isinstance(target, int):
+            os.setxattr(target, OWNER_XATTR, value.encode())
+        else:
+            os.setxattr(f"/proc/self/fd/{directory_fd}/{target}", OWNER_XATTR, value.encode(), follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in _NO_XATTRS:
+            raise
+
+
+def decode(value: bytes, uid: int, gid: int, how: Policy) -> Record | None:
+    """The record that `value` spells, if it may be trusted on a file whose real owner is `uid:gid`."""
+    if how is Policy.REAL or (how is Policy.MAPPED and (uid or gid)):
+        return None
+    parts = value.decode("ascii", "replace").split(":")
+    numbers = parts[:2] + parts[3:]
+    if len(parts) not in (2, 5) or not all(part.isdecimal() and len(part) <= 10 for part in numbers):
+        return None
+    kind = parts[2] if len(parts) == 5 else ""
+    return Record(int(parts[0]), int(parts[1]), kind, *map(int, parts[3:])) if kind in ("", "c", "b") else None

@@ -1,4 +1,4 @@
-"""The tar format's words: an entry, its types, and the numbers' and records' encodings.
+"""The tar format's words: an entry, its types, and the encodings of numbers and records.
 
 Owns what reader and writer share. Does not read or write streams. Sources: POSIX pax(1), "ustar Interchange Format" and
 "pax Header Block"; GNU tar manual, "Basic Tar Format" and "Storing Sparse Files".
@@ -6,16 +6,24 @@ Owns what reader and writer share. Does not read or write streams. Sources: POSI
 
 from dataclasses import dataclass, field
 
+from kedge.model.errors import IntegrityError
+
 BLOCK = 512
+FILE, HARD_LINK, SYMLINK, CHARACTER, BLOCK_DEVICE, DIRECTORY, FIFO = (b"%d" % n for n in range(7))
+XATTR_RECORD = b"SCHILY.xattr."
+WHITEOUT, OPAQUE, META = b".wh.", b".wh..wh..opq", b".wh..wh."  # OCI image specification, layer.md, "Whiteouts"
+
+_INT64 = 1 << 63
+_MAX_ID = 0xFFFFFFFE  # (uid_t) -1 means "leave alone" to chown(2)
 
 
 @dataclass(slots=True)
 class Entry:
     """One member of an archive, its extended headers applied. Names are bytes, exactly as in the archive.
 
-    `kind` is one of the ustar type flags `0` (file), `1` (hard link), `2` (symlink), `3`, `4` (devices), `5` (directory),
-    `6` (FIFO). `size` counts the bytes the file has when unpacked, `stored` those in the archive; they differ only with
-    `sparse`, the (offset, length) of each piece of data. `mtime` is in nanoseconds since the epoch.
+    `kind` is one of the ustar type flags `0` (file), `1` (hard link), `2` (symlink), `3`, `4` (devices), `5`
+    (directory) and `6` (FIFO). `size` counts the bytes the file has when unpacked, `stored` those in the archive; they
+    differ only with `sparse`, the (offset, length) of each piece of data. `mtime` is in nanoseconds since the epoch.
     """
 
     name: bytes
@@ -31,3 +39,86 @@ class Entry:
     minor: int = 0
     xattrs: dict[bytes, bytes] = field(default_factory=dict)
     sparse: list[tuple[int, int]] | None = None
+
+
+def malformed(what: str) -> IntegrityError:
+    """The error for bytes that are no tar archive, or one that cannot be honest."""
+    return IntegrityError(f"malformed archive: {what}")
+
+
+def parse_number(text: bytes) -> int:
+    """A header's number: octal digits ended by space or NUL, or GNU's base-256, which may be negative."""
+    if text[0] & 0x80:
+        if text[0] & 0x40:
+            value = int.from_bytes(text, "big", signed=True)
+        else:
+            value = int.from_bytes(text, "big") & ~(0x80 << 8 * (len(text) - 1))
+        if not -_INT64 <= value < _INT64:
+            raise malformed("a number beyond 64 bits")
+        return value
+    digits = text.lstrip(b" \0").partition(b"\0")[0].rstrip(b" ")
+    if not digits:
+        return 0
+    # int() alone would take signs, underscores and 0o.
+    if not digits.isdigit():
+        raise malformed(f"{digits[:20]!r} is no octal number")
+    try:
+        return int(digits, 8)
+    except ValueError:
+        raise malformed(f"{digits[:20]!r} is no octal number") from None
+
+
+def parse_decimal(text: bytes, what: str) -> int:
+    """A record's unsigned decimal of at most 63 bits."""
+    if not text.isdigit() or len(text) > 20 or (value := int(text)) >= _INT64:
+        raise malformed(f"{text[:20]!r} is no {what}")
+    return value
+
+
+def parse_id(text: bytes) -> int:
+    """A record's user or group id."""
+    return checked_id(parse_decimal(text, "id"))
+
+
+def checked_id(value: int) -> int:
+    """`value` if the kernel knows such an id. Raises IntegrityError (CVE-2024-40635: never wrap around to 0)."""
+    if not 0 <= value <= _MAX_ID:
+        raise malformed(f"an id of {value}")
+    return value
+
+
+def parse_time(text: bytes) -> int:
+    """A record's time, seconds with an optional fraction, in nanoseconds."""
+    negative = text.startswith(b"-")
+    whole, _, fraction = text.removeprefix(b"-").partition(b".")
+    if len(fraction) > 512 or (fraction and not fraction.isdigit()):
+        raise malformed(f"{text[:30]!r} is no time")
+    value = parse_decimal(whole, "time") * 1_000_000_000 + int(fraction[:9].ljust(9, b"0") or b"0")
+    return -value if negative else value
+
+
+def parse_records(data: bytes) -> list[tuple[bytes, bytes]]:
+    """The `length key=value` records of a PAX header, in order."""
+    records = []
+    at, end = 0, len(data)
+    while at < end:
+        space = data.find(b" ", at, at + 20)
+        digits = data[at:space] if space > 0 else b""
+        length = int(digits) if digits.isdigit() else 0
+        stop = at + length
+        equals = data.find(b"=", space + 1, stop)
+        if length <= 0 or stop > end or equals <= space + 1 or data[stop - 1] != 0x0A:
+            if not data[at:].strip(b"\0"):
+                break  # some writers pad the records with NULs
+            raise malformed("a PAX record that is none")
+        records.append((data[space + 1 : equals], data[equals + 1 : stop - 1]))
+        at = stop
+    return records
+
+
+def format_record(key: bytes, value: bytes) -> bytes:
+    """One PAX record; its length counts its own digits."""
+    rest = len(key) + len(value) + 3
+    length = rest + len(str(rest))
+    length = rest + len(str(length))
+    return b"%d %s=%s\n" % (length, key, value)
