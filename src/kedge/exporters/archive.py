@@ -1,0 +1,256 @@
+"""Images as one archive or directory: an OCI image layout that is a `docker save` archive too.
+
+Owns the layout (OCI image-layout.md; Docker's manifest.json beside it) and its determinism: entries sorted, no time, no owner.
+Reads blobs from the store, one at a time. Does not know how they were made.
+"""
+
+import contextlib
+import io
+import os
+import tarfile
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+from kedge.exporters.assemble import Stage
+from kedge.exporters.image import Exported, Steps, assemble_all, layer_compression
+from kedge.exporters.options import ImageOptions
+from kedge.model.digest import Digest, hex_part
+from kedge.model.errors import InvalidInput, StoreError
+from kedge.model.image import INDEXES, MANIFESTS, OCI_INDEX, Descriptor, Index, Manifest, canonical_json
+from kedge.model.reference import Reference
+from kedge.storage.store import Store
+
+_CHUNK = 1 << 20
+_EPOCH = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One image of an archive: its manifest or index, and the names it is to be loaded under."""
+
+    target: Descriptor
+    names: tuple[Reference, ...]
+
+
+class Sink(Protocol):
+    """Where the files of a layout go, in order."""
+
+    def directory(self, path: str) -> None: ...
+    def file(self, path: str, size: int, stream: BinaryIO) -> None: ...
+
+
+def export_archive(
+    store: Store,
+    stages: Sequence[Stage],
+    options: ImageOptions,
+    destination: Path | BinaryIO,
+    steps: Steps,
+    *,
+    docker: bool,
+) -> Exported:
+    """Write the stages as an archive (or, with `tar=false`, a directory) that `docker load`, skopeo and umoci read.
+
+    `docker` holds to what Docker's oldest readers know: one platform, Docker's media types unless the options say otherwise.
+    """
+    if docker and len(stages) > 1:
+        raise InvalidInput("output type docker holds one platform", hint="Use type=oci for several platforms.")
+    if options.oci_types is None:
+        options = replace(options, oci_types=not docker)
+    exported = assemble_all(store, stages, options, layer_compression(options) or "gzip", steps)
+    documents = {d.descriptor.digest: d.data for d in _documents(exported)}
+    label = "sending tarball" if options.tar else "copying files"
+    steps.status(label)
+    save(store, [Entry(exported.target, exported.names)], destination, tar=options.tar, documents=documents)
+    steps.status(label, done=True)
+    return exported
+
+
+def _documents(exported: Exported) -> list[Any]:
+    pairs = [(image.config_document, image.manifest_document) for image in exported.images]
+    return [exported.document, *(document for pair in pairs for document in pair)]
+
+
+def save(
+    store: Store,
+    entries: Sequence[Entry],
+    destination: Path | BinaryIO,
+    *,
+    tar: bool = True,
+    documents: dict[Digest, bytes] | None = None,
+) -> None:
+    """Write images that the store holds to `destination`: a file, a stream, or with `tar=False` a directory.
+
+    `documents` are bytes the store need not hold. A file appears whole or not at all. Raises StoreError, InvalidInput.
+    """
+    layout = _Layout(store, entries, documents or {})
+    if not tar:
+        if not isinstance(destination, Path):
+            raise InvalidInput("an image layout directory needs a path to be written to")
+        layout.write(_Directory(destination))
+    elif isinstance(destination, Path):
+        with _whole_file(destination) as stream:
+            _write_tar(layout, stream)
+    else:
+        _write_tar(layout, destination)
+
+
+def _write_tar(layout: "_Layout", stream: BinaryIO) -> None:
+    with tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT, bufsize=_CHUNK) as archive:
+        layout.write(_Archive(archive))
+
+
+@contextlib.contextmanager
+def _whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes its name when all is written; special files such as /dev/stdout are written in place."""
+    if path.exists() and not path.is_file():
+        with path.open("wb") as stream:
+            yield stream
+        return
+    try:
+        fd, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {error.strerror}") from None
+    try:
+        with os.fdopen(fd, "wb") as stream:
+            yield stream
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, path)
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {error.strerror}") from None
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+# ---- layout ----
+
+
+class _Layout:
+    """The files of an image layout over some images: what each is, then the writing of all."""
+
+    def __init__(self, store: Store, entries: Sequence[Entry], documents: dict[Digest, bytes]) -> None:
+        self._store = store
+        self._entries = entries
+        self._documents = dict(documents)
+        self._blobs: dict[Digest, Descriptor] = {}
+        self._docker: list[dict[str, Any]] = []
+        for entry in entries:
+            self._gather(entry.target, entry.names)
+
+    def _read(self, descriptor: Descriptor) -> bytes:
+        if descriptor.digest not in self._documents:
+            self._documents[descriptor.digest] = self._store.blobs.read(descriptor.digest)
+        return self._documents[descriptor.digest]
+
+    def _gather(self, target: Descriptor, names: Sequence[Reference]) -> None:
+        self._blobs[target.digest] = target
+        if target.media_type in INDEXES:
+            for child in Index.from_bytes(self._read(target)).manifests:
+                if child.digest in self._documents or self._store.blobs.has(child.digest):
+                    self._gather(child, names)  # platforms that were never pulled are left out
+        elif target.media_type in MANIFESTS:
+            manifest = Manifest.from_bytes(self._read(target))
+            self._blobs[manifest.config.digest] = manifest.config
+            self._blobs |= {layer.digest: layer for layer in manifest.layers}
+            self._docker.append(_docker_entry(manifest, names))
+
+    def write(self, sink: Sink) -> None:
+        sink.directory("blobs")
+        for algorithm in sorted({digest.partition(":")[0] for digest in self._blobs}):
+            sink.directory(f"blobs/{algorithm}")
+        for digest in sorted(self._blobs):
+            self._write_blob(sink, self._blobs[digest])
+        _write_bytes(sink, "index.json", self._index().to_bytes())
+        _write_bytes(sink, "manifest.json", canonical_json(self._docker))
+        _write_bytes(sink, "oci-layout", canonical_json({"imageLayoutVersion": "1.0.0"}))
+
+    def _write_blob(self, sink: Sink, blob: Descriptor) -> None:
+        path = _blob_path(blob.digest)
+        if blob.digest in self._documents:
+            _write_bytes(sink, path, self._documents[blob.digest])
+            return
+        self._store.layers.fetch_blob(blob)
+        with self._store.blobs.open(blob.digest) as stream:
+            sink.file(path, blob.size, stream)
+
+    def _index(self) -> Index:
+        entries = []
+        for entry in self._entries:
+            for name in entry.names or (None,):
+                notes = dict(entry.target.annotations)
+                if name:
+                    # containerd's name is what Docker loads by, the reference name is the layout's own word for a tag.
+                    notes |= {
+                        "io.containerd.image.name": str(name),
+                        "org.opencontainers.image.ref.name": name.tag or "",
+                    }
+                entries.append(replace(entry.target, annotations=tuple(sorted(notes.items()))))
+        return Index(tuple(entries), OCI_INDEX)
+
+
+def _docker_entry(manifest: Manifest, names: Sequence[Reference]) -> dict[str, Any]:
+    return {
+        "Config": _blob_path(manifest.config.digest),
+        "RepoTags": [name.familiar for name in names] or None,
+        "Layers": [_blob_path(layer.digest) for layer in manifest.layers],
+    }
+
+
+def _blob_path(digest: Digest) -> str:
+    return f"blobs/{digest.partition(':')[0]}/{hex_part(digest)}"
+
+
+def _write_bytes(sink: Sink, path: str, data: bytes) -> None:
+    sink.file(path, len(data), io.BytesIO(data))
+
+
+class _Archive:
+    """A layout as a tar: one fixed header for every file."""
+
+    def __init__(self, archive: tarfile.TarFile) -> None:
+        self._archive = archive
+
+    def directory(self, path: str) -> None:
+        self._archive.addfile(self._entry(path, tarfile.DIRTYPE, 0o755))
+
+    def file(self, path: str, size: int, stream: BinaryIO) -> None:
+        entry = self._entry(path, tarfile.REGTYPE, 0o644)
+        entry.size = size
+        self._archive.addfile(entry, stream)
+
+    @staticmethod
+    def _entry(path: str, kind: bytes, mode: int) -> tarfile.TarInfo:
+        entry = tarfile.TarInfo(path)
+        entry.type, entry.mode, entry.mtime = kind, mode, _EPOCH
+        return entry
+
+
+class _Directory:
+    """A layout as files; blobs that are there already stay."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self.directory("")
+
+    def directory(self, path: str) -> None:
+        try:
+            (self._root / path).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot make {self._root / path}: {error.strerror}") from None
+
+    def file(self, path: str, size: int, stream: BinaryIO) -> None:
+        target = self._root / path
+        if path.startswith("blobs/") and target.is_file() and target.stat().st_size == size:
+            return
+        with _whole_file(target) as out:
+            while chunk := stream.read(_CHUNK):
+                out.write(chunk)

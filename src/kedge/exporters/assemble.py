@@ -1,0 +1,224 @@
+"""From a built stage to an image's documents: config, manifest, index.
+
+Owns history, diff ids, times, media types and annotations of new images. Does not know where documents and blobs go,
+nor what made the files.
+
+Times. New layers' file times are lowered to `DEFAULT_EPOCH` and new documents carry it, unless SOURCE_DATE_EPOCH
+says otherwise: so two builds give the same digests without being asked to. Layers and history of the base image stay
+as they were published.
+"""
+
+import datetime
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Final
+
+from kedge.exporters.options import ImageOptions
+from kedge.model.digest import Digest, sha256
+from kedge.model.errors import IntegrityError
+from kedge.model.graph import Layer, Snapshot
+from kedge.model.image import (
+    COMPRESSION_OF,
+    DOCKER_CONFIG,
+    DOCKER_LAYER,
+    DOCKER_LAYER_GZIP,
+    DOCKER_LIST,
+    DOCKER_MANIFEST,
+    OCI_CONFIG,
+    OCI_INDEX,
+    OCI_LAYER,
+    OCI_LAYER_GZIP,
+    OCI_LAYER_ZSTD,
+    OCI_MANIFEST,
+    Descriptor,
+    History,
+    ImageConfig,
+    Index,
+    Manifest,
+)
+from kedge.storage.layers import Compression, Progress
+from kedge.storage.store import Store
+
+# Late enough for zip archives, which know nothing before 1980; the time Cloud Native Buildpacks chose too. In
+# seconds.
+DEFAULT_EPOCH: Final = 315532801
+EMPTY_COMMENT: Final = "kedge.exporter.image"
+
+_OCI_LAYERS: Final[dict[str, str]] = {"uncompressed": OCI_LAYER, "gzip": OCI_LAYER_GZIP, "zstd": OCI_LAYER_ZSTD}
+_DOCKER_LAYERS: Final[dict[str, str]] = {"uncompressed": DOCKER_LAYER, "gzip": DOCKER_LAYER_GZIP}
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A built stage, ready to become one platform's image.
+
+    `config` lacks diff ids and times; its history's entries that are not `empty_layer` stand in the order of
+    `snapshot`. `base` is the config of the image it started from. `epoch` is SOURCE_DATE_EPOCH in seconds.
+    `extra_config` are top-level config fields as (key, JSON text), such as an inline cache.
+    """
+
+    config: ImageConfig
+    snapshot: Snapshot
+    base: ImageConfig | None = None
+    epoch: int | None = None
+    extra_config: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def clamp(self) -> int:
+        """What later file times in new layers are lowered to."""
+        return DEFAULT_EPOCH if self.epoch is None else self.epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A JSON document and the descriptor that names it."""
+
+    descriptor: Descriptor
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Assembled:
+    """One platform's image: its documents, and the layer behind each descriptor in the manifest."""
+
+    config: ImageConfig
+    config_document: Document
+    manifest: Manifest
+    manifest_document: Document
+    layers: Snapshot
+
+    @property
+    def id(self) -> Digest:
+        """The config's digest, which Docker calls the image's id."""
+        return self.config_document.descriptor.digest
+
+
+def assemble(
+    store: Store, stage: Stage, options: ImageOptions, compression: Compression | None, progress: Progress | None = None
+) -> Assembled:
+    """The documents of `stage` as an image. Makes layer blobs in `compression`, or with None only names them
+    uncompressed.
+
+    Layers that came from a registry keep the blob they came as, unless the options force another compression. Writes
+    no document anywhere. Raises IntegrityError, StoreError.
+    """
+    oci = options.oci_types is not False
+    with ThreadPoolExecutor(thread_name_prefix="layers") as pool:
+        diffs = list(pool.map(lambda layer: store.layers.diff_id(layer, clamp=stage.clamp)[0], stage.snapshot))
+        blobs = list(
+            pool.map(
+                lambda layer: _layer_descriptor(store, layer, stage, options, compression, progress), stage.snapshot
+            )
+        )
+    config = complete_config(stage, diffs)
+    config_document = document(OCI_CONFIG if oci else DOCKER_CONFIG, config.to_bytes())
+    manifest = Manifest(
+        config_document.descriptor,
+        tuple(replace(blob, media_type=_media_type(blob, oci)) for blob in blobs),
+        OCI_MANIFEST if oci else DOCKER_MANIFEST,
+        tuple(sorted(options.annotations_of("manifest", config.platform).items())),
+    )
+    return Assembled(
+        config, config_document, manifest, document(manifest.media_type, manifest.to_bytes()), stage.snapshot
+    )
+
+
+def _layer_descriptor(
+    store: Store,
+    layer: Layer,
+    stage: Stage,
+    options: ImageOptions,
+    compression: Compression | None,
+    progress: Progress | None,
+) -> Descriptor:
+    force = options.force_compression and compression is not None
+    declared = store.layers.info(layer).sources
+    if declared and not force:
+        return declared[0][0]
+    if compression is None:
+        digest, size = store.layers.diff_id(layer, clamp=stage.clamp, progress=progress)
+        return Descriptor(OCI_LAYER, digest, size)
+    return store.layers.blob(layer, compression, options.level, clamp=stage.clamp, force=force, progress=progress)
+
+
+def _media_type(blob: Descriptor, oci: bool) -> str:
+    kind = COMPRESSION_OF.get(blob.media_type)
+    if kind is None:  # foreign or encrypted layers keep their own word
+        return blob.media_type
+    return (_OCI_LAYERS if oci else _DOCKER_LAYERS | {"zstd": OCI_LAYER_ZSTD})[kind]
+
+
+def document(media_type: str, data: bytes) -> Document:
+    """Name a document's bytes."""
+    return Document(Descriptor(media_type, sha256(data), len(data)), data)
+
+
+def index_document(images: Sequence[Document], options: ImageOptions, platforms: Sequence[ImageConfig]) -> Document:
+    """The index over one manifest for each platform, in the given order."""
+    oci = options.oci_types is not False
+    entries = []
+    for image, config in zip(images, platforms, strict=True):
+        notes = options.annotations_of("manifest-descriptor", config.platform)
+        entries.append(replace(image.descriptor, platform=config.platform, annotations=tuple(sorted(notes.items()))))
+    notes = options.annotations_of("index")
+    index = Index(tuple(entries), OCI_INDEX if oci else DOCKER_LIST, tuple(sorted(notes.items())))
+    return document(index.media_type, index.to_bytes())
+
+
+# ---- config
+# ------------------------------------------------------------------------------------------------------------
+
+
+def complete_config(stage: Stage, diff_ids: Sequence[Digest]) -> ImageConfig:
+    """The stage's config with its layers, a history entry for each of them, and times."""
+    history = _aligned(stage.config.history, len(diff_ids))
+    inherited = _common_length(history, stage.base.history if stage.base else ())
+    text = timestamp(stage.clamp)
+    times = [entry.created for entry in history[:inherited]]
+    dated = [replace(entry, created=_earlier(entry.created, text)) for entry in history[inherited:]]
+    created = _earlier(stage.config.created, text) if dated or not times else stage.config.created or times[-1]
+    return replace(
+        stage.config,
+        diff_ids=tuple(diff_ids),
+        history=(*history[:inherited], *dated),
+        created=created,
+        extra=tuple(sorted((dict(stage.config.extra) | dict(stage.extra_config)).items())),
+    )
+
+
+def _aligned(history: Sequence[History], layers: int) -> list[History]:
+    """A history with one entry that made a layer for each layer: some base images keep none, or too many."""
+    aligned, seen = [], 0
+    for entry in history:
+        if not entry.empty_layer and seen == layers:
+            entry = replace(entry, empty_layer=True)
+        seen += not entry.empty_layer
+        aligned.append(entry)
+    return aligned + [History("", EMPTY_COMMENT)] * (layers - seen)
+
+
+def _common_length(history: Sequence[History], base: Sequence[History]) -> int:
+    count = 0
+    for ours, theirs in zip(history, base, strict=False):
+        if ours != theirs:
+            break
+        count += 1
+    return count
+
+
+def timestamp(seconds: int) -> str:
+    """RFC 3339 in UTC, as image documents write it."""
+    moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ") if moment.year >= 1000 else moment.isoformat().replace("+00:00", "Z")
+
+
+def _earlier(created: str, limit: str) -> str:
+    """The earlier of two times; the limit where there is none."""
+    if not created:
+        return limit
+    try:
+        ours, other = (datetime.datetime.fromisoformat(text) for text in (created, limit))
+    except ValueError:
+        raise IntegrityError(f"image config has a time that cannot be read: {created[:40]!r}") from None
+    return created if ours.astimezone(datetime.UTC) <= other else limit

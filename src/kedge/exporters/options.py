@@ -1,0 +1,150 @@
+"""The attributes of an output, read once into typed values.
+
+Owns their names, which are BuildKit's (exporter/containerimage/exptypes), their defaults and the errors about them.
+Does not know what an exporter does with them.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from kedge.model.errors import InvalidInput
+from kedge.model.platform import Platform, parse_platform
+from kedge.model.reference import Reference, parse_reference
+
+Compression: TypeAlias = Literal["uncompressed", "gzip", "zstd", "estargz"]
+_LEVELS = {"uncompressed": (0, 0), "gzip": (0, 9), "estargz": (0, 9), "zstd": (0, 22)}
+_TRUE, _FALSE = frozenset(("1", "t", "true", "")), frozenset(("0", "f", "false"))
+
+AnnotationKind: TypeAlias = Literal["manifest", "manifest-descriptor", "index", "index-descriptor"]
+_ANNOTATION = re.compile(r"annotation(?:-([a-z-]+))?(?:\[([^\]]*)\])?\.(\S+)")
+_ANNOTATION_KINDS = frozenset(("manifest", "manifest-descriptor", "index", "index-descriptor"))
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """One annotation: where it goes, for which platform (None: all), its key and value."""
+
+    kind: AnnotationKind
+    key: str
+    value: str
+    platform: Platform | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageOptions:
+    """How an image's documents and blobs are written.
+
+    `compression` None keeps each layer as it is at hand where the format allows (the store), and means gzip where
+    bytes leave.
+    `level` None is the compressor's default. `epoch` in seconds. `rewrite_timestamp` lowers the times of files in
+    new layers to `epoch` even where it is later than what Kedge does by default.
+    """
+
+    names: tuple[Reference, ...] = ()
+    compression: Compression | None = None
+    level: int | None = None
+    force_compression: bool = False
+    oci_types: bool | None = None
+    rewrite_timestamp: bool = False
+    annotations: tuple[Annotation, ...] = ()
+    push: bool = False
+    push_by_digest: bool = False
+    insecure: bool = False
+    name_canonical: bool = False
+    dangling_prefix: str = ""
+    store: bool = True
+    tar: bool = True
+    rest: Mapping[str, str] = field(default_factory=dict)
+
+    def annotations_of(self, kind: AnnotationKind, platform: Platform | None = None) -> dict[str, str]:
+        """The annotations for one document, those for its platform over those for all."""
+        chosen = [a for a in self.annotations if a.kind == kind and a.platform in (None, platform)]
+        return {a.key: a.value for a in sorted(chosen, key=lambda a: a.platform is not None)}
+
+
+def read_options(attrs: Iterable[tuple[str, str]], tags: tuple[str, ...] = ()) -> ImageOptions:
+    """The options that `attrs` spell, with `tags` in front of the names. Raises InvalidInput, InvalidReference.
+
+    What this function does not know is kept in `rest` for the exporter to take or refuse.
+    """
+    attributes, annotations, rest = dict(attrs), [], {}
+    for key, value in attributes.items():
+        if annotation := _read_annotation(key, value):
+            annotations.append(annotation)
+        elif key not in _KNOWN:
+            rest[key] = value
+    names = [*tags, *(name for name in attributes.get("name", "").split(",") if name.strip() and name != "*")]
+    compression = _read_compression(attributes.get("compression"))
+    options = ImageOptions(
+        names=tuple(dict.fromkeys(parse_reference(name.strip()) for name in names)),
+        compression=compression,
+        level=_read_level(compression or "gzip", attributes.get("compression-level")),
+        oci_types=_flag(attributes, "oci-mediatypes", None),
+        annotations=tuple(annotations),
+        dangling_prefix=attributes.get("dangling-name-prefix", ""),
+        force_compression=bool(_flag(attributes, "force-compression", False)),
+        rewrite_timestamp=bool(_flag(attributes, "rewrite-timestamp", False)),
+        push=bool(_flag(attributes, "push", False)),
+        push_by_digest=bool(_flag(attributes, "push-by-digest", False)),
+        insecure=bool(_flag(attributes, "registry.insecure", False)),
+        name_canonical=bool(_flag(attributes, "name-canonical", False)),
+        store=bool(_flag(attributes, "store", True)),
+        tar=bool(_flag(attributes, "tar", True)),
+        rest=rest,
+    )
+    if options.oci_types is False and options.compression in ("zstd", "estargz"):
+        raise InvalidInput(f"output attribute compression={options.compression} needs oci-mediatypes=true")
+    return options
+
+
+_KNOWN = frozenset(
+    "name compression compression-level force-compression oci-mediatypes rewrite-timestamp push push-by-digest "
+    "registry.insecure name-canonical dangling-name-prefix store tar unpack oci-artifact attestation-inline "
+    "prefer-nondist-layers danging-name-empty-only source-date-epoch".split()
+)
+
+
+def _flag(attributes: Mapping[str, str], name: str, default: bool | None) -> bool | None:
+    text = attributes.get(name)
+    if text is None:
+        return default
+    if text.lower() in _TRUE:
+        return True
+    if text.lower() in _FALSE:
+        return False
+    raise InvalidInput(f"output attribute {name}={text[:40]}: expected true or false")
+
+
+def _read_compression(text: str | None) -> Compression | None:
+    match text:
+        case None | "":
+            return None
+        case "uncompressed" | "gzip" | "zstd" | "estargz":
+            return text
+        case _:
+            raise InvalidInput(
+                f"output attribute compression={text[:40]}: expected uncompressed, gzip, estargz or zstd"
+            )
+
+
+def _read_level(compression: Compression, text: str | None) -> int | None:
+    if text is None or text == "":
+        return None
+    lowest, highest = _LEVELS[compression]
+    if not text.isascii() or not text.isdigit() or not lowest <= int(text) <= highest:
+        raise InvalidInput(
+            f"output attribute compression-level={text[:40]}: expected {lowest} to {highest} for {compression}"
+        )
+    return int(text)
+
+
+def _read_annotation(key: str, value: str) -> Annotation | None:
+    found = _ANNOTATION.fullmatch(key)
+    if found is None:
+        return None
+    kind, platform, name = found.groups()
+    if kind is not None and kind not in _ANNOTATION_KINDS:
+        raise InvalidInput(f"unknown annotation type {kind!r}: expected one of {', '.join(sorted(_ANNOTATION_KINDS))}")
+    return Annotation(kind or "manifest", name, value, parse_platform(platform) if platform else None)
