@@ -22,6 +22,7 @@ class RegistryHost:
     ca: tuple[str, ...] = ()  # PEM files or directories of them, in addition to the system's
     keypair: tuple[tuple[str, str], ...] = ()  # (key file, certificate file) shown to the server
     max_connections: int | None = None
+    token_servers: tuple[str, ...] = ()  # hosts outside the registry's own site that may be told its credentials
 
 
 @dataclass(frozen=True, slots=True)
