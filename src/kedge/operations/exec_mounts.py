@@ -53,7 +53,10 @@ class Preparer:
             snapshot = () if mount.input == NO_INPUT else inputs[mount.input]
             source = self._source(mount, snapshot, prepared, stack, work)
             if source is not None:
-                prepared.points.append(MountPoint(mount.dest, source, mount.selector, mount.readonly))
+                # A cache's selector was resolved when the cache was filled: nothing that a step can change meanwhile is
+                # resolved while mounting (CVE-2024-23651).
+                selector = mount.selector if mount.kind == "bind" else ""
+                prepared.points.append(MountPoint(mount.dest, source, selector, mount.readonly))
         return prepared
 
     def _source(
@@ -99,8 +102,6 @@ class Preparer:
         used = self._store.cache_mounts.use(
             options.id or mount.dest, options.sharing, base=base, prepare=prepare, cancel=work.cancel
         )
-        # The selector was resolved when the cache was filled: nothing that a step could change meanwhile is
-        # resolved while mounting (CVE-2024-23651).
         return HostPath(str(stack.enter_context(used)))
 
     def _fill(self, directory: Path, snapshot: Snapshot, selector: str) -> None:

@@ -1,0 +1,324 @@
+"""`http://` and `https://`: one file by URL, as ADD and remote contexts take it.
+
+Owns names, modes and times of such a file, revalidation by ETag, and the checks on what comes. Does not know what the
+file is for. Facts: BuildKit's source/http; RFC 9110 §8.8, §13.1 (validators), RFC 6266 (Content-Disposition).
+"""
+
+import json
+import os
+import re
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from kedge.model.digest import Digest, digest_of, parse_digest
+from kedge.model.errors import IntegrityError, InvalidInput, KedgeError, SourceError
+from kedge.model.graph import Snapshot
+from kedge.model.ops import Source
+from kedge.model.platform import Platform
+from kedge.session.session import Session
+from kedge.sources.handler import Pin, Work
+
+if TYPE_CHECKING:
+    import urllib3
+
+    from kedge.storage.store import Store
+
+PIECE = 1 << 18  # bytes
+REDIRECTS = 10
+TIMEOUT = 30.0  # seconds without a byte
+LARGEST = 64 << 30  # bytes
+_HEADERS = frozenset({"accept", "user-agent"})  # what a graph may set (BuildKit's list)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A file as a server gave it. `modified` is Last-Modified as it was sent, or empty."""
+
+    content: Digest
+    name: str
+    etag: str = ""
+    modified: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """The attributes of an http source, read."""
+
+    url: str
+    filename: str = ""
+    checksum: Digest | None = None
+    mode: int = 0o600
+    uid: int = 0
+    gid: int = 0
+    headers: dict[str, str] = field(default_factory=dict)
+    auth_secret: str = ""
+
+
+class HttpSource:
+    """SourceHandler for http:// and https://. What was downloaded to say what a URL is now is not downloaded again."""
+
+    def __init__(self, store: "Store", session: Session) -> None:
+        self._store, self._session = store, session
+        self._notes = Path(store.root) / "http"
+        self._pool: urllib3.PoolManager | None = None
+
+    def pin(self, source: Source, platform: Platform | None, work: Work) -> Pin:
+        """By content, name and owner. A checksum given in advance needs no request."""
+        wanted = _read(source)
+        if wanted.checksum:
+            found = Found(wanted.checksum, file_name(wanted.url, wanted.filename, ""))
+        else:
+            found = self._look(wanted, work)
+        identity = (found.name, wanted.mode, wanted.uid, wanted.gid, found.content, found.modified)
+        return Pin(digest_of(identity), labels=(("URL", shown(wanted.url)), ("content", found.content)))
+
+    def fetch(self, source: Source, platform: Platform | None, pin: Pin, work: Work) -> Snapshot:
+        """A layer with the one file. Raises IntegrityError when it is not what the checksum promised."""
+        wanted = _read(source)
+        found = self._known(wanted)
+        if found is None or (wanted.checksum and found.content != wanted.checksum):
+            found = self._look(wanted, work)
+        if wanted.checksum and found.content != wanted.checksum:
+            raise IntegrityError(f"{shown(wanted.url)} is {found.content}, expected {wanted.checksum}")
+        name = file_name(wanted.url, wanted.filename, "") if wanted.checksum else found.name
+        with self._store.layers.draft() as draft:
+            _place(self._store, found, draft.upper / name, wanted)
+            return (draft.commit(shown(wanted.url)),)
+
+    # ---- asking the server -------------------------------------------------------------------------------------------
+
+    def _look(self, wanted: _Wanted, work: Work) -> Found:
+        """What the URL is now: a conditional request if its content is here, else a download."""
+        known = self._known(wanted)
+        conditions = {}
+        if known and known.etag:
+            conditions["If-None-Match"] = known.etag
+        elif known and known.modified:
+            conditions["If-Modified-Since"] = known.modified
+        with self._request(wanted, conditions) as response:
+            if response.status == 304 and known:
+                return known
+            if not 200 <= response.status < 300:
+                raise SourceError(
+                    f"{shown(wanted.url)}: the server answered {response.status} {response.reason or ''}".rstrip()
+                )
+            found = self._download(wanted, response, work)
+        self._remember(wanted, found)
+        return found
+
+    def _request(self, wanted: _Wanted, conditions: dict[str, str]) -> "urllib3.BaseHTTPResponse":
+        import urllib3
+
+        headers = {"Accept-Encoding": "identity", "User-Agent": "kedge"} | wanted.headers | conditions
+        if wanted.auth_secret and (value := self._secret(wanted)):
+            headers["Authorization"] = value
+        url, basic = _without_login(wanted.url)
+        if basic and "Authorization" not in headers:
+            headers |= urllib3.make_headers(basic_auth=basic)
+        try:
+            return self._manager().request(
+                "GET", url, headers=headers, preload_content=False, redirect=True, decode_content=False
+            )
+        except urllib3.exceptions.HTTPError as error:
+            raise SourceError(f"{shown(wanted.url)}: {_reason(error)}", retryable=True) from None
+
+    def _download(self, wanted: _Wanted, response: "urllib3.BaseHTTPResponse", work: Work) -> Found:
+        import urllib3
+
+        length = response.headers.get("Content-Length", "")
+        total = int(length) if length.isascii() and length.isdigit() else 0
+        if total > LARGEST:
+            raise SourceError(f"{shown(wanted.url)} is larger than {LARGEST >> 30} GiB")
+        done = 0
+        try:
+            with self._store.blobs.writer() as writer:
+                while piece := response.read(PIECE):
+                    work.check()
+                    done += writer.write(piece)
+                    work.status("downloading", done, total)
+                    if done > LARGEST:
+                        raise SourceError(f"{shown(wanted.url)} is larger than {LARGEST >> 30} GiB")
+                if total and done != total:
+                    raise SourceError(f"{shown(wanted.url)} ended after {done} of {total} bytes", retryable=True)
+                content = writer.commit()
+        except urllib3.exceptions.HTTPError as error:
+            raise SourceError(f"{shown(wanted.url)}: {_reason(error)}", retryable=True) from None
+        work.status("downloading", done, total, done=True)
+        name = file_name(wanted.url, wanted.filename, response.headers.get("Content-Disposition", ""))
+        return Found(content, name, response.headers.get("ETag", ""), response.headers.get("Last-Modified", ""))
+
+    def _manager(self) -> "urllib3.PoolManager":
+        if self._pool is None:
+            import urllib3
+
+            retries = urllib3.Retry(
+                total=REDIRECTS + 3,
+                connect=3,
+                read=2,
+                redirect=REDIRECTS,
+                status=0,
+                backoff_factor=0.2,
+                raise_on_status=False,
+            )
+            timeout = urllib3.Timeout(connect=TIMEOUT, read=TIMEOUT)
+            proxy = next(
+                (os.environ[n] for n in ("https_proxy", "HTTPS_PROXY", "http_proxy") if os.environ.get(n)), None
+            )
+            self._pool = (
+                urllib3.ProxyManager(proxy, retries=retries, timeout=timeout)
+                if proxy
+                else urllib3.PoolManager(retries=retries, timeout=timeout)
+            )
+        return self._pool
+
+    def _secret(self, wanted: _Wanted) -> str:
+        host = urlsplit(wanted.url).hostname or ""
+        for id in (f"{wanted.auth_secret}.{host}", wanted.auth_secret):
+            if data := self._session.secret(id):
+                return data.decode("latin-1").strip()
+        return ""
+
+    # ---- what is known of URLs ---------------------------------------------------------------------------------------
+
+    def _note(self, wanted: _Wanted) -> Path:
+        headers = tuple(sorted(wanted.headers.items()))
+        return self._notes / digest_of((wanted.url, wanted.filename, headers, wanted.auth_secret))[7:]
+
+    def _known(self, wanted: _Wanted) -> Found | None:
+        try:
+            value = json.loads(self._note(wanted).read_bytes())
+            found = Found(parse_digest(value["content"]), value["name"], value["etag"], value["modified"])
+        except (OSError, ValueError, KeyError, TypeError, KedgeError):
+            return None
+        return found if self._store.blobs.has(found.content) else None
+
+    def _remember(self, wanted: _Wanted, found: Found) -> None:
+        note = self._note(wanted)
+        value = {"content": found.content, "name": found.name, "etag": found.etag, "modified": found.modified}
+        try:
+            self._notes.mkdir(exist_ok=True)
+            aside = note.with_name(f"{note.name}.{os.getpid()}")
+            aside.write_text(json.dumps(value))
+            aside.replace(note)
+        except OSError:
+            pass  # only a hint: the next build downloads again
+
+
+# ---- the file --------------------------------------------------------------------------------------------------------
+
+
+def file_name(url: str, given: str, disposition: str) -> str:
+    """What the file is called: as asked, as Content-Disposition says, else the URL path's last part, else
+    `download`.
+    """
+    if given:
+        return _safe(given)
+    if named := _disposition_name(disposition):
+        return _safe(named)
+    return _safe(unquote(urlsplit(url).path).rstrip("/").rpartition("/")[2])
+
+
+def _safe(text: str) -> str:
+    """A name that is one component, never a path, a dot name or a control character (BuildKit:
+    pathutil.SafeFileName).
+    """
+    name = text.strip().rstrip("/").rpartition("/")[2]
+    if name in ("", ".", "..") or any(character < " " or "\x7f" <= character <= "\x9f" for character in name):
+        return "download"
+    return name if len(os.fsencode(name)) <= 255 else "download"
+
+
+def _disposition_name(header: str) -> str:
+    match = re.search(r'(?i);\s*filename\s*=\s*("(?:[^"\\]|\\.)*"|[^;\s]+)', header)
+    if not match:
+        return ""
+    name = match[1]
+    if name.startswith('"'):
+        name = re.sub(r"\\(.)", r"\1", name[1:-1])
+    return "" if name.endswith("/") else name
+
+
+def _place(store: "Store", found: Found, path: Path, wanted: _Wanted) -> None:
+    from email.utils import parsedate_to_datetime
+
+    with store.blobs.open(found.content) as source, open(path, "xb") as target:
+        while piece := source.read(PIECE):
+            target.write(piece)
+        if (wanted.uid, wanted.gid) != (0, 0):
+            from kedge.storage import ownership
+
+            ownership.give(target.fileno(), wanted.uid, wanted.gid, ownership.policy())
+        os.fchmod(target.fileno(), wanted.mode)
+    time = 0.0
+    if found.modified:
+        with suppress(ValueError):
+            time = parsedate_to_datetime(found.modified).timestamp()
+    os.utime(path, (time, time))
+
+
+# ---- URLs and attributes ---------------------------------------------------------------------------------------------
+
+
+def shown(url: str) -> str:
+    """A URL for messages and logs: without user, password, query values that may be tokens, and fragment."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def _without_login(url: str) -> tuple[str, str]:
+    parts = urlsplit(url)
+    login, _, host = parts.netloc.rpartition("@")
+    return urlunsplit((parts.scheme, host, parts.path, parts.query, "")), unquote(login)
+
+
+def _read(source: Source) -> _Wanted:
+    attrs = dict(source.attrs)
+    headers = {
+        name: value
+        for key, value in source.attrs
+        if key.startswith("http.header.") and (name := key.removeprefix("http.header.").lower()) in _HEADERS
+    }
+    if not urlsplit(source.identifier).hostname or any(c <= " " for c in source.identifier):
+        raise InvalidInput(f"{shown(source.identifier)} is no URL")
+    return _Wanted(
+        source.identifier,
+        attrs.get("http.filename", ""),
+        parse_digest(attrs["http.checksum"]) if attrs.get("http.checksum") else None,
+        _number(attrs.get("http.perm") or "0600", 0o7777),
+        _number(attrs.get("http.uid") or "0", 0x7FFFFFFF),
+        _number(attrs.get("http.gid") or "0", 0x7FFFFFFF),
+        headers,
+        attrs.get("http.authheadersecret", ""),
+    )
+
+
+def _number(text: str, most: int) -> int:
+    """Go's ParseInt with base 0: a leading 0 is octal, 0x hexadecimal."""
+    octal = re.fullmatch(r"0[0-7]+", text)
+    try:
+        value = int(text, 8 if octal else 0)
+    except ValueError:
+        value = -1
+    if not 0 <= value <= most:
+        raise InvalidInput(f"{text[:40]!r} is no proper number for a file's mode or owner")
+    return value
+
+
+def _reason(error: Any) -> str:
+    """One line without the URL's secrets."""
+    cause = getattr(error, "reason", None) or error
+    if type(cause).__name__ == "ResponseError":
+        return str(cause)
+    names = {
+        "NameResolutionError": "the host name cannot be resolved",
+        "NewConnectionError": "cannot connect",
+        "ConnectTimeoutError": "no answer",
+        "ReadTimeoutError": "no answer",
+        "SSLError": "the certificate is not valid",
+        "IncompleteRead": "the connection broke",
+        "ProtocolError": "the connection broke",
+    }
+    return names.get(type(cause).__name__, type(cause).__name__)
