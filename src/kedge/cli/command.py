@@ -26,7 +26,8 @@ class Flag:
     """One `--name`. Without a metavar it is a switch (which also takes `=true` and `=false`, as Docker's do).
 
     `many` collects values in a list; `default` is what is used when it is not given; `convert` reads the text and raises
-    InvalidInput. `optional` is the value of the flag without one (`--squash`), which then only takes `=VALUE`.
+    InvalidInput. `optional` is the value of the flag without one (`--sbom`), which then only takes `=VALUE`. A `hidden` one
+    is read, but in no help: Docker has it, and here it changes nothing.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Flag:
     convert: Callable[[str], Any] | None = None
     optional: str | None = None
     shown_default: str = ""
+    hidden: bool = False
 
     @property
     def attribute(self) -> str:
@@ -60,7 +62,7 @@ class Argument:
 
     @property
     def attribute(self) -> str:
-        return self.name.lower().replace("-", "_")
+        return self.name.partition("[")[0].lower().replace("-", "_")
 
 
 Work: TypeAlias = "Callable[[Options, Console], int]"
@@ -96,7 +98,12 @@ class Command:
 HELP: Final = Flag("help", "Show this help and exit", short="h")
 
 GLOBAL_FLAGS: Final = (
-    Flag("root", "Directory of the store", metavar="DIR", shown_default="$KEDGE_ROOT, else /var/lib/kedge or the XDG data directory"),
+    Flag(
+        "root",
+        "Directory of the store",
+        metavar="DIR",
+        shown_default="$KEDGE_ROOT, else /var/lib/kedge or the XDG data directory",
+    ),
     Flag("config", "Configuration file for registries, mirrors and limits", metavar="FILE"),
     Flag("debug", "Show a traceback with every error", short="D"),
     Flag("version", "Show the version and exit", short="v"),

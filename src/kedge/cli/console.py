@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, BinaryIO, TextIO
 from kedge.cli.command import Options
 
 if TYPE_CHECKING:
+    from kedge.model.credential import Credential
+    from kedge.session.credentials import DockerCredentials
     from kedge.storage.store import Store
 
 
@@ -27,6 +29,7 @@ class Console:
     root: Path | None = None
     config: Path | None = None
     _store: "Store | None" = field(default=None, repr=False)
+    _credentials: "DockerCredentials | None" = field(default=None, repr=False)
 
     @classmethod
     def of_process(cls) -> "Console":
@@ -36,9 +39,9 @@ class Console:
         return cls(sys.stdin.buffer, sys.stdout, sys.stderr, os.environ)
 
     def configure(self, options: Options) -> None:
-        """Take over the global options."""
-        self.root = Path(options.root).absolute() if options.root else None
-        self.config = Path(options.config).absolute() if options.config else None
+        """Take over the global options that are given; called for what stands before the command and what behind."""
+        self.root = Path(options.root).absolute() if options.root else self.root
+        self.config = Path(options.config).absolute() if options.config else self.config
 
     def print(self, text: str = "", end: str = "\n") -> None:
         """Write a result to standard output."""
@@ -68,6 +71,14 @@ class Console:
 
             self._store = Store.open(self.root or default_root())
         return self._store
+
+    def credential(self, registry: str) -> "Credential | None":
+        """What Docker's configuration says for a registry; read on first use."""
+        if self._credentials is None:
+            from kedge.session.credentials import DockerCredentials
+
+            self._credentials = DockerCredentials(environ=self.environment)
+        return self._credentials(registry)
 
     def close(self) -> None:
         """Close what was opened; may be called twice."""

@@ -40,7 +40,7 @@ def page(command: Command) -> str:
 
 def flag_lines(flags: Iterable[Flag]) -> list[str]:
     """The flags in alphabetical order, in two columns that do not run over the page."""
-    flags = sorted(flags, key=lambda flag: flag.name)
+    flags = sorted((flag for flag in flags if not flag.hidden), key=lambda flag: flag.name)
     heads = [head(flag) for flag in flags]
     column = min(max(len(text) for text in heads) + 2, 34)
     lines = []

@@ -22,8 +22,14 @@ class UsageError(InvalidInput):
 
 
 def parse(command: Command, words: list[str]) -> Options:
-    """The options that `words` (without the command's name) spell; raises UsageError. `help` is True when asked for."""
-    values, rest = _flags(command.name, (*command.flags, HELP), words, command.interspersed)
+    """The options that `words` (without the command's name) spell; raises UsageError. `help` is True when asked for.
+
+    Global flags are understood here, too, where the command has none of that name.
+    """
+    own = {flag.name for flag in command.flags} | {"help", "version"}
+    shorts = {flag.short for flag in command.flags}
+    everywhere = [flag for flag in GLOBAL_FLAGS if flag.name not in own and flag.short not in shorts - {""}]
+    values, rest = _flags(command.name, (*command.flags, HELP, *everywhere), words, command.interspersed)
     if not values["help"]:
         values |= _arguments(command, rest)
     return Options(**values)

@@ -6,11 +6,14 @@ last word on errors and interrupts. Does not know what any command does.
 
 import os
 import sys
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from kedge.cli.command import Command, Options
 from kedge.cli.parse import UsageError, nearest, parse, parse_global
 from kedge.model.errors import KedgeError
+
+if TYPE_CHECKING:
+    from kedge.cli.console import Console
 
 SUCCESS: Final = 0
 FAILURE: Final = 1
@@ -19,14 +22,31 @@ INTERRUPTED: Final = 130
 
 # group -> names; `kedge --help` shows them in this order. Each name is a module of this package (a dash becomes a _).
 GROUPS: Final[dict[str, dict[str, str]]] = {
-    "Build and run": {
+    "Build": {
+        "build": "Build an image from a Dockerfile",
+    },
+    "Look at images": {
+        "images": "List images",
+        "history": "Show how an image was made",
+        "inspect": "Show an image's configuration and layers as JSON",
+        "tag": "Give an image one more name",
+        "rmi": "Remove images",
+    },
+    "Look after the store and this machine": {
+        "du": "Show what the store takes on disk",
+        "prune": "Remove what nothing needs",
+        "doctor": "Check what this machine allows and say what is missing",
         "version": "Show the version of Kedge and of what it runs on",
+        "completion": "Print a script that completes kedge's words in a shell",
     },
 }
-ALIASES: Final = {"image ls": "images", "image rm": "rmi", "image history": "history", "image inspect": "inspect",
-                  "image tag": "tag", "image pull": "pull", "image push": "push", "image save": "save", "image load": "load",
-                  "image build": "build", "image import": "import", "image prune": "prune", "buildx build": "build",
-                  "builder build": "build", "builder prune": "prune", "system df": "du", "ls": "images"}
+# What Docker also calls them; known only where the command exists.
+ALIASES: Final = {
+    "image ls": "images", "image rm": "rmi", "image history": "history", "image inspect": "inspect", "image tag": "tag",
+    "image pull": "pull", "image push": "push", "image save": "save", "image load": "load", "image build": "build",
+    "image import": "import", "image prune": "prune", "buildx build": "build", "builder build": "build",
+    "builder prune": "prune", "system df": "du", "ls": "images",
+}
 
 
 def command_names() -> list[str]:
@@ -44,7 +64,7 @@ def load(name: str) -> Command:
 
 
 def run(words: list[str]) -> int:
-    """Do what `words` say; returns the exit code. Every KedgeError becomes a message; anything else is a bug and is raised."""
+    """Do what `words` say; returns the exit code. A KedgeError becomes a message; anything else is a bug and is raised."""
     from kedge.cli.console import Console
 
     console = Console.of_process()
@@ -66,7 +86,7 @@ def run(words: list[str]) -> int:
         console.close()
 
 
-def _run(options: Options, words: list[str], console: "Console") -> int:  # type: ignore[name-defined]  # noqa: F821
+def _run(options: Options, words: list[str], console: "Console") -> int:
     if options.version:
         words = ["version", "--short"]
     if options.help or not words:
@@ -83,6 +103,7 @@ def _run(options: Options, words: list[str], console: "Console") -> int:  # type
         console.print(page(command))
         return SUCCESS
     console.configure(options)
+    console.configure(chosen)
     if command.privileged:
         console.enter_user_namespace()
     return command.work(chosen, console)
@@ -93,15 +114,16 @@ def _choose(words: list[str]) -> tuple[str, list[str]]:
     known = command_names()
     for count in (2, 1):
         name = " ".join(words[:count])
-        if len(words) >= count and (name in known or name in ALIASES):
-            return ALIASES.get(name, name), words[count:]
+        name = ALIASES.get(name, name)
+        if len(words) >= count and name in known:
+            return name, words[count:]
     if words[0] == "help":
         return _choose(words[1:])[0] if words[1:] else "version", ["--help"]
     guess = nearest(words[0], known)
     raise UsageError(f"unknown command: kedge {words[0]}", "", f"Did you mean kedge {guess}?" if guess else "")
 
 
-def _failed(error: KedgeError, console: "Console", debug: bool) -> int:  # type: ignore[name-defined]  # noqa: F821
+def _failed(error: KedgeError, console: "Console", debug: bool) -> int:
     from kedge.cli.failure import describe
 
     if debug:

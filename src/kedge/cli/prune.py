@@ -1,0 +1,68 @@
+"""kedge prune: room on the disk by removing what nothing needs."""
+
+import time
+from typing import Final
+
+from kedge.cli.command import Command, Flag, Options
+from kedge.cli.console import Console
+from kedge.cli.filters import FILTER, parse_filters
+from kedge.cli.parse import UsageError
+from kedge.cli.spelling import parse_duration, parse_size, size
+from kedge.model.errors import InvalidInput
+
+FILTERS: Final = ("id", "kind", "type", "until")
+
+
+def work(options: Options, console: Console) -> int:
+    from kedge.storage.gc import PruneOptions
+
+    filters = parse_filters(options.filter, FILTERS, "prune")
+    if not options.force and not _confirmed(options, console):
+        return 1
+    until = time.time() - _age(filters["until"][0]) if "until" in filters else None
+    kinds = tuple(filters.get("kind", []) + filters.get("type", []))
+    chosen = PruneOptions(options.all, until, tuple(filters.get("id", ())), kinds, options.keep_storage)  # type: ignore[arg-type]
+    pruned = console.store().prune(chosen)
+    if options.verbose:
+        for item in pruned.records:
+            console.print(f"{item.id[:14]:16} {item.kind:12} {size(item.size):>8}  {item.description}")
+    console.print(f"Total reclaimed space: {size(pruned.bytes)}")
+    return 0
+
+
+def _age(text: str) -> float:
+    try:
+        return parse_duration(text)
+    except InvalidInput as error:
+        raise UsageError(f"invalid filter until={text}: {error.message}", "prune", error.hint) from None
+
+
+def _confirmed(options: Options, console: Console) -> bool:
+    """Ask at a terminal; refuse silently destroying anything where nobody can answer."""
+    if not console.stdin.isatty():
+        raise UsageError("prune asks before it removes anything, and standard input is no terminal", "prune", "Use --force.")
+    what = "everything that no image in use needs" if options.all else "what no image needs"
+    console.stderr.write(f"This removes {what} from the store. Continue? [y/N] ")
+    console.stderr.flush()
+    return console.stdin.readline().strip().lower() in (b"y", b"yes")
+
+
+COMMAND = Command(
+    "prune",
+    "Remove what nothing needs",
+    work,
+    (
+        Flag("all", "Also remove cached results that images share", short="a"),
+        FILTER,
+        Flag("force", "Do not ask", short="f"),
+        Flag("keep-storage", "Stop when the store is no bigger than this", metavar="SIZE", convert=parse_size),
+        Flag("verbose", "List what was removed", short="v"),
+    ),
+    examples=(
+        ("kedge prune --force", "all that nothing needs"),
+        ("kedge prune -f --filter until=72h", "only what was not used for three days"),
+        ("kedge prune -f --filter kind=cache-mount", "only cache mounts"),
+        ("kedge prune -f --keep-storage 10g", "the least recently used, until 10 GiB are left"),
+    ),
+    aliases=("builder prune", "image prune"),
+)
