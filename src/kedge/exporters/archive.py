@@ -1,7 +1,7 @@
 """Images as one archive or directory: an OCI image layout that is a `docker save` archive too.
 
-Owns the layout (OCI image-layout.md; Docker's manifest.json beside it) and its determinism: entries sorted, no time, no owner.
-Reads blobs from the store, one at a time. Does not know how they were made.
+Owns the layout (OCI image-layout.md; Docker's manifest.json beside it) and its determinism: entries sorted, no time,
+no owner. Reads blobs from the store, one at a time. Does not know how they were made.
 """
 
 import contextlib
@@ -53,7 +53,8 @@ def export_archive(
 ) -> Exported:
     """Write the stages as an archive (or, with `tar=false`, a directory) that `docker load`, skopeo and umoci read.
 
-    `docker` holds to what Docker's oldest readers know: one platform, Docker's media types unless the options say otherwise.
+    `docker` holds to what Docker's oldest readers know: one platform, Docker's media types unless the options say
+    otherwise.
     """
     if docker and len(stages) > 1:
         raise InvalidInput("output type docker holds one platform", hint="Use type=oci for several platforms.")
@@ -83,7 +84,8 @@ def save(
 ) -> None:
     """Write images that the store holds to `destination`: a file, a stream, or with `tar=False` a directory.
 
-    `documents` are bytes the store need not hold. A file appears whole or not at all. Raises StoreError, InvalidInput.
+    `documents` are bytes the store need not hold. A file appears whole or not at all. Raises StoreError,
+    InvalidInput.
     """
     layout = _Layout(store, entries, documents or {})
     if not tar:
@@ -91,7 +93,7 @@ def save(
             raise InvalidInput("an image layout directory needs a path to be written to")
         layout.write(_Directory(destination))
     elif isinstance(destination, Path):
-        with _whole_file(destination) as stream:
+        with whole_file(destination) as stream:
             _write_tar(layout, stream)
     else:
         _write_tar(layout, destination)
@@ -103,7 +105,7 @@ def _write_tar(layout: "_Layout", stream: BinaryIO) -> None:
 
 
 @contextlib.contextmanager
-def _whole_file(path: Path) -> Iterator[BinaryIO]:
+def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A file that takes its name when all is written; special files such as /dev/stdout are written in place."""
     if path.exists() and not path.is_file():
         with path.open("wb") as stream:
@@ -188,7 +190,8 @@ class _Layout:
             for name in entry.names or (None,):
                 notes = dict(entry.target.annotations)
                 if name:
-                    # containerd's name is what Docker loads by, the reference name is the layout's own word for a tag.
+                    # containerd's name is what Docker loads by, the reference name is the layout's own word for a
+                    # tag.
                     notes |= {
                         "io.containerd.image.name": str(name),
                         "org.opencontainers.image.ref.name": name.tag or "",
@@ -251,6 +254,6 @@ class _Directory:
         target = self._root / path
         if path.startswith("blobs/") and target.is_file() and target.stat().st_size == size:
             return
-        with _whole_file(target) as out:
+        with whole_file(target) as out:
             while chunk := stream.read(_CHUNK):
                 out.write(chunk)

@@ -1,7 +1,8 @@
 """The image exporter: a built stage becomes a name in the store.
 
-Owns what is written there and in which order: documents first, the name last, so that a name always holds a whole image.
-Layers are named by their uncompressed tar and made into bytes when somebody asks. Does not know registries or archives.
+Owns what is written there and in which order: documents first, the name last, so that a name always holds a whole
+image. Layers are named by their uncompressed tar and made into bytes when somebody asks. Does not know registries or
+archives.
 """
 
 import time
@@ -60,8 +61,8 @@ class Exported:
 def assemble_all(
     store: Store, stages: Sequence[Stage], options: ImageOptions, compression: Compression | None, steps: Steps
 ) -> Exported:
-    """The documents of all platforms, with the blobs that `compression` asks for (see `assemble`), told as one step."""
-    started = time.time()
+    """The documents of all platforms, with the blobs that `compression` asks for (see `assemble`), told as one
+    step.""" started = time.time()
     steps.status("exporting layers", started=started)
 
     def packing(action: str, digest: Digest, current: int, total: int) -> None:

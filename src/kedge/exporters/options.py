@@ -7,7 +7,7 @@ Does not know what an exporter does with them.
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, cast
 
 from kedge.model.errors import InvalidInput
 from kedge.model.platform import Platform, parse_platform
@@ -84,14 +84,14 @@ def read_options(attrs: Iterable[tuple[str, str]], tags: tuple[str, ...] = ()) -
         oci_types=_flag(attributes, "oci-mediatypes", None),
         annotations=tuple(annotations),
         dangling_prefix=attributes.get("dangling-name-prefix", ""),
-        force_compression=bool(_flag(attributes, "force-compression", False)),
-        rewrite_timestamp=bool(_flag(attributes, "rewrite-timestamp", False)),
-        push=bool(_flag(attributes, "push", False)),
-        push_by_digest=bool(_flag(attributes, "push-by-digest", False)),
-        insecure=bool(_flag(attributes, "registry.insecure", False)),
-        name_canonical=bool(_flag(attributes, "name-canonical", False)),
-        store=bool(_flag(attributes, "store", True)),
-        tar=bool(_flag(attributes, "tar", True)),
+        force_compression=read_flag(attributes, "force-compression", False),
+        rewrite_timestamp=read_flag(attributes, "rewrite-timestamp", False),
+        push=read_flag(attributes, "push", False),
+        push_by_digest=read_flag(attributes, "push-by-digest", False),
+        insecure=read_flag(attributes, "registry.insecure", False),
+        name_canonical=read_flag(attributes, "name-canonical", False),
+        store=read_flag(attributes, "store", True),
+        tar=read_flag(attributes, "tar", True),
         rest=rest,
     )
     if options.oci_types is False and options.compression in ("zstd", "estargz"):
@@ -115,6 +115,12 @@ def _flag(attributes: Mapping[str, str], name: str, default: bool | None) -> boo
     if text.lower() in _FALSE:
         return False
     raise InvalidInput(f"output attribute {name}={text[:40]}: expected true or false")
+
+
+def read_flag(attributes: Mapping[str, str], name: str, default: bool) -> bool:
+    """A yes or no among the attributes. Raises InvalidInput for anything else."""
+    value = _flag(attributes, name, default)
+    return default if value is None else value
 
 
 def _read_compression(text: str | None) -> Compression | None:
@@ -147,4 +153,6 @@ def _read_annotation(key: str, value: str) -> Annotation | None:
     kind, platform, name = found.groups()
     if kind is not None and kind not in _ANNOTATION_KINDS:
         raise InvalidInput(f"unknown annotation type {kind!r}: expected one of {', '.join(sorted(_ANNOTATION_KINDS))}")
-    return Annotation(kind or "manifest", name, value, parse_platform(platform) if platform else None)
+    return Annotation(
+        cast(AnnotationKind, kind or "manifest"), name, value, parse_platform(platform) if platform else None
+    )

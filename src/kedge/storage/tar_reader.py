@@ -11,7 +11,6 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
-from zlib import adler32
 
 from kedge.model.errors import IntegrityError
 from kedge.storage import tar_format as tar
@@ -140,6 +139,16 @@ class TarReader:
             self._pour(fd, length)
         os.ftruncate(fd, entry.size)
 
+    def read_data(self) -> Iterator[bytes]:
+        """The stored data of the current entry, in pieces; a sparse file's holes are not among them."""
+        while self._left > 0:
+            if self._at == len(self._buffer) and not self._fill(1):
+                raise malformed("it is cut off")
+            piece = self._buffer[self._at : self._at + self._left]
+            self._at += len(piece)
+            self._left -= len(piece)
+            yield piece
+
     def _pour(self, fd: int, size: int) -> bool:
         """Write the next `size` bytes at the file's offset; long zeros become holes. True if it ends in one."""
         hole = False
@@ -201,7 +210,7 @@ class TarReader:
             self.drain()
             return None
         stated = tar.parse_number(block[148:156])
-        if _sum(block) != stated and _signed_sum(block) != stated:
+        if tar.checksum_of(block) != stated and _signed_sum(block) != stated:
             raise malformed("a header whose checksum is wrong")
         return block
 
@@ -340,18 +349,9 @@ def _write(fd: int, data: bytes | memoryview) -> None:
         written = os.write(fd, data)
 
 
-def _sum(block: bytes) -> int:
-    """The sum of the header's bytes with the checksum field taken as spaces.
-
-    Adler-32's low half is the sum of the bytes plus one, modulo 65521; half a block cannot reach that.
-    """
-    total = (adler32(block[:256]) & 0xFFFF) + (adler32(block[256:]) & 0xFFFF) - 2
-    return total - sum(block[148:156]) + 256
-
-
 def _signed_sum(block: bytes) -> int:
     """The same by writers whose `char` is signed."""
-    return _sum(block) - 256 * sum(byte > 127 for byte in block[:148] + block[156:])
+    return tar.checksum_of(block) - 256 * sum(byte > 127 for byte in block[:148] + block[156:])
 
 
 def _apply(entry: Entry, records: dict[bytes, bytes]) -> None:

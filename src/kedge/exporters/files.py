@@ -1,0 +1,132 @@
+"""Plain files out of a built stage: a directory of the user's, or one tar of the whole tree.
+
+Owns the layout of several platforms (`platform-split`) and whose the files are. Does not know layers: it reads the
+merged tree.
+"""
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from kedge.exporters.archive import whole_file
+from kedge.exporters.assemble import Stage
+from kedge.exporters.image import Steps
+from kedge.exporters.options import ImageOptions, read_flag
+from kedge.model import ops
+from kedge.model.errors import InvalidInput, StoreError
+from kedge.model.platform import Platform
+from kedge.storage.copy import copy
+from kedge.storage.ownership import Ids
+from kedge.storage.store import Store
+from kedge.storage.tar_write import TarOptions, write_tar
+
+
+def platform_folder(platform: Platform) -> str:
+    """The folder of one platform among several: `linux_arm64`."""
+    return str(platform).replace("/", "_")
+
+
+def export_local(store: Store, stages: Sequence[Stage], options: ImageOptions, destination: Path, steps: Steps) -> None:
+    """Copy the stages' files into `destination`, which is made; what is there already stays unless a file replaces
+    it.
+
+    With `mode=delete` what the stages do not have is removed. Files belong to whoever builds. Raises InvalidInput,
+    StoreError.
+    """
+    mode = options.rest.get("mode", "copy")
+    if mode not in ("copy", "delete"):
+        raise InvalidInput(f"output attribute mode={mode[:40]}: expected copy or delete")
+    split = _split(options, stages)
+    if not split:
+        _refuse_collisions(store, stages)
+    kept: set[str] = set()
+    for stage in stages:
+        folder = platform_folder(stage.config.platform) if split else ""
+        label = f"copying files {folder.replace('_', '/')}".rstrip()
+        steps.status(label)
+        _copy_tree(store, stage, destination / folder)
+        if mode == "delete":
+            kept |= {os.path.join(folder, path) for path in _paths(store, stage)} | {folder}
+        steps.status(label, done=True)
+    if mode == "delete":
+        _remove_others(destination, kept)
+
+
+def _split(options: ImageOptions, stages: Sequence[Stage]) -> bool:
+    return read_flag(options.rest, "platform-split", len(stages) > 1)
+
+
+def _copy_tree(store: Store, stage: Stage, destination: Path) -> None:
+    action = ops.Copy("/", "/", contents_only=True, create_dest_path=True, always_replace=True)
+    try:
+        destination.mkdir(parents=True, exist_ok=True)
+        fd = os.open(destination, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise StoreError(f"cannot write to {destination}: {error.strerror}") from None
+    try:
+        with store.layers.mounted(stage.snapshot) as tree:
+            copy(action, tree, fd, Ids(0, 0))
+    finally:
+        os.close(fd)
+
+
+def _paths(store: Store, stage: Stage) -> Iterator[str]:
+    """Every path of the stage's tree, without a leading slash."""
+    with store.layers.mounted(stage.snapshot) as tree:
+        top = f"/proc/self/fd/{tree.fd}/"
+        for folder, folders, files in os.walk(top):
+            for name in (*folders, *files):
+                yield os.path.relpath(os.path.join(folder, name), top)
+
+
+def _refuse_collisions(store: Store, stages: Sequence[Stage]) -> None:
+    """Two platforms in one folder must not have a file in common."""
+    seen: dict[str, Platform] = {}
+    for stage in stages if len(stages) > 1 else ():
+        with store.layers.mounted(stage.snapshot) as tree:
+            top = f"/proc/self/fd/{tree.fd}/"
+            files = [os.path.join(folder, name) for folder, _, names in os.walk(top) for name in names]
+        for path in (os.path.relpath(file, top) for file in files):
+            if path in seen:
+                raise InvalidInput(
+                    f"{path} of {stage.config.platform} would replace that of {seen[path]}",
+                    hint="Leave out platform-split=false.",
+                )
+            seen[path] = stage.config.platform
+
+
+def _remove_others(destination: Path, kept: set[str]) -> None:
+    with_parents = kept | {str(parent) for path in kept for parent in PurePosixPath(path).parents}
+    for folder, folders, files in os.walk(destination, topdown=False):
+        for name in (*files, *folders):
+            path = os.path.join(folder, name)
+            if os.path.relpath(path, destination) in with_parents:
+                continue
+            remove = os.rmdir if stat.S_ISDIR(os.lstat(path).st_mode) else os.unlink
+            with contextlib.suppress(OSError):
+                remove(path)
+
+
+def export_tar(
+    store: Store, stages: Sequence[Stage], options: ImageOptions, destination: Path | BinaryIO, steps: Steps
+) -> None:
+    """Write the stages' whole trees as one tar, times lowered as in new layers. Raises InvalidInput, StoreError."""
+    steps.status("sending tarball")
+    if _split(options, stages):
+        raise (
+            InvalidInput("output type tar holds one platform", hint="Use type=local, or build one platform at a time.")
+            if len(stages) > 1
+            else InvalidInput("output type tar knows no platform-split with one platform")
+        )
+    stage = stages[0]
+    with store.layers.mounted(stage.snapshot) as tree:
+        chosen = TarOptions(clamp=stage.clamp, layer=False)
+        if isinstance(destination, Path):
+            with whole_file(destination) as stream:
+                write_tar(tree.fd, stream, chosen)
+        else:
+            write_tar(tree.fd, destination, chosen)
+    steps.status("sending tarball", done=True)

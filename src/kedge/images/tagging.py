@@ -1,0 +1,56 @@
+"""Names of images: giving and taking them away.
+
+Owns what `tag` and `rmi` mean. Does not free space by itself: what no name holds any more is garbage for the store.
+"""
+
+import time
+from dataclasses import dataclass, replace
+
+from kedge.images.lookup import find, shown_name
+from kedge.model.digest import Digest
+from kedge.model.errors import Conflict, InvalidInput
+from kedge.model.reference import parse_reference
+from kedge.storage.images import ImageRecord
+from kedge.storage.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """What `remove` did: the names taken away (short form), and the image's id when its last name went."""
+
+    untagged: tuple[str, ...]
+    deleted: Digest | None
+
+
+def tag(store: Store, source: str, target: str) -> ImageRecord:
+    """Give the image that `source` names the name `target` too. Raises NotFound, InvalidReference, InvalidInput."""
+    reference = parse_reference(target)
+    if reference.digest:
+        raise InvalidInput(f"a tag cannot have a digest: {target[:300]}")
+    record = replace(find(store, source), name=str(reference), created_at=time.time())
+    store.images.set(record)
+    return record
+
+
+def remove(store: Store, text: str, *, force: bool = False) -> Removed:
+    """Take the name `text` away, or, given an id, all names of that image. Raises NotFound, Conflict.
+
+    An id with several names needs `force`. An image that keeps another name stays.
+    """
+    record = find(store, text)
+    same = [r for r in store.images.list() if r.target.digest == record.target.digest]
+    by_id = record.name.startswith("sha256:") or not _is_name(record, text)
+    doomed = same if by_id else [record]
+    if by_id and len(doomed) > 1 and not force:
+        names = ", ".join(shown_name(r.name) for r in doomed)
+        raise Conflict(f"image {text} has several names: {names}", hint="Name one of them, or use --force.")
+    for each in doomed:
+        store.images.remove(each.name)
+    untagged = tuple(shown_name(r.name) for r in doomed if not r.name.startswith("sha256:"))
+    return Removed(untagged, record.id if len(doomed) == len(same) else None)
+
+
+def _is_name(record: ImageRecord, text: str) -> bool:
+    digits = text.removeprefix("sha256:")
+    return not (record.id.removeprefix("sha256:").startswith(digits) or
+                record.target.digest.removeprefix("sha256:").startswith(digits))  # fmt: skip
