@@ -39,37 +39,36 @@ def read_flags(text: str, escape: str) -> tuple[tuple[str, ...], str]:
     """The words with `--` in front, quotes and escapes resolved, and the text behind them; a bare `--` ends them."""
     flags: list[str] = []
     position = 0
-    pattern = _flag_pattern(escape)
-    while match := pattern.match(text, position):
-        flag = _flag_part(escape).sub(_resolved, match[1])
+    patterns = _flag_patterns(escape)
+    while match := patterns.flag.match(text, position):
         position = match.end()
+        parts = (part["inner"] if part["quote"] else part[0] for part in patterns.part.finditer(match[1]))
+        flag = "".join(patterns.escaped.sub(r"\1", part) for part in parts)
         if flag == "--":
             break
         flags.append(flag)
     return tuple(flags), text[position:].strip(BLANKS)
 
 
-@lru_cache
-def _flag_pattern(escape: str) -> re.Pattern[str]:
-    e = re.escape(escape)
-    single, double = (rf"{q}(?:{e}.|[^{q}{e}])*+(?:{q}|{e}?\Z)" for q in "'\"")
-    return re.compile(rf"""[{BLANKS}]*+(--(?:{e}.|{single}|{double}|[^{e}'"{BLANKS}]|{e}\Z)*+)""", re.DOTALL)
+class _FlagPatterns(NamedTuple):
+    flag: re.Pattern[str]  # a whole flag, behind blanks
+    part: re.Pattern[str]  # of a flag: a quoted text, or a run of others
+    escaped: re.Pattern[str]
 
 
 @lru_cache
-def _flag_part(escape: str) -> re.Pattern[str]:
-    """Matches what has no place in a resolved flag: quotes, and the escape character before what it escapes."""
+def _flag_patterns(escape: str) -> _FlagPatterns:
+    """An escape character escapes anything, inside both kinds of quotes too; at the very end it is nothing."""
     e = re.escape(escape)
-    return re.compile(
-        rf"""{e}(?P<escaped>.?)|(?P<quote>['"])(?P<inner>(?:{e}.|(?!(?P=quote))[^{e}])*+)(?:(?P=quote)|{e}?\Z)""",
-        re.DOTALL,
+    escaped = rf"{e}(?:.|\Z)"
+    single, double = (rf"{quote}(?:{escaped}|[^{quote}{e}])*+(?:{quote}|\Z)" for quote in "'\"")
+    plain = rf"""(?:{escaped}|[^{e}'"{BLANKS}])"""
+    quoted = rf"""(?P<quote>['"])(?P<inner>(?:{escaped}|(?!(?P=quote))[^{e}])*+)(?:(?P=quote)|\Z)"""
+    return _FlagPatterns(
+        flag=re.compile(f"[{BLANKS}]*+(--(?:{single}|{double}|{plain})*+)", re.DOTALL),
+        part=re.compile(f"{quoted}|{plain}++", re.DOTALL),
+        escaped=re.compile(f"{e}(.?)", re.DOTALL),
     )
-
-
-def _resolved(match: re.Match[str]) -> str:
-    if match["quote"] is None:
-        return match["escaped"]
-    return match["inner"]
 
 
 # ---- arguments -------------------------------------------------------------------------------------------------------

@@ -33,6 +33,8 @@ class Wildcard:
 
     def replace(self, value: str, replacement: str, *, everywhere: bool) -> str:
         """`value` with the first or every leftmost longest match replaced; the replacement is literal."""
+        if len(self._runs) == 1 and self._runs[0] and (literal := _literal(self._runs[0])) is not None:
+            return value.replace(literal, replacement, -1 if everywhere else 1)
         parts, position = [], 0
         finders = [_Finder(run) for run in self._runs]
         while (found := _search(finders, value, position)) is not None:
@@ -52,7 +54,7 @@ class _Finder:
 
     def __init__(self, run: _Run) -> None:
         self.length = len(run)
-        self._literal = None if _ANY in run else "".join(t for t in run if t is not None)
+        self._literal = _literal(run)
         if self._literal is None:
             if len(run) > _MAX_RUN_WITH_ANY:
                 raise DockerfileError(f"the pattern has more than {_MAX_RUN_WITH_ANY} characters around a ?")
@@ -77,6 +79,10 @@ class _Finder:
             return text.rfind(self._literal, start)
         match = self._backward.search(text[start:][::-1])
         return len(text) - match.end() if match else -1
+
+
+def _literal(run: _Run) -> str | None:
+    return None if _ANY in run else "".join(token for token in run if token is not None)
 
 
 def _parse(pattern: str) -> Iterator[_Run]:

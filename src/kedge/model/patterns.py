@@ -48,8 +48,7 @@ class Patterns:
 
     def matches(self, path: str) -> bool:
         """Whether `path` is excluded."""
-        decided = self._decided(path)
-        return decided >= 0 and decided not in self._exceptions
+        return self._excludes(self._decided(path))
 
     def deciding(self, path: str) -> str | None:
         """The pattern (of `lines`) that decided about `path`: an exclusion or a `!` exception; None if none spoke."""
@@ -57,14 +56,19 @@ class Patterns:
         return self.lines[decided] if decided >= 0 else None
 
     def may_match_below(self, directory: str) -> bool:
-        """Whether an exception may keep anything below an excluded `directory`.
+        """Whether anything below `directory` may be kept: because it is not excluded, or by an exception.
 
         False: the directory can be pruned. An exception that stands above the line which excludes the directory is
         overruled by it for all that is below, too.
         """
         state, decided = self._below(directory.rstrip("/"))
+        if not self._excludes(decided):
+            return True
         hopeful = self._automaton.hopeful(state)
         return any(index > decided for index in hopeful & self._exceptions)
+
+    def _excludes(self, index: int) -> bool:
+        return index >= 0 and index not in self._exceptions
 
     def _decided(self, path: str) -> int:
         parent, slash, name = path.rstrip("/").rpartition("/")
