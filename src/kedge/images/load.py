@@ -211,8 +211,8 @@ def _layer(store: Store, contents: _Contents, path: str) -> Descriptor:
             with store.blobs.open(digest) as stream:
                 kind = detect(stream.read(6))
             if kind not in _LAYER_TYPES:
-                raise IntegrityError(f"layer {hex_part(digest)[:12]} is compressed in a way that images do not use:
-                {kind}")
+                short = hex_part(digest)[:12]
+                raise IntegrityError(f"layer {short} is compressed in a way that images do not use: {kind}")
             return Descriptor(_LAYER_TYPES[kind], digest, size)
         path = contents.links.get(path, "")
     raise IntegrityError("the archive lacks a layer that its manifest.json names")
