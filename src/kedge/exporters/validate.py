@@ -1,7 +1,7 @@
 """A checker of images: every document well formed, every blob what its name says, every layer what its config says.
 
-Ships with the package, for tests and for those who doubt an archive. Reads through a function from descriptor to stream, so
-that any place can be checked. Does not repair.
+Ships with the package, for tests and for those who doubt an archive. Reads through a function from descriptor to
+stream, so that any place can be checked. Does not repair.
 """
 
 import hashlib
@@ -68,7 +68,7 @@ def _image_faults(manifest: Manifest, open_blob: Open) -> Iterator[str]:
     config = ImageConfig.from_bytes(config_data)
     made_layers = sum(not entry.empty_layer for entry in config.history)
     if config.history and made_layers != len(manifest.layers):
-        yield f"{manifest.config.digest}: history speaks of {made_layers} layers, the manifest of {len(manifest.layers)}"
+        yield f"{manifest.config.digest}: history speaks of {made_layers} layers, not {len(manifest.layers)}"
     if len(config.diff_ids) != len(manifest.layers):
         yield f"{manifest.config.digest}: config and manifest do not agree on the number of layers"
         return

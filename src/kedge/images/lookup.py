@@ -96,8 +96,8 @@ def platforms_of(store: Store, record: ImageRecord) -> Sequence[tuple[Descriptor
 
 
 def open_image(store: Store, text: str, platform: Platform | None = None, host: Platform | None = None) -> StoredImage:
-    """The image that `text` names for `platform`; without one, for `host` or else the only one there. Raises
-    NotFound.""" record = find(store, text)
+    """The image that `text` names for `platform`; without one, for `host` or the only one there. Raises NotFound."""
+    record = find(store, text)
     return read_image(store, record, _pick(store, record, platform, host, text))
 
 
@@ -108,9 +108,7 @@ def read_image(store: Store, record: ImageRecord, descriptor: Descriptor) -> Sto
     return StoredImage(record, names_of(store, record), descriptor, manifest, config)
 
 
-def _pick(
-    store: Store, record: ImageRecord, platform: Platform | None, host: Platform | None, text: str
-) -> Descriptor:
+def _pick(store: Store, record: ImageRecord, platform: Platform | None, host: Platform | None, text: str) -> Descriptor:
     offered = list(platforms_of(store, record))
     wanted = platform or host
     known = [p or Platform("unknown", "unknown") for _, p in offered]
