@@ -50,7 +50,7 @@ def request_of(options: Options, console: Console) -> "BuildRequest":
     """The build that the flags ask for; raises InvalidInput for flags that exclude each other."""
     from kedge.builder import BuildRequest, CacheSpec
 
-    call = "check" if options.check else options.call
+    call: Any = "check" if options.check else options.call
     if options.push and options.load:
         raise UsageError("--push and --load exclude each other: use --output several times", "build")
     text = None

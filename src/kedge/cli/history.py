@@ -3,13 +3,11 @@
 import calendar
 import re
 import time
-from collections.abc import Iterator
 from typing import Any, Final
 
 from kedge.cli.command import Argument, Command, Flag, Options
 from kedge.cli.console import Console
 from kedge.cli.spelling import age, short_id, size
-from kedge.cli.stored import StoredImage, find, opened
 from kedge.cli.table import FORMAT, NO_TRUNC, QUIET, Column, listing
 
 COLUMNS: Final = (
@@ -22,35 +20,33 @@ COLUMNS: Final = (
 
 
 def work(options: Options, console: Console) -> int:
+    from kedge.cli.stored import opened
+    from kedge.images.history import history
+    from kedge.images.lookup import find
+
     store = console.store()
-    image = opened(store, find(store, options.image))
-    records = list(records_of(image, options.no_trunc, options.human))
+    rows = history(store, opened(store, find(store, options.image)))
+    records = [record_of(row, options.no_trunc, options.human) for row in rows]
     for line in listing(records, COLUMNS, options.format, "ID" if options.quiet else "", options.no_trunc):
         console.print(line)
     return 0
 
 
-def records_of(image: StoredImage, full: bool, human: bool = True) -> Iterator[dict[str, Any]]:
-    """One record for each entry of the config's history; the newest bears the image's id."""
-    sizes = list(image.layer_sizes)
-    entries = []
-    for entry in image.config.history:
-        entries.append((entry, 0 if entry.empty_layer or not sizes else sizes.pop(0)))
-    image_id = image.record.id if full else short_id(image.record.id)
-    for position, (entry, count) in enumerate(reversed(entries)):
-        created = moment(entry.created) or image.record.created_at
-        yield {
-            "ID": "<missing>" if position else image_id,
-            "CreatedSince": age(time.time() - created),
-            "CreatedAt": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(created)),
-            "CreatedBy": entry.created_by.replace("\t", " "),
-            "Size": size(count) if human else str(count),
-            "Comment": entry.comment,
-        }
+def record_of(row: Any, full: bool, human: bool = True) -> dict[str, Any]:
+    """What a template may ask of an entry."""
+    created = row.created if row.created is not None else moment(row.created_text)
+    return {
+        "ID": "<missing>" if row.id is None else row.id if full else short_id(row.id),
+        "CreatedSince": "N/A" if created is None else age(time.time() - created),
+        "CreatedAt": "N/A" if created is None else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(created)),
+        "CreatedBy": row.created_by.replace("\t", " "),
+        "Size": size(row.size) if human else str(row.size),
+        "Comment": row.comment,
+    }
 
 
 def moment(text: str) -> float | None:
-    """The seconds since the epoch that an RFC 3339 text means; None for none, or the times images have for "unknown"."""
+    """The seconds since the epoch that an RFC 3339 text means; None for none or another text."""
     match = re.fullmatch(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.\d+)?(?:Z|([+-])(\d\d):(\d\d))", text)
     if not match:
         return None
@@ -60,15 +56,14 @@ def moment(text: str) -> float | None:
         return None
     if match[2]:
         seconds -= int(match[2] + "1") * (int(match[3]) * 3600 + int(match[4]) * 60)
-    # Kedge's own images carry a fixed time instead of a clock's (315532801, 1980): the store's record says when.
-    return float(seconds) if seconds > 315532801 else None
+    return float(seconds)
 
 
 COMMAND = Command(
     "history",
     "Show how an image was made",
     work,
-    (FORMAT, Flag("human", "Show sizes and times as a person reads them", short="H", default=True), NO_TRUNC, QUIET),
+    (FORMAT, Flag("human", "Show sizes as a person reads them", short="H", default=True), NO_TRUNC, QUIET),
     (Argument("IMAGE", complete="image"),),
     examples=(("kedge history --no-trunc hello", "with whole commands and ids"),),
     aliases=("image history",),

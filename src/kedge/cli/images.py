@@ -2,14 +2,17 @@
 
 import time
 from fnmatch import fnmatchcase
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from kedge.cli.command import Argument, Command, Flag, Options
 from kedge.cli.console import Console
 from kedge.cli.filters import FILTER, is_true, label_matches, parse_filters
 from kedge.cli.spelling import age, short_id, size
-from kedge.cli.stored import StoredImage, all_images, find
 from kedge.cli.table import FORMAT, NO_TRUNC, QUIET, Column, listing
+
+if TYPE_CHECKING:
+    from kedge.images.lookup import StoredImage
+    from kedge.storage.store import Store
 
 FILTERS: Final = ("before", "dangling", "label", "reference", "since")
 COLUMNS: Final = (
@@ -22,13 +25,16 @@ COLUMNS: Final = (
 
 
 def work(options: Options, console: Console) -> int:
+    from kedge.cli.stored import all_images
+    from kedge.images.lookup import find
+
     store = console.store()
     filters = parse_filters(options.filter, FILTERS, "images")
     limits: dict[str, float] = {key: find(store, filters[key][0]).created_at for key in ("before", "since") if key in filters}
     if options.repository:
         filters.setdefault("reference", []).append(options.repository)
     images = [image for image in all_images(store) if _matches(image, filters, limits)]
-    records = [record_of(image, options.no_trunc) for image in images]
+    records = [record_of(store, image, options.no_trunc) for image in images]
     columns = list(COLUMNS)
     if options.digests:
         columns.insert(2, Column("Digest", "DIGEST"))
@@ -37,24 +43,28 @@ def work(options: Options, console: Console) -> int:
     return 0
 
 
-def record_of(image: StoredImage, full: bool) -> dict[str, Any]:
+def record_of(store: "Store", image: "StoredImage", full: bool) -> dict[str, Any]:
     """What a template may ask of an image."""
-    name = image.reference
+    from kedge.cli.stored import name_of, size_of
+
+    name = name_of(image.record)
     return {
-        "ID": image.record.id if full else short_id(image.record.id),
+        "ID": image.id if full else short_id(image.id),
         "Repository": name.familiar_name if name else "<none>",
         "Tag": (name.tag or "<none>") if name else "<none>",
         "Digest": image.record.target.digest,
         "CreatedSince": age(time.time() - image.record.created_at),
         "CreatedAt": time.strftime("%Y-%m-%d %H:%M:%S %z %Z", time.localtime(image.record.created_at)),
-        "Size": size(image.size),
+        "Size": size(size_of(store, image)),
         "Labels": ",".join(f"{key}={value}" for key, value in image.config.labels),
         "Platform": str(image.config.platform),
     }
 
 
-def _matches(image: StoredImage, filters: dict[str, list[str]], limits: dict[str, float]) -> bool:
-    name = image.reference
+def _matches(image: "StoredImage", filters: dict[str, list[str]], limits: dict[str, float]) -> bool:
+    from kedge.cli.stored import name_of
+
+    name = name_of(image.record)
     created = image.record.created_at
     if "dangling" in filters and is_true(filters["dangling"][0]) != (name is None):
         return False

@@ -1,22 +1,13 @@
 """kedge tag: one more name for an image."""
 
-import time
-from dataclasses import replace
-
 from kedge.cli.command import Argument, Command, Options
 from kedge.cli.console import Console
-from kedge.cli.stored import find
-from kedge.model.errors import InvalidReference
-from kedge.model.reference import parse_reference
 
 
 def work(options: Options, console: Console) -> int:
-    name = parse_reference(options.new_name)
-    if name.digest:
-        raise InvalidReference(f"a digest cannot be given as a name: {options.new_name}")
-    store = console.store()
-    record = find(store, options.image)
-    store.images.set(replace(record, name=str(name), created_at=record.created_at or time.time()))
+    from kedge.images.tagging import tag
+
+    tag(console.store(), options.image, options.new_name)
     return 0
 
 

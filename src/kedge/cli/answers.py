@@ -1,0 +1,55 @@
+"""What `kedge build --call` and `--check` print instead of building.
+
+Owns the layout of check results, which follows Docker's client. Outlines and target lists print themselves.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from kedge.cli.console import Console
+from kedge.cli.failure import excerpt
+from kedge.model.event import WarningEvent
+
+if TYPE_CHECKING:
+    from kedge.builder import BuildRequest, BuildResult
+
+
+def show_answer(request: "BuildRequest", result: "BuildResult", console: Console) -> int:
+    """Print the answer; the exit code is 1 for a check that found something."""
+    if request.call in ("check", "lint"):
+        if request.call_format == "json":
+            console.print(json.dumps({"warnings": [_as_json(warning) for warning in result.warnings]}, indent=2))
+        else:
+            for line in check_lines(result.warnings):
+                console.print(line)
+        return 1 if result.warnings else 0
+    answer = result.answer
+    text = answer.to_json() if request.call_format == "json" else answer.to_text()
+    console.print(text.rstrip("\n"))
+    return 0
+
+
+def check_lines(warnings: tuple[WarningEvent, ...]) -> Iterator[str]:
+    """Each warning with its lines of the Dockerfile, and a closing line."""
+    for warning in warnings:
+        yield f"WARNING: {warning.rule}" + (f" - {warning.url}" if warning.url else "")
+        yield warning.detail or warning.message
+        if warning.detail and warning.detail != warning.message:
+            yield warning.message
+        if warning.location:
+            yield from excerpt(warning.location)
+        yield ""
+    if warnings:
+        many = len(warnings) > 1
+        yield f"Check complete, {len(warnings)} warning{'s have' if many else ' has'} been found!"
+    else:
+        yield "Check complete, no warnings found."
+
+
+def _as_json(warning: WarningEvent) -> dict[str, object]:
+    found: dict[str, object] = {"ruleName": warning.rule, "description": warning.message, "detail": warning.detail,
+                                "url": warning.url}
+    if warning.location:
+        found["location"] = {"file": warning.location.file.name, "start": warning.location.start, "end": warning.location.end}
+    return found
