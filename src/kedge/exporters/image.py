@@ -61,8 +61,8 @@ class Exported:
 def assemble_all(
     store: Store, stages: Sequence[Stage], options: ImageOptions, compression: Compression | None, steps: Steps
 ) -> Exported:
-    """The documents of all platforms, with the blobs that `compression` asks for (see `assemble`), told as one
-    step.""" started = time.time()
+    """The documents of all platforms, and the blobs `compression` asks for (see `assemble`), told as one step."""
+    started = time.time()
     steps.status("exporting layers", started=started)
 
     def packing(action: str, digest: Digest, current: int, total: int) -> None:
