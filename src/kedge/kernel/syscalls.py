@@ -23,6 +23,7 @@ _CAPGET, _CAPSET = (90, 91) if _AARCH64 else (125, 126)
 _SECCOMP = 277 if _AARCH64 else 317
 _RENAMEAT2 = 276 if _AARCH64 else 316
 _KEYCTL = 219 if _AARCH64 else 250
+_CLONE = 220 if _AARCH64 else 56
 
 # ---- constants -------------------------------------------------------------------------------------------------------
 
@@ -54,6 +55,7 @@ SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_LOG, SECCOMP_FILTER_FLAG_SPEC_ALLOW
 RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4
 
 _FICLONE = 0x40049409
+_SIGCHLD = 17
 
 _CAPABILITY_NAMES = """chown dac_override dac_read_search fowner fsetid kill setgid setuid setpcap linux_immutable
 net_bind_service net_broadcast net_admin net_raw ipc_lock ipc_owner sys_module sys_rawio sys_chroot sys_ptrace
@@ -123,6 +125,11 @@ def reflink(source_fd: int, dest_fd: int) -> bool:
             return False
         raise
     return True
+
+
+def syncfs(fd: int) -> None:
+    """syncfs(2): wait until what was written to the file system of `fd` is on disk."""
+    _check(_library()[0].syncfs(fd), "syncfs")
 
 
 def close_range(first: int, last: int = 0xFFFFFFFF) -> None:
@@ -244,6 +251,14 @@ def pivot_root(new_root: str, put_old: str) -> None:
 def unshare(flags: int) -> None:
     """unshare(2). CLONE_NEWUSER needs a single-threaded caller."""
     _check(_library()[0].unshare(flags), "unshare")
+
+
+def clone(flags: int) -> int:
+    """clone(2) as fork with namespaces (CLONE_NEW* bits): the child's pid, 0 in the child.
+
+    Bypasses the hooks of fork(3), so only a single-threaded caller whose child soon executes or exits may use it.
+    """
+    return _syscall("clone", _CLONE, flags | _SIGCHLD, 0, 0, 0, 0)
 
 
 def setns(fd: int, kind: int = 0) -> None:

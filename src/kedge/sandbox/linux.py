@@ -1,25 +1,58 @@
 """The real Executor: steps run as children of one small helper process (the zygote), which is started on first need.
 
-Owns the helper's life, the conversation with it and the pumping of output. Does not know what a mount means (`plan`),
-nor how it is made (`zygote`).
+Owns the helper's life, one run's conversation with it, and what is left on disk by a run. Does not know what a mount
+means (`plan`), nor how it is made (`perform`).
 """
 
+import hashlib
+import os
+import select
+import shutil
+import socket
+import stat
+import struct
+import tempfile
 import threading
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from functools import cached_property
+from marshal import dumps, loads
 from pathlib import Path
 
-from kedge.model.errors import Unsupported
-from kedge.sandbox.process import NO_STDIO, MountPoint, Process, Stdio
+from kedge.kernel import identity, paths
+from kedge.model.errors import Cancelled, InvalidInput, KedgeError, StoreError, Unsupported
+from kedge.sandbox import cgroups, leftovers
+from kedge.sandbox.helper import Helper
+from kedge.sandbox.plan import Kind, Machine, Plan, make_plan
+from kedge.sandbox.process import (
+    NO_STDIO,
+    Content,
+    HostPath,
+    MountPoint,
+    Overlay,
+    Process,
+    SocketAt,
+    Stdio,
+)
+
+_CANCEL_GRAIN = 0.04  # seconds between looks at the cancel event
+_CHUNK = 1 << 16
+_ERRORS: dict[str, type[KedgeError]] = {"input": InvalidInput, "unsupported": Unsupported, "failed": StoreError}
 
 
 class LinuxExecutor:
     """Runs processes in namespaces of their own.
 
     `state` is a directory of ours, best on the file system of the layers: mount point stubs are kept there. Nothing is
-    started before the first `run`.
+    started before the first `run`. Thread-safe; several processes may share a state directory.
     """
 
     def __init__(self, state: Path) -> None:
         self._state = state
+        self._lock = threading.Lock()
+        self._helper: Helper | None = None
+        self._stub_paths: dict[frozenset[tuple[str, Kind]], str] = {}
+        self._closed = False
 
     def run(
         self,
@@ -28,7 +61,219 @@ class LinuxExecutor:
         stdio: Stdio = NO_STDIO,
         cancel: threading.Event | None = None,
     ) -> int:
-        raise Unsupported("not there yet")
+        if cancel is not None and cancel.is_set():
+            raise Cancelled("the step was stopped")
+        plan = make_plan(process, mounts, self._machine, self._stubs, _kind_of)
+        with cgroups.limited(process, stdio.note) as group:
+            plan.values["cgroups"] = group
+            run = _Run(plan, stdio, cancel)
+            try:
+                return run.go(self._start)
+            finally:
+                leftovers.clean(plan.root, plan.works, run.made)
 
     def close(self) -> None:
-        return None
+        with self._lock:
+            helper, self._helper, self._closed = self._helper, None, True
+        if helper is not None:
+            helper.close()
+
+    @cached_property
+    def _machine(self) -> Machine:
+        who = identity.current()
+        stage = self._state / "stage"
+        try:
+            stage.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot use {self._state}: {error.strerror}") from None
+        last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
+        version = cgroups.version()
+        return Machine(who.privileged, who.single_id, os.uname().machine, last, version, str(stage.resolve()))
+
+    def _start(self, flags: int, fds: tuple[int, ...]) -> None:
+        with self._lock:
+            if self._closed:
+                raise Cancelled("the sandbox was closed")
+            for _ in range(2):
+                if self._helper is None:
+                    self._helper = Helper()
+                try:
+                    return self._helper.request(flags, fds)
+                except OSError:  # the helper was killed: once more with a new one
+                    self._helper.close()
+                    self._helper = None
+        raise Unsupported("the sandbox's helper process dies at once", hint="run `kedge doctor`")
+
+    def _stubs(self, stubs: frozenset[tuple[str, Kind]]) -> str:
+        """The directory with these empty mount points; made once, never changed, shared by all runs."""
+        known = self._stub_paths.get(stubs)
+        if known is None:
+            name = hashlib.sha256(repr(sorted(stubs)).encode()).hexdigest()[:10]
+            path = Path(self._machine.stage).parent / "stubs" / name
+            try:
+                if not path.is_dir():
+                    _make_stubs(path, stubs)
+            except OSError as error:
+                raise StoreError(f"cannot write {path}: {error.strerror}") from None
+            known = self._stub_paths[stubs] = str(path)
+        return known
+
+
+def _make_stubs(path: Path, stubs: frozenset[tuple[str, Kind]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(dir=path.parent))
+    os.chmod(aside, 0o755)
+    for name, kind in sorted(stubs):
+        stub = aside / name
+        (stub if kind == "d" else stub.parent).mkdir(mode=0o755, parents=True, exist_ok=True)
+        if kind == "f":
+            stub.touch(mode=0o644)
+    try:
+        aside.rename(path)
+    except OSError:
+        shutil.rmtree(aside)  # another process was faster
+        if not path.is_dir():
+            raise
+
+
+def _kind_of(mount: MountPoint) -> Kind:
+    """Is the mount's source a directory or a file? Unknown where only the kernel's merged view could tell."""
+    source = mount.source
+    if isinstance(source, (Content, SocketAt)):
+        return "f"
+    if isinstance(source, Overlay):
+        return "" if mount.selector.strip("/") else "d"
+    if isinstance(source, HostPath):
+        try:
+            if not mount.selector.strip("/"):
+                return "d" if stat.S_ISDIR(os.stat(source.path).st_mode) else "f"
+            base = os.open(source.path, os.O_PATH | os.O_CLOEXEC)
+            try:
+                fd = paths.open_in_root(base, mount.selector, os.O_PATH)
+                try:
+                    return "d" if stat.S_ISDIR(os.fstat(fd).st_mode) else "f"
+                finally:
+                    os.close(fd)
+            finally:
+                os.close(base)
+        except OSError:
+            return ""
+    return "d"
+
+
+class _Run:
+    """One run: its status socket, its pipes, and the loop that listens to both."""
+
+    def __init__(self, plan: Plan, stdio: Stdio, cancel: threading.Event | None) -> None:
+        self.plan, self.stdio, self.cancel = plan, stdio, cancel
+        self.made: list[leftovers.Made] = []
+        self.error: KedgeError | None = None
+        self.wait_status: int | None = None
+        self.pipes: dict[int, int] = {}  # read end -> stream number
+
+    def go(self, start: Callable[[int, tuple[int, ...]], None]) -> int:
+        with ExitStack() as stack:
+            self.status, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            stack.enter_context(self.status)
+            with theirs, ExitStack() as given:
+                fds = (theirs.fileno(), self._plan_file(given), *self._streams(stack, given))
+                start(self.plan.flags, fds)
+            self._listen()
+        if self.cancel is not None and self.cancel.is_set():
+            raise Cancelled("the step was stopped")
+        if self.error is not None:
+            raise self.error
+        assert self.wait_status is not None
+        return exit_code(self.wait_status)
+
+    def _plan_file(self, given: ExitStack) -> int:
+        fd = os.memfd_create("plan", os.MFD_CLOEXEC)
+        given.callback(os.close, fd)
+        data = memoryview(dumps(self.plan.values))
+        while data:
+            data = data[os.write(fd, data) :]
+        return fd
+
+    def _streams(self, stack: ExitStack, given: ExitStack) -> tuple[int, int, int]:
+        def null() -> int:
+            fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+            given.callback(os.close, fd)
+            return fd
+
+        def output(inherited: int | None, stream: int) -> int:
+            if inherited is not None:
+                return inherited
+            if self.stdio.output is None:
+                return null()
+            read, write = os.pipe2(os.O_CLOEXEC)
+            os.set_blocking(read, False)
+            stack.callback(os.close, read)
+            given.callback(os.close, write)
+            self.pipes[read] = stream
+            return write
+
+        stdin = null() if self.stdio.stdin is None else self.stdio.stdin
+        return stdin, output(self.stdio.stdout, 1), output(self.stdio.stderr, 2)
+
+    def _listen(self) -> None:
+        poll = select.poll()
+        poll.register(self.status, select.POLLIN)
+        for fd in self.pipes:
+            poll.register(fd, select.POLLIN)
+        killed = False
+        while self.wait_status is None:
+            timeout = None if self.cancel is None or killed else _CANCEL_GRAIN * 1000
+            for fd, _ in poll.poll(timeout):
+                if fd == self.status.fileno():
+                    self._message()
+                elif not self._read(fd):
+                    poll.unregister(fd)
+            if self.cancel is not None and not killed and self.cancel.is_set():
+                self.signal(9)
+                killed = True
+        for fd in self.pipes:  # every writer is dead: what is in the pipes is all there will be
+            while self._read(fd):
+                pass
+
+    def _read(self, fd: int) -> bool:
+        try:
+            data = os.read(fd, _CHUNK)
+        except BlockingIOError:
+            return False
+        if data and self.stdio.output is not None:
+            self.stdio.output(self.pipes[fd], data)
+        return bool(data)
+
+    def _message(self) -> None:
+        message, fds, _, _ = socket.recv_fds(self.status, _CHUNK, 1)
+        kind, body = message[:1], message[1:]
+        if kind == b"X":
+            (self.wait_status,) = struct.unpack("=i", body)
+        elif kind == b"S" and self.stdio.on_start is not None:
+            self.stdio.on_start(self.signal, struct.unpack("=i", body)[0])
+        elif kind == b"E":
+            self._refused(*loads(body))
+        elif kind == b"N" and self.stdio.note is not None:
+            self.stdio.note(loads(body))
+        elif kind == b"C":
+            self.made = loads(body)
+        elif kind == b"T" and self.stdio.on_terminal is not None:
+            self.stdio.on_terminal(fds[0])
+        elif not kind:
+            raise StoreError("the sandbox's helper process was killed", hint="run the build again")
+
+    def _refused(self, kind: str, text: str) -> None:
+        if kind == "bug":
+            raise RuntimeError(f"sandbox child: {text}")
+        self.error = _ERRORS[kind](text, hint="" if kind == "input" else "see what `kedge doctor` says")
+
+    def signal(self, number: int) -> None:
+        """Send the signal to the step's first process; nothing happens when it has ended."""
+        with suppress(OSError):
+            self.status.send(b"K" + bytes([number]))
+
+
+def exit_code(wait_status: int) -> int:
+    """A wait status as shells number it: 128 + n for signal n."""
+    code = os.waitstatus_to_exitcode(wait_status)
+    return code if code >= 0 else 128 - code

@@ -1,0 +1,90 @@
+"""Resource limits of a step through cgroups, where this machine lets us make any.
+
+Owns finding a hierarchy (version 2, or the controllers of version 1 in a hybrid), a group per limited step, and its
+removal. Never fails a run: what cannot be limited is said in a note.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from kedge.sandbox.process import Limits, Process
+
+_ROOT = "/sys/fs/cgroup"
+_PERIOD = 100_000  # microseconds; CPU quota is counted per period
+
+
+def version() -> int:
+    """2 for a pure version 2 hierarchy, 1 for version 1 or a hybrid, 0 for none."""
+    if os.path.exists(f"{_ROOT}/cgroup.controllers"):
+        return 2
+    return 1 if os.path.isdir(_ROOT) and os.listdir(_ROOT) else 0
+
+
+@contextmanager
+def limited(process: Process, note: Callable[[str], None] | None) -> Iterator[list[str]]:
+    """The cgroup.procs files that the step's child has to join; groups are removed afterwards."""
+    if process.limits == Limits():
+        yield []
+        return
+    made: list[str] = []
+    try:
+        try:
+            _make(process.limits, process.cgroup_parent, made)
+        except OSError as error:
+            if note is not None:
+                note(f"resource limits are not in force: {error.filename or _ROOT}: {error.strerror}")
+        yield [f"{group}/cgroup.procs" for group in made]
+    finally:
+        for group in made:
+            with suppress(OSError):
+                os.rmdir(group)
+
+
+def _make(limits: Limits, parent: str, made: list[str]) -> None:
+    name = f"kedge-{os.getpid()}-{os.urandom(4).hex()}"
+    if version() == 2:
+        group = _group(f"{_ROOT}{_own('')}", parent, name, made)
+        _write(group, "memory.max", limits.memory)
+        _write(group, "pids.max", limits.pids)
+        if limits.cpus:
+            _write(group, "cpu.max", f"{int(limits.cpus * _PERIOD)} {_PERIOD}")
+        return
+    if limits.memory:
+        group = _group(f"{_ROOT}/memory{_own('memory')}", parent, name, made)
+        _write(group, "memory.limit_in_bytes", limits.memory)
+    if limits.cpus:
+        group = _group(f"{_ROOT}/cpu{_own('cpu')}", parent, name, made)
+        _write(group, "cpu.cfs_period_us", _PERIOD)
+        _write(group, "cpu.cfs_quota_us", int(limits.cpus * _PERIOD))
+    if limits.pids:
+        group = _group(f"{_ROOT}/pids{_own('pids')}", parent, name, made)
+        _write(group, "pids.max", limits.pids)
+
+
+def _own(controller: str) -> str:
+    """The path of our own group: /proc/self/cgroup, cgroups(7)."""
+    with open("/proc/self/cgroup") as lines:
+        for line in lines:
+            _, controllers, path = line.rstrip("\n").split(":", 2)
+            if controller in controllers.split(","):
+                return "" if path == "/" else path
+    return ""
+
+
+def _group(own: str, parent: str, name: str, made: list[str]) -> str:
+    base = own
+    if parent:
+        base = os.path.join(own, os.path.normpath("/" + parent).lstrip("/"))
+        with suppress(FileExistsError):
+            os.mkdir(base)
+    path = os.path.join(base, name)
+    os.mkdir(path)
+    made.append(path)
+    return path
+
+
+def _write(group: str, file: str, value: int | str) -> None:
+    if value:
+        with open(os.path.join(group, file), "w") as out:
+            out.write(str(value))
