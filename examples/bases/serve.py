@@ -3,8 +3,8 @@
 
     python3 examples/bases/serve.py busybox golang:1.25
 
-prints the address and what to write into Kedge's configuration so that `FROM golang:1.25` is pulled from there, and serves
-until it is stopped. The tests use `Served` as a context manager.
+prints the address and what to write into Kedge's configuration so that `FROM golang:1.25` is pulled from there, and
+serves until it is stopped. The tests use `Served` as a context manager.
 """
 
 import argparse
@@ -51,8 +51,12 @@ class Served:
         self.address = f"127.0.0.1:{free_port()}"
         self.settings.write(SETTINGS.format(root=self.root, address=self.address))
         self.settings.flush()
-        self.process = subprocess.Popen([program, "serve", self.settings.name], stdin=subprocess.DEVNULL,
-                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            [program, "serve", self.settings.name],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         try:
             self._wait()
             with make.locked(self.root / "pushing.lock"):
@@ -93,17 +97,24 @@ def push(address: str, name: str) -> None:
     repository = f"library/{repository}"
     if exists(f"http://{address}/v2/{repository}/manifests/{version_tag(known)}"):
         return
-    config, layer, diff_id = image(known)
+    config, layer = image(known)
     push_blob(address, repository, config)
     push_blob(address, repository, layer)
-    manifest = json.dumps({
-        "schemaVersion": 2,
-        "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": descriptor("application/vnd.oci.image.config.v1+json", config),
-        "layers": [descriptor("application/vnd.oci.image.layer.v1.tar+gzip", layer)],
-    }).encode()
+    manifest = json.dumps(
+        {
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": descriptor("application/vnd.oci.image.config.v1+json", config),
+            "layers": [descriptor("application/vnd.oci.image.layer.v1.tar+gzip", layer)],
+        }
+    ).encode()
     for each in (tag, version_tag(known)):
-        request("PUT", f"http://{address}/v2/{repository}/manifests/{each}", manifest, "application/vnd.oci.image.manifest.v1+json")
+        request(
+            "PUT",
+            f"http://{address}/v2/{repository}/manifests/{each}",
+            manifest,
+            "application/vnd.oci.image.manifest.v1+json",
+        )
 
 
 def version_tag(known: make.Recipe) -> str:
@@ -111,14 +122,19 @@ def version_tag(known: make.Recipe) -> str:
     return "made-" + hashlib.sha256(make.make(known.name).name.encode()).hexdigest()[:12]
 
 
-def image(known: make.Recipe) -> tuple[bytes, bytes, str]:
+def image(known: make.Recipe) -> tuple[bytes, bytes]:
     tar = make.make(known.name).read_bytes()
     diff_id = "sha256:" + hashlib.sha256(tar).hexdigest()
     machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
-    config = {"architecture": machine, "os": "linux", "config": known.config, "created": "2026-01-01T00:00:00Z",
-              "rootfs": {"type": "layers", "diff_ids": [diff_id]},
-              "history": [{"created": "2026-01-01T00:00:00Z", "created_by": f"stand-in, made from {known.made_from}"}]}
-    return json.dumps(config).encode(), gzip.compress(tar, 3, mtime=0), diff_id
+    config = {
+        "architecture": machine,
+        "os": "linux",
+        "config": known.config,
+        "created": "2026-01-01T00:00:00Z",
+        "rootfs": {"type": "layers", "diff_ids": [diff_id]},
+        "history": [{"created": "2026-01-01T00:00:00Z", "created_by": f"stand-in, made from {known.made_from}"}],
+    }
+    return json.dumps(config).encode(), gzip.compress(tar, 3, mtime=0)
 
 
 def descriptor(media_type: str, data: bytes) -> dict[str, object]:

@@ -1,12 +1,18 @@
 """`--format` understands what people give to Docker's."""
 
 import pytest
+
 from kedge.cli.template import Template
 from kedge.model.errors import InvalidInput
 
 IMAGE = {
-    "ID": "sha256:abc", "Size": "5MB", "Tags": ["a:1", "b:2"], "Config": {"Labels": {"x.y": "z", "b": "c"}, "Cmd": None},
-    "Count": 3, "Empty": [], "Yes": True,
+    "ID": "sha256:abc",
+    "Size": "5MB",
+    "Tags": ["a:1", "b:2"],
+    "Config": {"Labels": {"x.y": "z", "b": "c"}, "Cmd": None},
+    "Count": 3,
+    "Empty": [],
+    "Yes": True,
 }
 
 
@@ -30,8 +36,8 @@ IMAGE = {
         ("{{.Config.Labels}}", "map[b:c x.y:z]"),
         ("{{.Tags}}", "[a:1 b:2]"),
         ("{{len .Tags}}", "2"),
-        ('{{if eq .Count 3}}three{{end}}', "three"),
-        ('{{if and .Yes (gt .Count 2)}}both{{end}}', "both"),
+        ("{{if eq .Count 3}}three{{end}}", "three"),
+        ("{{if and .Yes (gt .Count 2)}}both{{end}}", "both"),
         ('{{upper .Size}} {{lower "ABC"}}', "5MB abc"),
         ('{{printf "%-6s|%q" .Size .ID}}', '5MB   |"sha256:abc"'),
         ("a {{- .Size -}} b", "a5MBb"),
@@ -44,8 +50,22 @@ def test_a_template_renders(template: str, text: str) -> None:
     assert Template(template).render(IMAGE) == text
 
 
-@pytest.mark.parametrize("template", ["{{.ID", "{{if .ID}}", "{{end}}", "{{}}", "{{.Nope}}", "{{nope .ID}}", "{{.ID .Size}}",
-                                      "{{(.ID}}", "{{index .Tags 9}}", "{{.ID.More}}", "{{join .Tags}}"])
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{.ID",
+        "{{if .ID}}",
+        "{{end}}",
+        "{{}}",
+        "{{.Nope}}",
+        "{{nope .ID}}",
+        "{{.ID .Size}}",
+        "{{(.ID}}",
+        "{{index .Tags 9}}",
+        "{{.ID.More}}",
+        "{{join .Tags}}",
+    ],
+)
 def test_a_template_that_cannot_be_read_is_an_error(template: str) -> None:
     with pytest.raises(InvalidInput):
         Template(template).render(IMAGE)

@@ -48,8 +48,16 @@ def check_lines(warnings: tuple[WarningEvent, ...]) -> Iterator[str]:
 
 
 def _as_json(warning: WarningEvent) -> dict[str, object]:
-    found: dict[str, object] = {"ruleName": warning.rule, "description": warning.message, "detail": warning.detail,
-                                "url": warning.url}
+    found: dict[str, object] = {
+        "ruleName": warning.rule,
+        "description": warning.message,
+        "detail": warning.detail,
+        "url": warning.url,
+    }
     if warning.location:
-        found["location"] = {"file": warning.location.file.name, "start": warning.location.start, "end": warning.location.end}
+        found["location"] = {
+            "file": warning.location.file.name,
+            "start": warning.location.start,
+            "end": warning.location.end,
+        }
     return found

@@ -1,6 +1,7 @@
 """kedge build: an image from a Dockerfile.
 
-Owns the way from flags to a BuildRequest and from a BuildResult to files and lines. Does not know how anything is built.
+Owns the way from flags to a BuildRequest and from a BuildResult to files and lines. Does not know how anything is
+built.
 """
 
 from pathlib import Path
@@ -176,7 +177,9 @@ def _destination(spec: dict[str, str], console: Console) -> Path | BinaryIO | No
     if spec["type"] == "local":
         raise UsageError("an output of type local cannot go to standard output: use type=tar", "build")
     if console.stdout.isatty():
-        raise UsageError("an archive is not written to a terminal: use dest=PATH, or send the output elsewhere", "build")
+        raise UsageError(
+            "an archive is not written to a terminal: use dest=PATH, or send the output elsewhere", "build"
+        )
     return console.stdout.buffer
 
 

@@ -13,7 +13,9 @@ from kedge.model.errors import InvalidInput
 from kedge.model.ops import Ulimit
 from kedge.progress.display import MODES
 
-_ULIMITS: Final = tuple("as core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack".split())
+_ULIMITS: Final = tuple(
+    "as core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack".split()
+)
 OUTPUT_KINDS: Final = ("image", "registry", "oci", "docker", "local", "tar", "cacheonly")
 CACHE_KINDS: Final = ("registry", "local", "inline", "s3", "gha", "azblob")
 
@@ -61,7 +63,9 @@ def cache(text: str) -> dict[str, str]:
         return {"type": "registry", "ref": text}
     attributes = fields(text, "cache")
     if attributes.get("type") not in CACHE_KINDS:
-        raise InvalidInput(f"unknown cache type {attributes.get('type', '')!r}", hint=f"Use one of {', '.join(CACHE_KINDS)}.")
+        raise InvalidInput(
+            f"unknown cache type {attributes.get('type', '')!r}", hint=f"Use one of {', '.join(CACHE_KINDS)}."
+        )
     return attributes
 
 
@@ -148,37 +152,84 @@ FLAGS: Final = (
     Flag("annotation", "Add an annotation to the image", metavar="KEY=VALUE", many=True, convert=pair),
     Flag("attest", "Attach an attestation", metavar="type=KIND[,…]", many=True, convert=attestation),
     Flag("build-arg", "Set a build argument; without =VALUE, from the environment", metavar="NAME[=VALUE]", many=True),
-    Flag("build-context", "Add a named context, or put one in place of an image or stage", metavar="NAME=SOURCE", many=True,
-         convert=named_context),
+    Flag(
+        "build-context",
+        "Add a named context, or put one in place of an image or stage",
+        metavar="NAME=SOURCE",
+        many=True,
+        convert=named_context,
+    ),
     Flag("cache-from", "Use a cache from elsewhere", metavar="type=KIND[,…]", many=True, convert=cache),
     Flag("cache-to", "Write the cache elsewhere", metavar="type=KIND[,…]", many=True, convert=cache),
-    Flag("call", "Do not build, but answer", metavar="METHOD", default="build",
-         choices=("build", "check", "lint", "outline", "targets")),
+    Flag(
+        "call",
+        "Do not build, but answer",
+        metavar="METHOD",
+        default="build",
+        choices=("build", "check", "lint", "outline", "targets"),
+    ),
     Flag("builder", "There is only one", metavar="NAME", hidden=True),
     Flag("cgroup-parent", "Put steps below this control group", metavar="PATH", default=""),
     Flag("check", "Check the Dockerfile; the same as --call=check"),
     Flag("compress", "A context is read in place", hidden=True),
     Flag("cpus", "CPUs that one step may use", metavar="N", convert=cpus, default=0.0),
-    Flag("file", "The Dockerfile; - reads it from standard input", short="f", metavar="PATH", default="",
-         shown_default="CONTEXT/Dockerfile"),
+    Flag(
+        "file",
+        "The Dockerfile; - reads it from standard input",
+        short="f",
+        metavar="PATH",
+        default="",
+        shown_default="CONTEXT/Dockerfile",
+    ),
     Flag("force-rm", "There are no intermediate containers", hidden=True),
-    Flag("format", "How --call answers: text or json", metavar="FORMAT", default="", choices=("text", "json"),
-         shown_default="text"),
+    Flag(
+        "format",
+        "How --call answers: text or json",
+        metavar="FORMAT",
+        default="",
+        choices=("text", "json"),
+        shown_default="text",
+    ),
     Flag("iidfile", "Write the image's id to this file", metavar="PATH"),
     Flag("label", "Set a label", metavar="KEY=VALUE", many=True, convert=pair),
     Flag("load", "Load the image into a running Docker Engine or Podman"),
     Flag("memory", "Memory that one step may use", short="m", metavar="SIZE", convert=parse_size, default=0),
     Flag("metadata-file", "Write what was built, as JSON, to this file", metavar="PATH"),
-    Flag("network", "Network of RUN steps", metavar="MODE", default="", choices=("default", "none", "host"),
-         shown_default="default"),
+    Flag(
+        "network",
+        "Network of RUN steps",
+        metavar="MODE",
+        default="",
+        choices=("default", "none", "host"),
+        shown_default="default",
+    ),
     Flag("no-cache", "Do not use what earlier builds made"),
-    Flag("no-cache-filter", "Do not use what earlier builds made of these stages", metavar="STAGE[,STAGE]", many=True,
-         convert=words),
-    Flag("output", "What to make of the result, such as type=oci,dest=image.tar or a directory", short="o",
-         metavar="OUTPUT", many=True, convert=output),
-    Flag("platform", "Build for these platforms", metavar="OS/ARCH[,…]", many=True, convert=words,
-         shown_default="this machine's"),
-    Flag("progress", "How to show the build", metavar="MODE", choices=MODES, shown_default="$BUILDKIT_PROGRESS or auto"),
+    Flag(
+        "no-cache-filter",
+        "Do not use what earlier builds made of these stages",
+        metavar="STAGE[,STAGE]",
+        many=True,
+        convert=words,
+    ),
+    Flag(
+        "output",
+        "What to make of the result, such as type=oci,dest=image.tar or a directory",
+        short="o",
+        metavar="OUTPUT",
+        many=True,
+        convert=output,
+    ),
+    Flag(
+        "platform",
+        "Build for these platforms",
+        metavar="OS/ARCH[,…]",
+        many=True,
+        convert=words,
+        shown_default="this machine's",
+    ),
+    Flag(
+        "progress", "How to show the build", metavar="MODE", choices=MODES, shown_default="$BUILDKIT_PROGRESS or auto"
+    ),
     Flag("provenance", "Attach a provenance attestation; mode=min or mode=max", metavar="ATTRIBUTES", optional="true"),
     Flag("pull", "Ask the registries for newer base images"),
     Flag("push", "Push the image; the same as --output=type=registry"),
@@ -186,7 +237,9 @@ FLAGS: Final = (
     Flag("rm", "There are no intermediate containers", default=True, hidden=True),
     Flag("sbom", "Attach a software bill of materials", metavar="ATTRIBUTES", optional="true"),
     Flag("secret", "Lend a secret to RUN --mount=type=secret", metavar="id=ID,src=PATH|env=NAME", many=True),
-    Flag("shm-size", "Size of /dev/shm of RUN steps", metavar="SIZE", convert=parse_size, default=0, shown_default="64m"),
+    Flag(
+        "shm-size", "Size of /dev/shm of RUN steps", metavar="SIZE", convert=parse_size, default=0, shown_default="64m"
+    ),
     Flag("ssh", "Lend an SSH agent or keys to RUN --mount=type=ssh", metavar="default|ID[=PATH[,PATH]]", many=True),
     Flag("tag", "Name the image; several names are possible", short="t", metavar="NAME[:TAG]", many=True),
     Flag("target", "Stop at this stage", metavar="STAGE", default=""),

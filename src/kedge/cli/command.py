@@ -25,9 +25,9 @@ class Options:
 class Flag:
     """One `--name`. Without a metavar it is a switch (which also takes `=true` and `=false`, as Docker's do).
 
-    `many` collects values in a list; `default` is what is used when it is not given; `convert` reads the text and raises
-    InvalidInput. `optional` is the value of the flag without one (`--sbom`), which then only takes `=VALUE`. A `hidden` one
-    is read, but in no help: Docker has it, and here it changes nothing.
+    `many` collects values in a list; `default` is what is used when it is not given; `convert` reads the text and
+    raises InvalidInput. `optional` is the value of the flag without one (`--sbom`), which then only takes `=VALUE`. A
+    `hidden` one is read, but in no help: Docker has it, and here it changes nothing.
     """
 
     name: str
@@ -72,7 +72,8 @@ Work: TypeAlias = "Callable[[Options, Console], int]"
 class Command:
     """One command. `summary` is a sentence without a full stop; `description` and `examples` are for `--help`.
 
-    `interspersed` allows flags after arguments; `privileged` asks for a user namespace before any work as an ordinary user.
+    `interspersed` allows flags after arguments; `privileged` asks for a user namespace before any work as an ordinary
+    user.
     """
 
     name: str

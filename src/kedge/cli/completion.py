@@ -1,6 +1,7 @@
 """kedge completion: scripts that teach a shell the commands, their flags and the names of images.
 
-Owns the three scripts. They are written from the tables of commands, so that pressing Tab starts Python only for image names.
+Owns the three scripts. They are written from the tables of commands, so that pressing Tab starts Python only for
+image names.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,8 +18,11 @@ def work(options: Options, console: Console) -> int:
 
     if options.shell not in SHELLS:
         guess = nearest(options.shell, list(SHELLS))
-        raise UsageError(f"unknown shell: {options.shell}", "completion", f"Did you mean {guess}?" if guess else
-                         f"Shells are {', '.join(SHELLS)}.")
+        raise UsageError(
+            f"unknown shell: {options.shell}",
+            "completion",
+            f"Did you mean {guess}?" if guess else f"Shells are {', '.join(SHELLS)}.",
+        )
     console.print("\n".join(SHELLS[options.shell]()))
     return 0
 
@@ -54,10 +58,10 @@ def _bash() -> Iterator[str]:
         flags = " ".join(f"--{flag.name}" for flag in _flags(command))
         yield f'      if [[ "$current" == -* ]]; then COMPREPLY=($(compgen -W "{flags}" -- "$current")); return; fi'
         yield f"      {_bash_argument(command)} ;;"
-    names = " ".join(command.name for command in _commands())
-    yield f'    "") COMPREPLY=($(compgen -W "{names} {" ".join("--" + f.name for f in GLOBAL_FLAGS)}" -- "$current")) ;;'
+    words = " ".join([c.name for c in _commands()] + [f"--{flag.name}" for flag in GLOBAL_FLAGS])
+    yield f'    "") COMPREPLY=($(compgen -W "{words}" -- "$current")) ;;'
     yield "  esac"
-    yield '  [[ ${#COMPREPLY[@]} -gt 0 ]] && type __ltrim_colon_completions >/dev/null 2>&1 && \\'
+    yield "  [[ ${#COMPREPLY[@]} -gt 0 ]] && type __ltrim_colon_completions >/dev/null 2>&1 && \\"
     yield '    __ltrim_colon_completions "$current"'
     yield "}"
     yield "complete -o default -o bashdefault -F _kedge kedge"
@@ -99,7 +103,9 @@ def _zsh_flag(flag: Flag) -> Iterator[str]:
     text = flag.help.replace("[", "(").replace("]", ")").replace(":", " ")
     value = ""
     if not flag.is_switch and flag.optional is None:
-        value = f":{flag.metavar.lower().replace(':', ' ')}:" + (f"({' '.join(flag.choices)})" if flag.choices else "_files")
+        value = f":{flag.metavar.lower().replace(':', ' ')}:" + (
+            f"({' '.join(flag.choices)})" if flag.choices else "_files"
+        )
     repeated = "*" if flag.many else ""
     yield f"{repeated}--{flag.name}[{text}]{value}"
     if flag.short:
@@ -117,8 +123,10 @@ def _fish() -> Iterator[str]:
     yield f"set -l kedge_commands {names}"
     for command in _commands():
         chosen = f"-n '__fish_seen_subcommand_from {command.name}'"
-        yield (f"complete -c kedge -f -n \"not __fish_seen_subcommand_from $kedge_commands\" -a {command.name} "
-               f"-d {_quoted(command.summary)}")
+        yield (
+            f'complete -c kedge -f -n "not __fish_seen_subcommand_from $kedge_commands" -a {command.name} '
+            f"-d {_quoted(command.summary)}"
+        )
         for flag in _flags(command):
             short = f" -s {flag.short}" if flag.short else ""
             value = "" if flag.is_switch or flag.optional is not None else " -r"

@@ -15,8 +15,15 @@ def work(options: Options, console: Console) -> int:
     if options.format == "json":
         import json
 
-        console.print(json.dumps([{
-            "name": c.name, "ok": c.ok, "needed": c.needed, "detail": c.detail, "remedy": c.remedy} for c in found], indent=2))
+        console.print(
+            json.dumps(
+                [
+                    {"name": c.name, "ok": c.ok, "needed": c.needed, "detail": c.detail, "remedy": c.remedy}
+                    for c in found
+                ],
+                indent=2,
+            )
+        )
     else:
         for check in found:
             mark = "ok     " if check.ok else "MISSING" if check.needed else "no     "

@@ -81,7 +81,9 @@ def _summary(usage: list[Any]) -> Iterator[str]:
     for kind in kinds:
         items = [item for item in usage if item.kind == kind]
         free = sum(item.size for item in items if not item.in_use)
-        records.append({"Kind": kind, "Count": len(items), "Size": size(sum(i.size for i in items)), "Free": size(free)})
+        records.append(
+            {"Kind": kind, "Count": len(items), "Size": size(sum(i.size for i in items)), "Free": size(free)}
+        )
     whole = sum(item.size for item in usage)
     free = sum(item.size for item in usage if not item.in_use)
     records.append({"Kind": "total", "Count": len(usage), "Size": size(whole), "Free": size(free)})
@@ -93,8 +95,13 @@ COMMAND = Command(
     "du",
     "Show what the store takes on disk",
     work,
-    (FILTER, FORMAT, NO_TRUNC, Flag("verbose", "List every item", short="v"),
-     Flag("verify", "Read everything again and compare it with its digests")),
+    (
+        FILTER,
+        FORMAT,
+        NO_TRUNC,
+        Flag("verbose", "List every item", short="v"),
+        Flag("verify", "Read everything again and compare it with its digests"),
+    ),
     examples=(("kedge du -v", "every layer, blob and cache mount"), ("kedge du --verify", "is the store sound?")),
     aliases=("system df",),
 )

@@ -15,7 +15,11 @@ def overview() -> str:
     """What `kedge --help` shows."""
     from kedge.cli.start import GROUPS
 
-    parts = ["Usage:  kedge [OPTIONS] COMMAND", "", "Builds lean container images from multi-stage Dockerfiles, without a daemon"]
+    parts = [
+        "Usage:  kedge [OPTIONS] COMMAND",
+        "",
+        "Builds lean container images from multi-stage Dockerfiles, without a daemon",
+    ]
     for group, commands in GROUPS.items():
         width = max(len(name) for names in GROUPS.values() for name in names)
         parts += ["", f"{group}:", *(f"  {name:{width}}  {summary}" for name, summary in commands.items())]

@@ -30,7 +30,9 @@ def work(options: Options, console: Console) -> int:
 
     store = console.store()
     filters = parse_filters(options.filter, FILTERS, "images")
-    limits: dict[str, float] = {key: find(store, filters[key][0]).created_at for key in ("before", "since") if key in filters}
+    limits: dict[str, float] = {
+        key: find(store, filters[key][0]).created_at for key in ("before", "since") if key in filters
+    }
     if options.repository:
         filters.setdefault("reference", []).append(options.repository)
     images = [image for image in all_images(store) if _matches(image, filters, limits)]

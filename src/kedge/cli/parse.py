@@ -1,8 +1,9 @@
 """Words of a command line to options, by the rules Docker's users know.
 
 Owns the grammar of GNU-style flags as Docker's clients read it: `--flag value`, `--flag=value`, `--switch`,
-`--switch=false`, `-it`, `-eNAME`, `--`, flags after arguments. The standard library's argparse has neither `--switch=false`
-nor a stop at the first argument, guesses abbreviations, and costs more start-up than this file. Does not know any command.
+`--switch=false`, `-it`, `-eNAME`, `--`, flags after arguments. The standard library's argparse has neither
+`--switch=false` nor a stop at the first argument, guesses abbreviations, and costs more start-up than this file. Does
+not know any command.
 """
 
 from typing import Any

@@ -40,7 +40,9 @@ def _age(text: str) -> float:
 def _confirmed(options: Options, console: Console) -> bool:
     """Ask at a terminal; refuse silently destroying anything where nobody can answer."""
     if not console.stdin.isatty():
-        raise UsageError("prune asks before it removes anything, and standard input is no terminal", "prune", "Use --force.")
+        raise UsageError(
+            "prune asks before it removes anything, and standard input is no terminal", "prune", "Use --force."
+        )
     what = "everything that no image in use needs" if options.all else "what no image needs"
     console.stderr.write(f"This removes {what} from the store. Continue? [y/N] ")
     console.stderr.flush()

@@ -34,10 +34,8 @@ COMMAND = Command(
         Flag("no-prune", "Only names are removed, ever", hidden=True),
     ),
     (Argument("IMAGE", many=True, complete="image"),),
-    description="""
-    Removes names. What no name needs any more stays as cache, so that the next build is fast, until `kedge prune` or the
-    store's limit takes it.
-    """,
+    description=""" Removes names. What no name needs any more stays as cache, so that the next build is fast, until
+    `kedge prune` or the store's limit takes it. """,
     examples=(("kedge rmi hello:1.0", "one name"), ("kedge rmi -f $(kedge images -q)", "all of them")),
     aliases=("image rm",),
 )

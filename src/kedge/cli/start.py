@@ -1,7 +1,7 @@
 """From words to an exit code: which command, with which options, and what happens to its errors.
 
-Owns the table of commands (names and one-line summaries, so that `kedge --help` imports none of them), exit codes, and the
-last word on errors and interrupts. Does not know what any command does.
+Owns the table of commands (names and one-line summaries, so that `kedge --help` imports none of them), exit codes,
+and the last word on errors and interrupts. Does not know what any command does.
 """
 
 import os
@@ -42,10 +42,23 @@ GROUPS: Final[dict[str, dict[str, str]]] = {
 }
 # What Docker also calls them; known only where the command exists.
 ALIASES: Final = {
-    "image ls": "images", "image rm": "rmi", "image history": "history", "image inspect": "inspect", "image tag": "tag",
-    "image pull": "pull", "image push": "push", "image save": "save", "image load": "load", "image build": "build",
-    "image import": "import", "image prune": "prune", "buildx build": "build", "builder build": "build",
-    "builder prune": "prune", "system df": "du", "ls": "images",
+    "image ls": "images",
+    "image rm": "rmi",
+    "image history": "history",
+    "image inspect": "inspect",
+    "image tag": "tag",
+    "image pull": "pull",
+    "image push": "push",
+    "image save": "save",
+    "image load": "load",
+    "image build": "build",
+    "image import": "import",
+    "image prune": "prune",
+    "buildx build": "build",
+    "builder build": "build",
+    "builder prune": "prune",
+    "system df": "du",
+    "ls": "images",
 }
 
 
@@ -64,7 +77,7 @@ def load(name: str) -> Command:
 
 
 def run(words: list[str]) -> int:
-    """Do what `words` say; returns the exit code. A KedgeError becomes a message; anything else is a bug and is raised."""
+    """Do what `words` say; returns the exit code. KedgeErrors become messages; anything else is a bug and is raised."""
     from kedge.cli.console import Console
 
     console = Console.of_process()

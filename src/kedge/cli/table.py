@@ -31,7 +31,11 @@ class Column:
 
 
 def listing(
-    records: Iterable[dict[str, Any]], columns: Sequence[Column], format: str | None, quiet: str = "", full: bool = False
+    records: Iterable[dict[str, Any]],
+    columns: Sequence[Column],
+    format: str | None,
+    quiet: str = "",
+    full: bool = False,
 ) -> Iterable[str]:
     """The lines that show `records` (field -> text). `quiet` names the only field to show; `full` shortens nothing."""
     if quiet and not format:

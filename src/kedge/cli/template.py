@@ -1,8 +1,8 @@
 """The part of Go's templates that people give to `--format`.
 
-Owns the grammar (text/template): fields, pipelines, `if`, `range`, `with`, `else`, comparisons, and Docker's functions `json`,
-`join`, `lower`, `upper`, `title`, `split`, `println`, `pad`, `truncate`. Definitions and variables are left out. Values are
-what JSON knows. Raises InvalidInput for a template that cannot be read.
+Owns the grammar (text/template): fields, pipelines, `if`, `range`, `with`, `else`, comparisons, and Docker's
+functions `json`, `join`, `lower`, `upper`, `title`, `split`, `println`, `pad`, `truncate`. Definitions and variables
+are left out. Values are what JSON knows. Raises InvalidInput for a template that cannot be read.
 """
 
 import json

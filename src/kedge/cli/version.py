@@ -33,6 +33,9 @@ COMMAND = Command(
     "version",
     "Show the version of Kedge and of what it runs on",
     work,
-    (Flag("short", "Only Kedge's own"), Flag("format", "Format with a Go template, or json", short="f", metavar="FORMAT")),
+    (
+        Flag("short", "Only Kedge's own"),
+        Flag("format", "Format with a Go template, or json", short="f", metavar="FORMAT"),
+    ),
     privileged=False,
 )

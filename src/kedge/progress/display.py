@@ -86,7 +86,7 @@ class Screen:
                 self._wake.clear()
                 self._step(self._display)
                 if not self._closing:
-                    # Events that come in a burst are drawn together: less flicker, and plain output jumps less between steps.
+                    # Events that come in a burst are drawn together: plain output jumps less between steps.
                     threading.Event().wait(self._interval / 4)
             self._step(self._display)
             self._display.close()

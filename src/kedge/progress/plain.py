@@ -1,8 +1,9 @@
 """The display for logs and pipes: one line after the other, each with its step's number, as BuildKit's plain output.
 
-Owns the order in which steps that run side by side take turns. The plan: what has just ended is shown first, to its end;
-then the step that was being shown goes on; another takes over only when the shown one has ended, or has had the screen long
-enough while others were kept waiting. A step that is left unfinished is marked `#5 ...`; coming back repeats its name.
+Owns the order in which steps that run side by side take turns. The plan: what has just ended is shown first, to its
+end; then the step that was being shown goes on; another takes over only when the shown one has ended, or has had the
+screen long enough while others were kept waiting. A step that is left unfinished is marked `#5 ...`; coming back
+repeats its name.
 """
 
 from collections.abc import Callable
@@ -53,7 +54,7 @@ class Plain:
                 self._lines(failure_lines(row, TAIL))
         self._out.flush()
 
-    # ---- who is shown -------------------------------------------------------------------------------------------------
+    # ---- who is shown ------------------------------------------------------------------------------------------------
 
     def _draw(self, final: bool = False) -> None:
         now = self._clock()
@@ -83,7 +84,7 @@ class Plain:
             return [*turn, max(others, key=lambda row: row.updates)]
         return turn
 
-    # ---- what is shown ------------------------------------------------------------------------------------------------
+    # ---- what is shown -----------------------------------------------------------------------------------------------
 
     def _show(self, row: Row | None, now: float) -> None:
         if row is None:
@@ -134,7 +135,9 @@ class Plain:
                 last = index == len(pieces) - 1
                 text = piece.decode("utf-8", "replace")
                 if text or not last:
-                    head = "" if self._open_line else f"#{row.number} {log_time(event.timestamp - (row.started or 0.0))} "
+                    head = (
+                        "" if self._open_line else f"#{row.number} {log_time(event.timestamp - (row.started or 0.0))} "
+                    )
                     self._out.write(head + text)
                     self._open_line = True
                 if not last:
@@ -164,7 +167,9 @@ def _outcome(row: Row, now: float) -> str:
 
 def _status(status: StatusEvent) -> str:
     words = [status.id, progress(status.current, status.total)]
-    seconds = (status.completed or status.timestamp) - (status.started if status.started is not None else status.timestamp)
+    seconds = (status.completed or status.timestamp) - (
+        status.started if status.started is not None else status.timestamp
+    )
     if seconds > 0.01:
         words.append(f"{seconds:.1f}s")
     if status.completed is not None:

@@ -1,7 +1,7 @@
 """The display for programs: one JSON object per event and line, with the fields of BuildKit's SolveStatus.
 
-Owns the field names (client/graph.go of BuildKit): `vertexes`, `statuses`, `logs`, `warnings`, each a list of one. Bytes are
-base64, times RFC 3339 in UTC.
+Owns the field names (client/graph.go of BuildKit): `vertexes`, `statuses`, `logs`, `warnings`, each a list of one.
+Bytes are base64, times RFC 3339 in UTC.
 """
 
 import base64
@@ -36,19 +36,49 @@ def as_json(event: Event) -> dict[str, list[dict[str, Any]]]:
     """The SolveStatus that holds only this event."""
     if isinstance(event, VertexEvent):
         group = {"id": event.group, "name": event.group} if event.group else None
-        return {"vertexes": [_without_empty(
-            digest=event.vertex, inputs=list(event.inputs), name=event.name, started=_time(event.started),
-            completed=_time(event.completed), cached=event.cached, error=event.error, progressGroup=group)]}
+        return {
+            "vertexes": [
+                _without_empty(
+                    digest=event.vertex,
+                    inputs=list(event.inputs),
+                    name=event.name,
+                    started=_time(event.started),
+                    completed=_time(event.completed),
+                    cached=event.cached,
+                    error=event.error,
+                    progressGroup=group,
+                )
+            ]
+        }
     if isinstance(event, StatusEvent):
-        status = _without_empty(vertex=event.vertex, total=event.total, started=_time(event.started), completed=_time(event.completed))
+        status = _without_empty(
+            vertex=event.vertex, total=event.total, started=_time(event.started), completed=_time(event.completed)
+        )
         return {"statuses": [{"id": event.id, "current": event.current, "timestamp": _time(event.timestamp)} | status]}
     if isinstance(event, LogEvent):
-        return {"logs": [{"vertex": event.vertex, "stream": event.stream, "data": _base64(event.data),
-                          "timestamp": _time(event.timestamp)}]}
+        return {
+            "logs": [
+                {
+                    "vertex": event.vertex,
+                    "stream": event.stream,
+                    "data": _base64(event.data),
+                    "timestamp": _time(event.timestamp),
+                }
+            ]
+        }
     short = f"{event.rule}: {event.message}" if event.rule else event.message
-    return {"warnings": [_without_empty(
-        vertex=event.vertex, level=1, short=_base64(short.encode()), detail=[_base64(event.detail.encode())] if event.detail else [],
-        url=event.url, **_source(event.location))]}
+    return {
+        "warnings": [
+            _without_empty(
+                vertex=event.vertex,
+                level=1,
+                short=_base64(short.encode()),
+                detail=[_base64(event.detail.encode())] if event.detail else [],
+                url=event.url,
+                **_source(event.location),
+            )
+        ]
+    }
 
 
 def _source(location: Location | None) -> dict[str, Any]:

@@ -28,7 +28,7 @@ class Part:
 
 @dataclass(slots=True)
 class Row:
-    """One line of a build. `number` is 0 until a display gives it one. `members` are the newest events of its vertices."""
+    """One line of a build. `number` is 0 until a display gives one. `members` are its vertices' newest events."""
 
     name: str
     number: int = 0

@@ -1,8 +1,9 @@
 """The live display: one line per step with a running clock, bars for long transfers, the last output of running steps.
 
-Owns the picture (`frame`, a pure function of the trace, the time and the terminal's size) and how it replaces the one before:
-only lines that changed are written, in one write, between the terminal's begin and end of synchronized update, so nothing
-flickers. When the picture is taller than the screen, what is done scrolls out of it first. At the end the whole list stays.
+Owns the picture (`frame`, a pure function of the trace, the time and the terminal's size) and how it replaces the one
+before: only lines that changed are written, in one write, between the terminal's begin and end of synchronized
+update, so nothing flickers. When the picture is taller than the screen, what is done scrolls out of it first. At the
+end the whole list stays.
 """
 
 import os
@@ -164,7 +165,9 @@ def _block(row: Row, now: float, width: int) -> list[Line]:
         seconds = end - status.started if status.started is not None else 0.0
         text = f" => => {status.id}"
         lines.append(Line(text, f"{_transfer(status, over, width)}{_timer(seconds)}", _BLUE if over else "", over))
-    lines.extend(Line(f" => => WARN: {' '.join(warning.message.split())}", "", _YELLOW, ended) for warning in row.warnings)
+    lines.extend(
+        Line(f" => => WARN: {' '.join(warning.message.split())}", "", _YELLOW, ended) for warning in row.warnings
+    )
     return lines
 
 

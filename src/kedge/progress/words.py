@@ -7,7 +7,9 @@ import re
 
 from kedge.progress.trace import Row
 
-_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[PX^_][^\x1b]*(?:\x1b\\)?|[ -/]*[0-~])")
+_ESCAPES = re.compile(
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[PX^_][^\x1b]*(?:\x1b\\)?|[ -/]*[0-~])"
+)
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
@@ -37,7 +39,7 @@ def log_time(seconds: float) -> str:
 
 
 def printable(line: bytes) -> str:
-    """A line of output as it may stand inside a live display: no escape sequences, no controls, after its last return."""
+    """A line of output as it may stand in a live display: no escape sequences, no controls, after its last return."""
     text = line.decode("utf-8", "replace").rstrip("\r")
     text = _ESCAPES.sub("", text.rpartition("\r")[2]).expandtabs(4)
     return _CONTROLS.sub("", text)
