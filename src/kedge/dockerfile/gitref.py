@@ -127,7 +127,10 @@ def _with_option(found: GitReference, key: str, value: str) -> GitReference:
     if key == "mtime" and value in ("checkout", "commit"):
         return replace(found, mtime=value)
     if key in _WITHOUT_VALUE and (not value or value in _TRUE or value in _FALSE):
-        return replace(found, **{key.replace("-", "_"): value not in _FALSE})
+        on = value not in _FALSE
+        if key == "submodules":
+            return replace(found, submodules=on)
+        return replace(found, keep_git_dir=on) if key == "keep-git-dir" else replace(found, fetch_by_commit=on)
     known = "ref, tag, branch, subdir, checksum, commit, keep-git-dir, submodules, mtime, fetch-by-commit"
     raise DockerfileError(f"invalid git option {key[:100]}={value[:100]}", hint=f"Options are {known}.")
 

@@ -1,0 +1,362 @@
+"""Which stages a build needs, and what each stands on: the Dockerfile's stages tied together, before any graph.
+
+Owns the names that --from, FROM and mounts may use, ONBUILD triggers, the images and contexts that stages start from.
+Does not know what instructions do. One call of `make_plan` works with the images known so far and lists those
+missing.
+
+How: (1) every stage gets its base: a stage above, a named context, scratch or an image. (2) COPY --from and mounts tie
+stages; a name that is no stage becomes a nameless one on that image. (3) From the target, walk to all it needs; bases
+whose image is known give their ONBUILD triggers, which may tie further stages: then walk again.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from kedge.dockerfile import contexts
+from kedge.dockerfile.findings import Findings
+from kedge.dockerfile.instructions import Add, Command, Copy, From, Onbuild, Run, Workdir
+from kedge.dockerfile.mounts import mount_stage
+from kedge.dockerfile.options import ImageRequest, LowerOptions, ResolvedImage
+from kedge.dockerfile.outline import Capture
+from kedge.dockerfile.parser import parse
+from kedge.dockerfile.read import read_instruction
+from kedge.dockerfile.stages import Stage, StagedFile
+from kedge.dockerfile.variables import Globals, expand_in_from, platform_text, read_globals, unknown_stage
+from kedge.dockerfile.words import expand
+from kedge.model.errors import DockerfileError, KedgeError, Location
+from kedge.model.platform import Platform, parse_platform
+from kedge.model.reference import parse_reference
+
+SCRATCH = "scratch"
+_INDEX = re.compile(r"[+-]?[0-9]{1,9}")
+_COMMON_IMAGES = ("alpine", "busybox", "centos", "debian", "golang", "ubuntu", "fedora", "node", "python")
+
+
+@dataclass(eq=False, slots=True)
+class Step:
+    """An instruction in a stage; `sources` are the stages its --from or its mounts name, in the mounts' order."""
+
+    command: Command
+    sources: list["StagePlan"] = field(default_factory=list)
+    onbuild: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class StagePlan:
+    """A stage, or an image that --from names (`stage` is None). `base` is the stage it is built on, if it is one.
+
+    `context` replaces the whole stage, `base_context` what it starts from. `total` counts the steps that names show.
+    """
+
+    stage: Stage | None
+    index: int
+    label: str
+    base_name: str
+    location: Location
+    platform: Platform | None = None
+    base: "StagePlan | None" = None
+    context: contexts.NamedContext | None = None
+    base_context: contexts.NamedContext | None = None
+    image: ResolvedImage | None = None
+    request: ImageRequest | None = None
+    steps: list[Step] = field(default_factory=list)
+    needs: dict["StagePlan", Step] = field(default_factory=dict)
+    total: int = 0
+    no_cache: bool = False
+    triggers_read: bool = False
+    capture: Capture = field(default_factory=Capture)
+
+    @property
+    def name(self) -> str:
+        return self.stage.name if self.stage else ""
+
+    @property
+    def comments(self) -> tuple[str, ...]:
+        return self.stage.source.comments if self.stage else ()
+
+    @property
+    def is_scratch(self) -> bool:
+        return self.base is None and self.base_name == SCRATCH and self.context is None
+
+
+@dataclass(slots=True)
+class Plan:
+    """All stages in order, images named by --from after them.
+
+    `needed` are those to lower, `missing` images unknown yet.
+    """
+
+    file: StagedFile
+    options: LowerOptions
+    globals: Globals
+    findings: Findings
+    stages: list[StagePlan] = field(default_factory=list)
+    by_name: dict[str, StagePlan] = field(default_factory=dict)
+    target: StagePlan = field(init=False)
+    needed: list[StagePlan] = field(default_factory=list)
+    missing: set[ImageRequest] = field(default_factory=set)
+
+    @property
+    def names(self) -> list[str]:
+        """What stages are called, for hints."""
+        return [plan.label for plan in self.stages if plan.stage and plan.label]
+
+
+def make_plan(
+    file: StagedFile,
+    options: LowerOptions,
+    images: Mapping[ImageRequest, ResolvedImage],
+    findings: Findings,
+) -> Plan:
+    """Tie the stages together; raises DockerfileError, NotFound."""
+    plan = Plan(file, options, read_globals(file, options, findings), findings)
+    for stage in file.stages:
+        _add_stage(plan, stage)
+    plan.target = _find_target(plan)
+    for one in list(plan.stages):
+        for command in one.stage.commands if one.stage else ():
+            _add_step(plan, one, len(one.steps), command)
+    _refuse_cycles(plan)
+    if len(plan.stages) == 1:
+        plan.stages[0].label = ""
+    _resolve(plan, images)
+    return plan
+
+
+# ---- (1) stages and their bases --------------------------------------------------------------------------------------
+
+
+def _add_stage(plan: Plan, stage: Stage) -> None:
+    try:
+        source, escape = stage.source, plan.file.file.escape
+        base = expand_in_from(source.base, plan.globals, escape, stage.location, plan.findings, source.comments)
+        if not base.text:
+            raise DockerfileError(
+                f"the base name {source.base!r} is empty", hint="Give its argument a value by --build-arg."
+            )
+        platform, read = _read_platform(plan, source)
+    except KedgeError as error:
+        raise error.at(stage.location, stage.label) from None
+    one = StagePlan(stage, stage.index, stage.label, base.text, stage.location, platform)
+    one.capture = Capture(dict(plan.globals.declared))
+    one.context = contexts.find(plan.options, stage.name, platform) if stage.name else None
+    _register(plan, one)
+    if one.context:
+        one.base = None
+        return
+    one.capture.used |= {*base.matched, *read}
+    one.total = sum(isinstance(command, (Add, Copy, Run, Workdir)) for command in stage.commands)
+    one.total += one.base is None and one.base_name != SCRATCH
+    one.no_cache = plan.options.ignores_cache(stage.name)
+
+
+def _register(plan: Plan, one: StagePlan) -> None:
+    plan.stages.append(one)
+    one.base = plan.by_name.get(one.base_name.lower())
+    if one.base:
+        one.capture = one.base.capture.copy()
+    if one.name:
+        plan.by_name[one.name] = one
+
+
+def _read_platform(plan: Plan, source: From) -> tuple[Platform | None, tuple[str, ...]]:
+    if not source.platform:
+        return None, ()
+    values, findings = plan.globals.values, plan.findings
+    result = expand_in_from(
+        source.platform, plan.globals, plan.file.file.escape, source.location, findings, source.comments
+    )
+    only_target = result.matched == ("TARGETPLATFORM",) and not result.unmatched
+    if only_target and result.text == values["TARGETPLATFORM"]:
+        findings.report("RedundantTargetPlatform", source.location, source.platform, comments=source.comments)
+    if not result.text:
+        raise DockerfileError(f"the platform {source.platform!r} is empty")
+    platform = parse_platform(result.text, plan.options.build_platform)
+    constant = not result.matched and not result.unmatched
+    if constant and platform.os not in source.stage and platform.architecture not in source.stage:
+        findings.report("FromPlatformFlagConstDisallowed", source.location, result.text, comments=source.comments)
+    return platform, result.matched
+
+
+def _find_target(plan: Plan) -> StagePlan:
+    if not plan.options.target:
+        return plan.stages[-1]
+    found = plan.by_name.get(plan.options.target.lower())
+    if found is None:
+        raise unknown_stage(plan.options.target, [one.name for one in plan.stages if one.name])
+    return found
+
+
+# ---- (2) what steps name ---------------------------------------------------------------------------------------------
+
+
+def _add_step(plan: Plan, one: StagePlan, position: int, command: Command, onbuild: bool = False) -> Step:
+    try:
+        sources = _sources(plan, command)
+    except KedgeError as error:
+        raise error.at(command.location, one.label) from None
+    step = Step(command, sources, onbuild)
+    one.steps.insert(position, step)
+    for source in sources:
+        one.needs[source] = step
+        if source.stage is None and source not in plan.stages:
+            _register(plan, source)
+    return step
+
+
+def _sources(plan: Plan, command: Command) -> list[StagePlan]:
+    if isinstance(command, Copy) and command.source_stage:
+        if expand(command.source_stage, {}, plan.file.file.escape).text != command.source_stage:
+            raise DockerfileError(
+                "--from cannot have variables", hint="Name the image in a stage of its own: FROM $IMAGE AS name."
+            )
+        if _INDEX.fullmatch(command.source_stage):
+            return [_by_index(plan, command)]
+        return [_by_name(plan, command.source_stage, command.location)]
+    if isinstance(command, Run):
+        return [_by_name(plan, mount_stage(text) or SCRATCH, command.location) for text in command.mounts]
+    return []
+
+
+def _by_index(plan: Plan, command: Copy) -> StagePlan:
+    index = int(command.source_stage)
+    if not 0 <= index < len(plan.stages):
+        hint = f"The file's stages are numbered 0 to {len(plan.file.stages) - 1}."
+        raise DockerfileError(f"no stage has the index {index}", hint=hint)
+    return plan.stages[index]
+
+
+def _by_name(plan: Plan, name: str, location: Location) -> StagePlan:
+    return plan.by_name.get(name.lower()) or StagePlan(None, -1, "", name, location)
+
+
+def _refuse_cycles(plan: Plan) -> None:
+    """Depth first, without recursion: `path` holds the stages from which the current one was reached."""
+    done: set[StagePlan] = set()
+    for start in plan.stages:
+        path: list[StagePlan] = []
+        stack: list[tuple[StagePlan, bool]] = [(start, False)]
+        on_path: set[StagePlan] = set()
+        while stack:
+            one, leave = stack.pop()
+            if leave:
+                on_path.discard(path.pop())
+                done.add(one)
+                continue
+            if one in done or one in on_path:
+                continue
+            path.append(one)
+            on_path.add(one)
+            stack.append((one, True))
+            for needed, location in _needs(one):
+                if needed in on_path:
+                    raise _cycle(path[path.index(needed) :], location)
+                stack.append((needed, False))
+
+
+def _needs(one: StagePlan) -> list[tuple[StagePlan, Location]]:
+    needs = [(needed, step.command.location) for needed, step in one.needs.items()]
+    return [*needs, (one.base, one.location)] if one.base else needs
+
+
+def _cycle(path: list[StagePlan], location: Location) -> DockerfileError:
+    names = [one.label for one in path]
+    way = " needs ".join([*names, names[0]])
+    return DockerfileError(f"stages need each other: {way}", location=location, stage=names[-1])
+
+
+# ---- (3) what the target needs ---------------------------------------------------------------------------------------
+
+
+def _resolve(plan: Plan, images: Mapping[ImageRequest, ResolvedImage]) -> None:
+    more = True
+    while more:
+        plan.missing.clear()
+        reached = set(plan.stages) if plan.options.all_stages else _reach(plan.target)
+        plan.needed = [one for one in plan.stages if one in reached]
+        for one in plan.needed:
+            _resolve_base(plan, one, images)
+        more = False
+        for one in plan.needed:
+            more |= _read_triggers(plan, one)
+
+
+def _reach(target: StagePlan) -> set[StagePlan]:
+    reached: set[StagePlan] = set()
+    stack = [target]
+    while stack:
+        one = stack.pop()
+        if one not in reached:
+            reached.add(one)
+            stack.extend(one.needs)
+            stack.extend([one.base] if one.base else [])
+    return reached
+
+
+def _resolve_base(plan: Plan, one: StagePlan, images: Mapping[ImageRequest, ResolvedImage]) -> None:
+    if one.base or one.is_scratch or one.image:
+        return
+    try:
+        request = _request(plan, one)
+    except KedgeError as error:
+        raise error.at(one.location, one.label) from None
+    one.request = request
+    if request is None:
+        return
+    if request in images:
+        one.image = images[request]
+    else:
+        plan.missing.add(request)
+
+
+def _request(plan: Plan, one: StagePlan) -> ImageRequest | None:
+    platform = one.platform or plan.options.platform
+    if one.context:
+        return one.context.request(platform, one.location, one.label)
+    one.base_context = contexts.find(plan.options, one.base_name, platform)
+    if one.base_context:
+        return one.base_context.request(platform, one.location, one.label)
+    try:
+        reference = str(parse_reference(one.base_name))
+    except KedgeError as error:
+        near = unknown_stage(one.base_name, plan.names).hint
+        error.hint = near if near.startswith("Did") else error.hint
+        raise
+    shown = f"{platform_text(platform)} " if plan.options.multi_platform else ""
+    title = f"[{shown}internal] load metadata for {reference}"
+    alternatives = (*plan.names, *_COMMON_IMAGES)
+    return ImageRequest(reference, platform, "docker-image", title, one.location, one.label, alternatives)
+
+
+def _read_triggers(plan: Plan, one: StagePlan) -> bool:
+    """Put the base's ONBUILD triggers before the stage's own steps; whether they tied it to further stages."""
+    if one.triggers_read or one.context or one.stage is None:
+        return False
+    if one.base is None and one.image is None and not one.is_scratch:
+        return False  # its image is not known yet, or it has none
+    one.triggers_read = True
+    triggers = list(one.image.config.on_build) if one.image else []
+    if one.base:
+        triggers += [step.command.trigger for step in one.base.steps if isinstance(step.command, Onbuild)]
+    steps = [_add_step(plan, one, at, _read_trigger(plan, one, text), True) for at, text in enumerate(triggers)]
+    one.total += len(triggers)
+    if any(step.sources for step in steps):
+        _refuse_cycles(plan)
+        return True
+    return False
+
+
+def _read_trigger(plan: Plan, one: StagePlan, text: str) -> Command:
+    try:
+        nodes = parse(text, "ONBUILD trigger").nodes
+        if len(nodes) != 1:
+            raise DockerfileError("an ONBUILD trigger is more than one instruction")
+        typed = read_instruction(nodes[0], Findings())
+        if isinstance(typed, (From, Onbuild)) or typed.name == "MAINTAINER":
+            raise DockerfileError(f"{typed.name} cannot be an ONBUILD trigger")
+    except KedgeError as error:
+        error.location = one.location
+        error.message = f"ONBUILD trigger {text[:100]!r} of the base image: {error.message}"
+        raise error.at(one.location, one.label) from None
+    return replace(typed, location=one.location)

@@ -1,0 +1,147 @@
+"""A stage while it is lowered: its root file system so far, its environment, its config; and what all stages share.
+
+Owns variable expansion inside stages and the names of vertices. Does not know what single instructions do.
+"""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from kedge.dockerfile.config import ConfigDraft
+from kedge.dockerfile.drafts import DraftEdge, Drafts
+from kedge.dockerfile.instructions import Command
+from kedge.dockerfile.plan import Plan, StagePlan
+from kedge.dockerfile.suggest import nearest
+from kedge.dockerfile.variables import NOT_IN_ENVIRONMENT, platform_text
+from kedge.dockerfile.words import expand
+from kedge.model.errors import KedgeError, Location
+from kedge.model.graph import Hints
+from kedge.model.platform import Platform, normalize, parse_platform
+
+
+@dataclass(slots=True)
+class Lowering:
+    """What the stages of one build share. `states` holds those lowered so far; `context` is the build context."""
+
+    plan: Plan
+    drafts: Drafts
+    proxies: tuple[tuple[str, str], ...]
+    context: DraftEdge | None = None
+    context_paths: set[str] = field(default_factory=set)
+    states: dict[StagePlan, "StageState"] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class StageState:
+    """One stage. `root` is None while it is empty; `env` holds ARGs too, `config.env` does not.
+
+    `paths` are those that others copy out of this stage (or of what it is built on, which shares the set); a named
+    local context is read only there. `declared` are the stage's ARGs with their values. `number` counts the named
+    steps.
+    """
+
+    lowering: Lowering
+    plan: StagePlan
+    platform: Platform
+    config: ConfigDraft
+    root: DraftEdge | None = None
+    env: dict[str, str] = field(default_factory=dict)
+    cwd: str = "/"
+    user: str = ""
+    declared: dict[str, str] = field(default_factory=dict)
+    paths: set[str] = field(default_factory=set)
+    number: int = 0
+    workdir_set: bool = False
+    in_trigger: bool = False
+    once: dict[str, Location] = field(default_factory=dict)
+
+    # ---- variables ----
+
+    def set_env(self, name: str, value: str) -> None:
+        """Give a variable a value; it becomes the last one, as processes see the order."""
+        self.env.pop(name, None)
+        self.env[name] = value
+
+    def expand(self, text: str, command: Command) -> str:
+        """A word of an instruction with its variables replaced; reports those that do not exist."""
+        result = expand(text, self.env, self.escape)
+        self._report_unset(result.unmatched, command)
+        return result.text
+
+    def expand_body(self, text: str, command: Command) -> str:
+        """A heredoc's body with its variables replaced, quotes left alone.
+
+        The escape character is always a backslash.
+        """
+        result = expand(text, self.env, "\\", process_quotes=False)
+        self._report_unset(result.unmatched, command)
+        return result.text
+
+    def expand_words(self, text: str) -> tuple[str, ...]:
+        """The words that a text becomes."""
+        return expand(text, self.env, self.escape).words
+
+    def report(self, rule: str, command: Command, *arguments: str, location: Location | None = None) -> None:
+        """Note a breach of a rule by an instruction."""
+        findings = self.lowering.plan.findings
+        findings.report(rule, location or command.location, *arguments, comments=command.comments)
+
+    def _report_unset(self, names: tuple[str, ...], command: Command) -> None:
+        for name in names:
+            if name not in self.declared and name not in NOT_IN_ENVIRONMENT:
+                self.report("UndefinedVar", command, name, nearest(name, list(self.env)) or "")
+
+    @property
+    def escape(self) -> str:
+        return self.lowering.plan.file.file.escape
+
+    # ---- names ----
+
+    def shown(self, text: str, env: Mapping[str, str] | None = None, **how: bool) -> str:
+        """An instruction as its vertex shows it: keyword in capitals, variables replaced."""
+        with suppress(KedgeError):  # only a name: an error is met where the text means something
+            text = expand(text, self.env if env is None else env, self.escape, **how).text
+        keyword, blank, rest = text.partition(" ")
+        return keyword.upper() + blank + rest
+
+    def title(self, text: str) -> str:
+        """The next step's name: `[stage 2/4] text`, with the platform before it in multi-platform builds."""
+        self.number += 1
+        return self.title_again(text)
+
+    def title_again(self, text: str, env: Mapping[str, str] | None = None) -> str:
+        """A name under the current step's number."""
+        total = self.plan.total
+        if not total:
+            return text
+        words = [self.plan.label] if self.plan.label else []
+        if self.lowering.plan.options.multi_platform:
+            words.insert(0, platform_text(self.platform) + self._cross(self.env if env is None else env))
+        words.append(f"{self.number:{len(str(total))}d}/{total}")
+        return f"[{' '.join(words)}] {'ONBUILD ' if self.in_trigger else ''}{text}"
+
+    def _cross(self, env: Mapping[str, str]) -> str:
+        """`->arm64` when the stage runs on one platform and, by its TARGET arguments, makes things for another."""
+        target = _platform_of(env, self.platform)
+        if target is None or (target.os, target.architecture) == (self.platform.os, self.platform.architecture):
+            return ""
+        if target.os != self.platform.os:
+            return f"->{platform_text(target)}"
+        return f"->{target.architecture}" + (f"/{target.variant}" if target.variant else "")
+
+    def hints(self, name: str, location: Location, group: str = "") -> Hints:
+        """The hints of a step of this stage."""
+        return Hints(name, self.plan.no_cache, group, location, self.plan.label)
+
+
+def _platform_of(env: Mapping[str, str], default: Platform) -> Platform | None:
+    parts = {"TARGETOS": default.os, "TARGETARCH": default.architecture, "TARGETVARIANT": ""}
+    if "TARGETPLATFORM" in env:
+        try:
+            return parse_platform(env["TARGETPLATFORM"], default)
+        except KedgeError:
+            return None
+    if not any(name in env for name in parts):
+        return None
+    found = [env.get(name) or value for name, value in parts.items()]
+    return normalize(found[0], found[1], found[2])
