@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from kedge.model.digest import Digest
-from kedge.model.event import Report, WarningEvent, silent
+from kedge.model.event import WarningEvent
 from kedge.model.image import Descriptor
 from kedge.model.ops import Pairs, Ulimit
 from kedge.model.platform import Platform
-from kedge.session.session import Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +116,7 @@ class BuildResult:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     answer: Any = None
     target: Descriptor | None = None  # manifest, or the index of several platforms
+    misses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # name of a step that ran -> why it did
 
     @property
     def id(self) -> Digest:
@@ -131,12 +131,3 @@ class BuildResult:
     def size(self) -> int:
         """Bytes of all layers' uncompressed tars."""
         return sum(image.size for image in self.images)
-
-
-def build(request: BuildRequest, session: Session, report: Report = silent) -> BuildResult:
-    """Build what is asked. Blocks. Raises KedgeError; the store then holds what earlier steps made, and no new name.
-
-    Reports may come from several threads. As an ordinary user, `kernel.identity.enter_user_namespace` must have been
-    called.
-    """
-    raise NotImplementedError

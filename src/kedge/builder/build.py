@@ -1,0 +1,167 @@
+"""The course of a build, from request to result.
+
+Owns the order: definition, base images, graph, solving, outputs. Everything that blocks for long runs on leaves of the
+trunk, so that one failure or one stop ends it all. Does not know what any part does.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from kedge.builder.definition import Definition, load_definition
+from kedge.builder.parts import Parts
+from kedge.builder.request import BuildRequest, BuildResult
+from kedge.dockerfile.directives import find_directive, require_own_frontend
+from kedge.dockerfile.findings import Findings
+from kedge.dockerfile.lint_options import CheckOptions, check_options
+from kedge.dockerfile.lower import Target, lower
+from kedge.dockerfile.options import ImageRequest, LowerOptions, ResolvedImage
+from kedge.dockerfile.stages import StagedFile, read_dockerfile
+from kedge.model.digest import digest_of
+from kedge.model.event import Report, WarningEvent, silent
+from kedge.model.graph import Snapshot
+from kedge.model.platform import Platform, parse_platform
+from kedge.session.session import Session
+from kedge.solver.solver import Solver
+
+if TYPE_CHECKING:
+    from kedge.builder.outputs import Built
+
+
+def build(request: BuildRequest, session: Session, report: Report = silent) -> BuildResult:
+    """Build what is asked. Blocks. Raises KedgeError; the store then holds what earlier steps made, and no new name.
+
+    Reports may come from several threads. As an ordinary user, `kernel.identity.enter_user_namespace` must have been
+    called. A KeyboardInterrupt stops every step and is raised again.
+    """
+    with Parts(request, session, report) as parts:
+        course = _Course(parts)
+        solver = parts.solver(course.scope)
+        try:
+            return parts.trunk.run(course.run(solver))
+        except BaseException as error:
+            solver.abandon(error)
+            raise
+
+
+@dataclass
+class _Course:
+    """What is known so far."""
+
+    parts: Parts
+    findings: Findings = field(default_factory=Findings)
+    checks: CheckOptions = field(default_factory=CheckOptions)
+
+    @property
+    def scope(self) -> str:
+        """Names builds of the same thing, so that a miss is explained by the last one of them."""
+        request = self.parts.request
+        context = (
+            request.context if isinstance(request.context, str) else str(getattr(request.context, "absolute", str)())
+        )
+        return digest_of((context, request.dockerfile, request.target))[7:23]
+
+    async def run(self, solver: Solver) -> BuildResult:
+        """The build itself, as the trunk's main task."""
+        parts, request = self.parts, self.parts.request
+        parts.entitlements  # noqa: B018 - a wrong word is told before anything is done
+        platforms = _platforms(request, parts.host)
+        definition = await parts.trunk.call(load_definition, parts)
+        file = self._read(definition)
+        if request.call == "targets":
+            from kedge.dockerfile.targets import list_targets
+
+            return BuildResult(answer=list_targets(file))
+        options = [_lower_options(parts, definition, platform, len(platforms) > 1) for platform in platforms]
+        targets = await parts.trunk.gather(self._lower(file, one) for one in options)
+        warnings = self._warn(file)
+        if request.call != "build":
+            return BuildResult(warnings=warnings, answer=targets[0].outline)
+        for target in targets:
+            if target.edge:
+                parts.entitlements.require_all(target.edge)
+        snapshots = await parts.trunk.gather(_solve(solver, target) for target in targets)
+        from kedge.builder.outputs import export
+
+        built = await parts.trunk.call(export, parts, targets, snapshots)
+        return _result(request, built, warnings, solver)
+
+    def _read(self, definition: Definition) -> StagedFile:
+        file = read_dockerfile(definition.text, definition.name, self.findings)
+        require_own_frontend(find_directive(file.file.source, "syntax"))
+        self.checks = check_options(file.file, dict(self.parts.request.build_args))
+        return file
+
+    async def _lower(self, file: StagedFile, options: LowerOptions) -> Target:
+        """The graph for one platform. Base images are asked for until lowering needs no more of them."""
+        from kedge.dockerfile.lower import needed_images
+
+        known: dict[ImageRequest, ResolvedImage] = {}
+        while needed := needed_images(file, options, known):
+            from kedge.builder.images import resolve
+
+            asked = sorted(needed, key=lambda request: (request.reference, str(request.platform)))
+            answers = await self.parts.trunk.gather(resolve(self.parts, request) for request in asked)
+            known |= dict(zip(asked, answers, strict=True))
+        return lower(file, options, known, self.findings)
+
+    def _warn(self, file: StagedFile) -> tuple[WarningEvent, ...]:
+        """Tell what reading and lowering found, as far as it is not silenced."""
+        if not self.findings.found and not file.file.warnings:
+            return ()
+        from kedge.dockerfile.lint import lint, require_clean
+
+        warnings = lint(file.file, self.findings.found, self.checks)
+        for warning in warnings:
+            self.parts.report(warning)
+        require_clean(warnings, self.checks)
+        return warnings
+
+
+async def _solve(solver: Solver, target: Target) -> Snapshot:
+    return await solver.solve(target.edge) if target.edge else ()
+
+
+def _platforms(request: BuildRequest, host: Platform) -> list[Platform | None]:
+    """The platforms asked for; None alone for the machine's own, or what a base image decides."""
+    if not request.platforms:
+        return [None]
+    return list(dict.fromkeys(parse_platform(text, host) for text in request.platforms))
+
+
+def _lower_options(parts: Parts, definition: Definition, platform: Platform | None, several: bool) -> LowerOptions:
+    request = parts.request
+    from kedge.builder.contexts import named_contexts
+
+    contexts, ignores = named_contexts(parts)
+    return LowerOptions(
+        target=request.target,
+        build_args=_build_args(request),
+        labels=dict(request.labels),
+        target_platform=platform,
+        build_platform=parts.host,
+        multi_platform=several,
+        all_stages=request.call in ("check", "lint"),
+        no_cache=request.no_cache or frozenset(request.no_cache_filter),
+        network=request.network if request.network in ("none", "host") else "sandbox",
+        add_hosts=request.add_hosts,
+        contexts=contexts,
+        ignore={"context": definition.ignore} | ignores,
+        ulimits=request.ulimits,
+        shm_size=request.shm_size,
+        cgroup_parent=request.cgroup_parent,
+        resolve_mode="pull" if request.pull else "default",
+    )
+
+
+def _build_args(request: BuildRequest) -> Mapping[str, str]:
+    """The build arguments, over the client's proxies (which reach steps but no cache key) and SOURCE_DATE_EPOCH."""
+    args = {name: value for name, value in request.env if name.lower().endswith("_proxy")}
+    if request.source_date_epoch is not None:
+        args["SOURCE_DATE_EPOCH"] = str(request.source_date_epoch)
+    return args | dict(request.build_args)
+
+
+def _result(request: BuildRequest, built: "Built", warnings: tuple[WarningEvent, ...], solver: Solver) -> BuildResult:
+    misses: dict[str, Any] = {miss.name: miss.reasons for miss in solver.misses.values() if miss.name}
+    return BuildResult(built.images, built.names, warnings, built.metadata, None, built.target, misses)

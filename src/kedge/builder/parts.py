@@ -1,0 +1,220 @@
+"""The real parts of one build, made on first need: a fully cached build needs few of them.
+
+Owns construction and lifetime. Does not know the order of a build.
+"""
+
+import os
+import threading
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kedge.builder.request import BuildRequest
+from kedge.model.errors import NotFound
+from kedge.model.event import Report
+from kedge.model.ops import Build, Diff, Exec, File, Merge, Op, Passthrough, Source
+from kedge.model.platform import Platform, of_machine
+from kedge.operations.build import BuildOperation
+from kedge.operations.content import Content
+from kedge.operations.diff import DiffOperation
+from kedge.operations.entitlements import Entitlements
+from kedge.operations.file import FileOperation
+from kedge.operations.merge import MergeOperation
+from kedge.operations.passthrough import PassthroughOperation
+from kedge.operations.source import SourceOperation
+from kedge.session.session import Session
+from kedge.solver.contracts import Operation
+from kedge.solver.solver import Solver
+from kedge.solver.trunk import Trunk
+from kedge.sources.handler import SourceHandler
+from kedge.storage.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kedge.model.image import Descriptor
+    from kedge.model.settings import Settings
+    from kedge.registry.client import Registry
+    from kedge.sandbox.process import Executor
+    from kedge.sources.image import ImageSource
+    from kedge.sources.oci_layout import OciLayoutSource
+    from kedge.storage.blobs import BlobWriter
+    from kedge.storage.layers import FetchProgress
+
+
+class Late:
+    """Stands for an object until one of its attributes is asked for; then it is made, once."""
+
+    def __init__(self, make: "Callable[[], Any]") -> None:
+        self._make = make
+        self._lock = threading.Lock()
+        self._made: Any = None
+
+    def __getattr__(self, name: str) -> Any:
+        with self._lock:
+            if self._made is None:
+                self._made = self._make()
+        return getattr(self._made, name)
+
+    def close(self) -> None:
+        """Close the object if it was made."""
+        if self._made is not None:
+            self._made.close()
+
+
+class Parts:
+    """The parts of one build: a context manager that closes those that were made."""
+
+    def __init__(self, request: BuildRequest, session: Session, report: Report) -> None:
+        self.request, self.report = request, report
+        self.session = Lending(session)
+        self.trunk = Trunk()
+        self.host: Platform = of_machine(os.uname().machine)
+        self._closing = ExitStack()
+
+    def __enter__(self) -> "Parts":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.close()
+
+    @cached_property
+    def settings(self) -> "Settings":
+        """What the configuration files say."""
+        from kedge.model.settings import Settings
+
+        return Settings()
+
+    @cached_property
+    def store(self) -> Store:
+        """The store; closed with the build, which ends the protection of what it used."""
+        store = Store.open(self.request.store, max_size=self.settings.store.max_size)
+        self._closing.callback(store.close)
+        store.fetch = self._fetch
+        return store
+
+    @cached_property
+    def registry(self) -> "Registry":
+        """All registries. A stand-in until somebody needs the network."""
+
+        def make() -> "Registry":
+            from kedge.registry.client import Registry
+
+            return Registry(self.settings, self.session.credential)
+
+        late = Late(make)
+        self._closing.callback(late.close)
+        return late  # type: ignore[return-value]
+
+    @cached_property
+    def images(self) -> "ImageSource":
+        from kedge.sources.image import ImageSource
+
+        return ImageSource(self.store, self.registry, self.host)
+
+    @cached_property
+    def layouts(self) -> "OciLayoutSource":
+        from kedge.sources.oci_layout import OciLayoutSource
+
+        return OciLayoutSource(self.store, self.host)
+
+    def _fetch(self, origin: str, descriptor: "Descriptor", writer: "BlobWriter", progress: "FetchProgress") -> None:
+        from kedge.sources.fetch import store_fetch
+
+        store_fetch(self.registry)(origin, descriptor, writer, progress)
+
+    @cached_property
+    def executor(self) -> "Executor":
+        def make() -> "Executor":
+            from kedge.sandbox.linux import LinuxExecutor
+
+            return LinuxExecutor(self.store.root / "sandbox")
+
+        late = Late(make)
+        self._closing.callback(late.close)
+        return late  # type: ignore[return-value]
+
+    @cached_property
+    def entitlements(self) -> Entitlements:
+        return Entitlements(self.request.entitlements)
+
+    def solver(self, scope: str) -> Solver:
+        """The solver over all operations."""
+        content = Content(self.store)
+        operations: dict[type[Op], Operation] = {
+            Source: SourceOperation(self.trunk, self._handlers(), self.report),
+            File: FileOperation(self.trunk, self.store, content),
+            Merge: MergeOperation(),
+            Diff: DiffOperation(),
+            Passthrough: PassthroughOperation(),
+            Exec: self._exec(),
+        }
+        solver = Solver(self.trunk, operations, self.store.results, content.checksum, self.report, scope)
+        operations[Build] = BuildOperation(self.trunk, self.store.layers, solver.solve)
+        return solver
+
+    def _exec(self) -> Operation:
+        from kedge.operations.exec import ExecOperation
+
+        request, limits = self.request, None
+        if request.memory or request.cpus:
+            from kedge.sandbox.process import Limits
+
+            limits = Limits(request.memory, request.cpus)
+        return ExecOperation(
+            self.trunk,
+            self.store,
+            self.executor,
+            self.session,
+            self.report,
+            self.entitlements,
+            limits,
+            request.max_parallelism,
+        )
+
+    def _handlers(self) -> dict[str, SourceHandler]:
+        from kedge.sources.local import LocalSource
+
+        def http() -> SourceHandler:
+            from kedge.sources.http import HttpSource
+
+            return HttpSource(self.store, self.session)
+
+        def git() -> SourceHandler:
+            from kedge.sources.git import GitSource
+
+            return GitSource(self.store, self.session)
+
+        web: Any = Late(http)
+        handlers: dict[str, Any] = {
+            "docker-image": self.images,
+            "local": LocalSource(self.session, self.store.layers),
+            "http": web,
+            "https": web,
+            "git": Late(git),
+            "oci-layout": Late(lambda: self.layouts),
+        }
+        return handlers
+
+
+class Lending:
+    """A session that also lends what the builder itself has: the request's directories and fetched contexts."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._directories: dict[str, Path] = {}
+        self.secret, self.ssh, self.credential = session.secret, session.ssh, session.credential
+
+    def lend(self, name: str, directory: Path) -> None:
+        """Lend a directory under a name; before the solving starts."""
+        self._directories[name] = directory
+
+    def directory(self, name: str) -> Path:
+        """The directory lent under a name; raises NotFound."""
+        own = self._directories.get(name)
+        if own is None:
+            return self._session.directory(name)
+        if not own.is_dir():
+            raise NotFound(f"{own} is not a directory" if own.exists() else f"{own} does not exist")
+        return own
