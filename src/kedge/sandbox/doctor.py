@@ -3,16 +3,30 @@
 Owns the checks. Does not know which commands need which, beyond `require`.
 """
 
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+
+from kedge.kernel import identity
+from kedge.kernel import syscalls as sc
+from kedge.model.errors import Unsupported
+from kedge.sandbox import cgroups, seccomp
+
+_OLDEST = (5, 12)  # mount_setattr(2); unprivileged overlayfs came with 5.11
+_ENOUGH_SPACE = 2 << 30
+_FOREIGN = {"x86_64": ("aarch64", "arm64"), "aarch64": ("x86_64", "amd64")}  # binfmt's name and the platform's
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One answer: `name` is stable and short (`overlayfs`); `detail` one line; `remedy` a command or a sentence, ""
-    if ok.
+    """One answer: `name` is stable and short (`overlayfs`); `detail` one line.
 
-    `needed` tells whether builds with RUN steps fail without it.
+    `remedy` is the command or sentence that mends it, empty if ok. `needed` tells whether RUN steps fail without it.
     """
 
     name: str
@@ -23,10 +37,246 @@ class Check:
 
 
 def checks(root: Path | None = None) -> list[Check]:
-    """All checks, about this process's own privileges; `root` is the store's directory. Takes well below a second."""
-    return []
+    """All checks, for this process's own privileges; `root` is the store's directory. Takes well below a second."""
+    directory = _nearest(root or Path(tempfile.gettempdir()))
+    return [
+        _kernel(),
+        _privileges(),
+        _user_namespaces(),
+        _subordinate_ids(),
+        _interpreter(),
+        _overlay(directory),
+        _seccomp(),
+        _proc(),
+        _cgroups(),
+        _emulation(),
+        _space(directory),
+    ]
 
 
 def require(root: Path | None = None) -> None:
-    """Raise Unsupported, naming what is missing and its remedy, unless steps can run here. Cheap after the first
-    call."""
+    """Raise Unsupported, naming what is missing and its remedy, unless steps can run here. Costs a few
+    milliseconds."""
+    directory = _nearest(root or Path(tempfile.gettempdir()))
+    for check in (_kernel(), _privileges(), _interpreter(), _overlay(directory, fork=False)):
+        if check.needed and not check.ok:
+            raise Unsupported(f"RUN steps cannot work here: {check.name}: {check.detail}", hint=check.remedy)
+
+
+def _nearest(path: Path) -> Path:
+    while not path.is_dir():
+        path = path.parent
+    return path
+
+
+def _kernel() -> Check:
+    release = os.uname().release
+    numbers = tuple(int(part) for part in release.split("-")[0].split(".")[:2] if part.isdigit())
+    ok = numbers >= _OLDEST
+    remedy = "" if ok else f"boot Linux {_OLDEST[0]}.{_OLDEST[1]} or newer"
+    return Check("kernel", ok, f"Linux {release} on {os.uname().machine}", remedy, needed=True)
+
+
+def _privileges() -> Check:
+    who = identity.current()
+    if who.privileged:
+        return Check("privileges", True, "root in the initial user namespace", needed=True)
+    if who.in_user_namespace and identity.has_capability("sys_admin"):
+        ids = "one id" if who.single_id else f"{who.subuids + 1} ids"
+        return Check("privileges", True, f"user {who.outer_uid} in a user namespace with {ids}", needed=True)
+    remedy = "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0" if _apparmor_restricts() else ""
+    remedy = remedy or "run kedge as root, or allow user namespaces (see the next check)"
+    return Check("privileges", False, "neither root nor in a user namespace", remedy, needed=True)
+
+
+def _apparmor_restricts() -> bool:
+    return _read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == "1"
+
+
+def _user_namespaces() -> Check:
+    """Needed by ordinary users only; each way that distributions use to forbid them has its own remedy."""
+    name = "user-namespaces"
+    for file, bad, command in (
+        ("/proc/sys/user/max_user_namespaces", "0", "sudo sysctl -w user.max_user_namespaces=28633"),
+        ("/proc/sys/kernel/unprivileged_userns_clone", "0", "sudo sysctl -w kernel.unprivileged_userns_clone=1"),
+        (
+            "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
+            "1",
+            "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
+        ),
+    ):
+        if _read(file) == bad:
+            return Check(name, False, f"{file} is {bad}: ordinary users cannot build", command)
+    error = _try_in_child(lambda: sc.unshare(sc.CLONE_NEWUSER))
+    if error:
+        return Check(name, False, error, "run kedge as root, or allow the container it runs in to unshare(2)")
+    return Check(name, True, "ordinary users may make them")
+
+
+def _subordinate_ids() -> Check:
+    name = "subordinate-ids"
+    who = identity.current()
+    if who.privileged:
+        return Check(name, True, "not needed by root")
+    if who.in_user_namespace and not who.single_id:
+        return Check(name, True, f"{who.subuids} besides our own")
+    tools = all(shutil.which(tool) for tool in ("newuidmap", "newgidmap"))
+    if not tools:
+        return Check(name, False, "newuidmap is not installed: steps have one user id", "sudo apt-get install uidmap")
+    uid = who.outer_uid
+    if not identity.subordinate_ids("/etc/subuid", uid) or not identity.subordinate_ids("/etc/subgid", uid):
+        command = f"sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $(id -un {uid})"
+        return Check(
+            name, False, f"user {uid} has no range in /etc/subuid and /etc/subgid: steps have one user id", command
+        )
+    return Check(name, False, "newuidmap did not work", "sudo apt-get install --reinstall uidmap")
+
+
+def _interpreter() -> Check:
+    path = os.path.realpath(sys.executable or "")
+    ok = os.access(path, os.X_OK)
+    detail = (
+        f"{path} can be started by the sandbox"
+        if ok
+        else f"{path or 'the interpreter'} cannot be executed by this user"
+    )
+    return Check("interpreter", ok, detail, "" if ok else "use a Python that this user may execute", needed=True)
+
+
+def _overlay(directory: Path, fork: bool = True) -> Check:
+    """A real overlay mount where the store is; never attached anywhere."""
+    name = "overlayfs"
+    try:
+        with tempfile.TemporaryDirectory(dir=directory, prefix=".kedge-doctor-") as scratch:
+            for part in ("lower", "upper", "work"):
+                os.mkdir(f"{scratch}/{part}")
+            error = (
+                _try_in_child(lambda: _mount_overlay(scratch)) if fork else _attempt(lambda: _mount_overlay(scratch))
+            )
+    except OSError as failure:
+        remedy = "choose another --root"
+        return Check(name, False, f"cannot write to {directory}: {failure.strerror}", remedy, needed=True)
+    if not error:
+        return Check(name, True, f"works on {directory}", needed=True)
+    known = "overlay" in _read("/proc/filesystems")
+    remedy = "choose a --root on ext4, xfs or btrfs" if known else "sudo modprobe overlay"
+    return Check(name, False, error, remedy, needed=True)
+
+
+def _mount_overlay(scratch: str) -> None:
+    fs = sc.fsopen("overlay")
+    try:
+        sc.fsconfig_string(fs, "lowerdir", f"{scratch}/lower")
+        sc.fsconfig_string(fs, "upperdir", f"{scratch}/upper")
+        sc.fsconfig_string(fs, "workdir", f"{scratch}/work")
+        if not identity.current().privileged:
+            sc.fsconfig_flag(fs, "userxattr")
+        sc.fsconfig_create(fs)
+        os.close(sc.fsmount(fs))
+    finally:
+        os.close(fs)
+
+
+def _seccomp() -> Check:
+    machine = os.uname().machine
+    program = seccomp.program(machine)
+    if not program:
+        return Check("seccomp", False, f"no filter for {machine}: steps run without one", "none yet")
+
+    def install() -> None:
+        sc.prctl(sc.PR_SET_NO_NEW_PRIVS, 1)
+        sc.seccomp_filter(program)
+
+    error = _try_in_child(install)
+    return Check(
+        "seccomp",
+        not error,
+        error or "filters can be installed",
+        "boot a kernel with CONFIG_SECCOMP_FILTER" if error else "",
+    )
+
+
+def _proc() -> Check:
+    def mount_proc() -> None:
+        sc.unshare(sc.CLONE_NEWNS | sc.CLONE_NEWPID)
+        if os.fork() == 0:
+            code = 1
+            try:
+                fs = sc.fsopen("proc")
+                sc.fsconfig_create(fs)
+                sc.fsmount(fs)
+                code = 0
+            finally:
+                os._exit(code)
+        if os.wait()[1]:
+            raise OSError(1, "a new /proc cannot be mounted")
+
+    error = _try_in_child(mount_proc)
+    remedy = "run the surrounding container with an unmasked /proc (--security-opt systempaths=unconfined)"
+    return Check(
+        "proc", not error, error or "a process namespace can have its own /proc", remedy if error else "", needed=True
+    )
+
+
+def _cgroups() -> Check:
+    version = cgroups.version()
+    if version == 0:
+        return Check("cgroups", False, "none: steps cannot be limited", "mount -t cgroup2 none /sys/fs/cgroup")
+    writable = os.access("/sys/fs/cgroup/memory" if version == 1 else "/sys/fs/cgroup", os.W_OK)
+    kind = "version 2" if version == 2 else "version 1 or hybrid"
+    if writable:
+        return Check("cgroups", True, f"{kind}: memory and CPU of a step can be limited")
+    return Check(
+        "cgroups", False, f"{kind}, not ours to write: steps cannot be limited", "run kedge as root to limit steps"
+    )
+
+
+def _emulation() -> Check:
+    other, platform = _FOREIGN.get(os.uname().machine, ("x86_64", "amd64"))
+    if _read(f"/proc/sys/fs/binfmt_misc/qemu-{other}").startswith("enabled"):
+        return Check("emulation", True, f"linux/{platform} steps run through qemu-{other}")
+    return Check(
+        "emulation", False, f"linux/{platform} steps cannot run", "sudo apt-get install qemu-user-static binfmt-support"
+    )
+
+
+def _space(directory: Path) -> Check:
+    free = shutil.disk_usage(directory).free
+    ok = free >= _ENOUGH_SPACE
+    return Check("space", ok, f"{free / 1e9:.1f} GB free at {directory}", "" if ok else "kedge prune")
+
+
+def _try_in_child(action: Callable[[], object]) -> str:
+    """Do something irrevocable in a forked child, as root of a user namespace if we are no root; "" or the error."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        text = "it crashed"
+        try:
+            text = _attempt(identity.enter_user_namespace) or _attempt(action)
+        finally:
+            os.write(write, text.encode())
+            os._exit(0)
+    os.close(write)
+    with open(read, "rb") as answer:
+        text = answer.read().decode()
+    os.waitpid(pid, 0)
+    return text
+
+
+def _attempt(action: Callable[[], object]) -> str:
+    try:
+        action()
+    except OSError as error:
+        return error.strerror or str(error)
+    except Unsupported as error:
+        return error.message
+    return ""
+
+
+@cache
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""

@@ -1,0 +1,219 @@
+"""Containers of `kedge run`: a writable directory each, and a record on disk of what it is and whether it runs.
+
+Owns `containers/` below a root, names, states and removal. Does not know images: the caller gives the layer
+directories.
+
+A record is a JSON file, replaced by rename. A container runs exactly while somebody holds the lock beside its record,
+so a killed `kedge` leaves no container that only seems to run.
+"""
+
+import dataclasses
+import fcntl
+import json
+import os
+import re
+import secrets
+import shutil
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from kedge.model.errors import Conflict, InvalidInput, NotFound, StoreError
+from kedge.sandbox.process import Executor, MountPoint, Overlay, Process, Signaller, Stdio
+
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
+_LEFT = (
+    "amber brave calm deep eager fair glad hale keen light merry neat plain quick ready salty swift tidy warm wise"
+).split()
+_RIGHT = (
+    "anchor bay buoy cape chart cove crew delta gale gull harbor isle kelp keel mast pier reef sail shoal tide"
+).split()
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerRecord:
+    """What is known of a container. Times are seconds since the epoch, 0 for not yet; `pid` is 0 unless it runs."""
+
+    id: str
+    name: str
+    image: str
+    image_id: str
+    command: tuple[str, ...]
+    created: float
+    state: Literal["created", "running", "exited"] = "created"
+    pid: int = 0
+    exit_code: int = 0
+    started: float = 0.0
+    finished: float = 0.0
+
+
+class Containers:
+    """All containers below `root`. Safe to use from several processes."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def create(self, image: str, image_id: str, command: tuple[str, ...], name: str = "") -> "Container":
+        """A new container with an empty writable layer; raises Conflict if the name is taken."""
+        if name and not _NAME.fullmatch(name):
+            raise InvalidInput(f"invalid container name {name!r}: letters, digits and _.- are allowed")
+        identifier = secrets.token_hex(32)
+        home = self._root / identifier
+        try:
+            for directory in (home / "upper", home / "work", self._root / "names"):
+                directory.mkdir(parents=True, exist_ok=True)
+            name = self._take_name(name, identifier)
+        except OSError as error:
+            shutil.rmtree(home, ignore_errors=True)
+            raise StoreError(f"cannot create a container in {self._root}: {error.strerror}") from None
+        except Conflict:
+            shutil.rmtree(home, ignore_errors=True)
+            raise
+        container = Container(home, ContainerRecord(identifier, name, image, image_id, command, time.time()))
+        container.save()
+        return container
+
+    def list(self) -> list[ContainerRecord]:
+        """All containers, newest first."""
+        homes = (path for path in self._root.glob("*/record.json")) if self._root.is_dir() else iter(())
+        records = [record for path in homes if (record := _load(path.parent)) is not None]
+        return sorted(records, key=lambda record: -record.created)
+
+    def get(self, reference: str) -> ContainerRecord:
+        """By name, id or unambiguous start of an id; raises NotFound."""
+        records = self.list()
+        exact = [r for r in records if reference in (r.name, r.id)]
+        found = exact or [r for r in records if reference and r.id.startswith(reference)]
+        if len(found) != 1:
+            raise NotFound(
+                f"no such container: {reference}" if not found else f"several containers start with {reference}"
+            )
+        return found[0]
+
+    def remove(self, reference: str, force: bool = False) -> ContainerRecord:
+        """Delete a container and what it wrote; raises Conflict if it runs, unless `force`, which kills it."""
+        record = self.get(reference)
+        if record.state == "running":
+            if not force:
+                raise Conflict(f"container {record.name} is running", hint="stop it first, or force its removal")
+            with suppress(ProcessLookupError):
+                os.kill(record.pid, 9)
+        _delete(self._root / record.id)
+        with suppress(OSError):
+            (self._root / "names" / record.name).unlink()
+        return record
+
+    def _take_name(self, name: str, identifier: str) -> str:
+        """Names are links to ids: creating one is atomic."""
+        for _ in range(20):
+            chosen = name or f"{secrets.choice(_LEFT)}_{secrets.choice(_RIGHT)}{secrets.randbelow(1000)}"
+            link = self._root / "names" / chosen
+            try:
+                os.symlink(identifier, link)
+                return chosen
+            except FileExistsError:
+                holder = os.readlink(link)
+                if not (self._root / holder / "record.json").exists() and not (self._root / holder / "upper").exists():
+                    link.unlink(missing_ok=True)  # left by a removal that was cut short
+                elif name:
+                    raise Conflict(
+                        f"the container name {name} is in use by {holder[:12]}", hint="remove that container"
+                    ) from None
+        raise Conflict("no free container name was found")
+
+
+class Container:
+    """One container, held by the process that created it."""
+
+    def __init__(self, home: Path, record: ContainerRecord) -> None:
+        self._home = home
+        self.record = record
+
+    @property
+    def upper(self) -> Path:
+        """Where everything that it writes goes."""
+        return self._home / "upper"
+
+    def root(self, lowers: tuple[str, ...], readonly: bool = False) -> MountPoint:
+        """Its root: the image's layer directories, bottom first, under its own writable one."""
+        return MountPoint("/", Overlay(lowers, str(self.upper), str(self._home / "work")), readonly=readonly)
+
+    def run(self, executor: Executor, process: Process, mounts: tuple[MountPoint, ...], stdio: Stdio) -> int:
+        """Run it to the end, keeping the record; gives the exit code."""
+        if not process.hostname and process.network != "host":
+            process = dataclasses.replace(process, hostname=self.record.id[:12])
+        started = stdio.on_start
+
+        def on_start(send: Signaller, pid: int) -> None:
+            self._update(state="running", pid=pid, started=time.time())
+            if started is not None:
+                started(send, pid)
+
+        lock = os.open(self._home / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        code = 125
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            code = executor.run(process, mounts, dataclasses.replace(stdio, on_start=on_start))
+            return code
+        finally:
+            self._update(state="exited", pid=0, exit_code=code, finished=time.time())
+            os.close(lock)
+
+    def remove(self) -> None:
+        """Delete it and what it wrote, as `--rm` asks."""
+        Containers(self._home.parent).remove(self.record.id, force=True)
+
+    def save(self) -> None:
+        """Write the record; atomic."""
+        aside = self._home / f"record.{os.getpid()}"
+        try:
+            aside.write_text(json.dumps(dataclasses.asdict(self.record)))
+            aside.replace(self._home / "record.json")
+        except FileNotFoundError:
+            pass  # removed by force meanwhile
+        except OSError as error:
+            raise StoreError(f"cannot write {aside}: {error.strerror}") from None
+
+    def _update(self, **changes: object) -> None:
+        self.record = dataclasses.replace(self.record, **changes)  # type: ignore[arg-type]
+        self.save()
+
+
+def _load(home: Path) -> ContainerRecord | None:
+    try:
+        fields = json.loads((home / "record.json").read_text())
+        record = ContainerRecord(**{**fields, "command": tuple(fields["command"])})
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    if record.state == "running" and not _is_locked(home):
+        return dataclasses.replace(record, state="exited", pid=0, exit_code=137)
+    return record
+
+
+def _is_locked(home: Path) -> bool:
+    try:
+        fd = os.open(home / "lock", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+
+
+def _delete(home: Path) -> None:
+    """Delete a tree whatever the container did to its modes (overlayfs's own work directory has none)."""
+
+    def retry(function: object, path: str, error: object) -> None:
+        with suppress(OSError):
+            os.chmod(os.path.dirname(path), 0o700)
+            os.chmod(path, 0o700, follow_symlinks=False) if os.path.isdir(path) else None
+            shutil.rmtree(path) if os.path.isdir(path) and not os.path.islink(path) else os.unlink(path)
+
+    (home / "record.json").unlink(missing_ok=True)
+    shutil.rmtree(home, onerror=retry)
