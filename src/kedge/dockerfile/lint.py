@@ -1,0 +1,45 @@
+"""Advice: from what reading and lowering found to the warnings a user sees.
+
+Owns which findings are shown, and how. Does not look for anything itself: the same pass that resolves a file's
+variables and stages for the build finds what is odd about them (see `findings`), so advice never disagrees with the build.
+"""
+
+from collections.abc import Iterable
+
+from kedge.dockerfile.findings import Finding
+from kedge.dockerfile.lint_options import CheckOptions, check_options, parse_check_options
+from kedge.dockerfile.lint_rules import RULES
+from kedge.dockerfile.parser import Dockerfile
+from kedge.model.errors import DockerfileError
+from kedge.model.event import WarningEvent
+
+__all__ = ["CheckOptions", "check_options", "lint", "parse_check_options", "require_clean"]
+
+
+def lint(file: Dockerfile, findings: Iterable[Finding], options: CheckOptions) -> tuple[WarningEvent, ...]:
+    """The warnings that `options` let through, in the order of their lines."""
+    at_parsing = (Finding(w.rule, w.location) for w in file.warnings if w.location is not None)
+    shown = [finding for finding in (*at_parsing, *findings) if _is_shown(finding, options)]
+    return tuple(_warning(finding) for finding in sorted(shown, key=lambda finding: finding.location.start))
+
+
+def _is_shown(finding: Finding, options: CheckOptions) -> bool:
+    experimental = RULES[finding.rule].experimental
+    return options.reports(finding.rule, experimental=experimental, comments=finding.comments)
+
+
+def _warning(finding: Finding) -> WarningEvent:
+    rule = RULES[finding.rule]
+    return WarningEvent(rule.name, rule.text(finding.arguments), rule.summary, rule.url, finding.location)
+
+
+def require_clean(warnings: Iterable[WarningEvent], options: CheckOptions) -> None:
+    """Raises DockerfileError when there are warnings and `error=true` makes them errors."""
+    shown = list(warnings)
+    if options.error and shown:
+        rules = ", ".join(dict.fromkeys(warning.rule for warning in shown))
+        raise DockerfileError(
+            f"checks failed: {rules}",
+            location=shown[0].location,
+            hint="The check option error=true makes every warning an error.",
+        )

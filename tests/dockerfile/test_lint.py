@@ -1,0 +1,190 @@
+"""Checks: every rule of the reference, its silencing, and the pages that explain it."""
+
+import contextlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from kedge.dockerfile.findings import Findings
+from kedge.dockerfile.lint import check_options, lint, parse_check_options, require_clean
+from kedge.dockerfile.lint_rules import RULES
+from kedge.dockerfile.lower import lower, needed_images
+from kedge.dockerfile.options import ImageRequest, LowerOptions, ResolvedImage
+from kedge.dockerfile.parser import parse
+from kedge.dockerfile.stages import read_stages
+from kedge.model.digest import sha256
+from kedge.model.errors import DockerfileError, KedgeError
+from kedge.model.event import WarningEvent
+from kedge.model.image import ImageConfig
+from kedge.model.platform import Platform
+
+SHARED = Path(os.environ.get("KEDGE_SHARED") or Path(__file__).resolve().parents[3] / "shared")
+FACTS = SHARED / "conformance/lint/rules.json"
+TABLE = json.loads(FACTS.read_text()) if FACTS.exists() else {"rules": [], "check_directive": {"cases": []}}
+MISSING = pytest.mark.skip(reason=f"no conformance data in {SHARED}; set KEDGE_SHARED")
+BASE = ImageConfig(Platform("linux", "amd64"), env=("PATH=/usr/bin:/bin",), diff_ids=(sha256(b"layer"),))
+
+
+@dataclass
+class Outcome:
+    warnings: tuple[WarningEvent, ...] = ()
+    error: KedgeError | None = None
+
+    @property
+    def reports(self):
+        return sorted((warning.rule, warning.location.start) for warning in self.warnings)
+
+
+def resolve(staged, options):
+    images: dict[ImageRequest, ResolvedImage] = {}
+    with contextlib.suppress(KedgeError):  # lowering raises the same again, and tells what it found before
+        while missing := needed_images(staged, options, images):
+            images |= {request: ResolvedImage(BASE) for request in missing}
+    return images
+
+
+def check(text, build_args=None, ignore=()):
+    """What a build of all stages reports, as far as it gets, and the error that ends it."""
+    outcome, findings = Outcome(), Findings()
+    try:
+        file = parse(text)
+        options = check_options(file, build_args)
+    except KedgeError as error:
+        return Outcome(error=error)
+    try:
+        staged = read_stages(file, findings)
+        lower_options = LowerOptions(build_args=build_args or {}, ignore={"context": tuple(ignore)}, all_stages=True)
+        lower(staged, lower_options, resolve(staged, lower_options), findings)
+        outcome.warnings = lint(file, findings.found, options)
+        require_clean(outcome.warnings, options)
+    except KedgeError as error:
+        outcome.error = error
+        outcome.warnings = lint(file, findings.found, options)
+    return outcome
+
+
+def rule_cases(kind):
+    found = [(rule, case) for rule in TABLE["rules"] for case in rule[kind]]
+    return [pytest.param(rule, case, id=f"{rule['name']}-{i}") for i, (rule, case) in enumerate(found)] or [
+        pytest.param(None, None, marks=MISSING)
+    ]
+
+
+def assert_alike(case, outcome):
+    assert outcome.reports == sorted((report["rule"], report["line"]) for report in case["reports"])
+    assert (outcome.error is not None) == case.get("build_error", False), outcome.error
+
+
+@pytest.mark.parametrize(("rule", "case"), rule_cases("bad"))
+def test_bad_examples_are_reported(rule, case):
+    assert_alike(case, check(case["dockerfile"], rule.get("build_args"), rule.get("dockerignore", "").split()))
+
+
+@pytest.mark.parametrize(("rule", "case"), rule_cases("good"))
+def test_good_examples_are_not_reported(rule, case):
+    assert_alike(case, check(case["dockerfile"], rule.get("build_args"), rule.get("dockerignore", "").split()))
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, id=str(i)) for i, case in enumerate(TABLE["check_directive"]["cases"])]
+    or [pytest.param(None, marks=MISSING)],
+)
+def test_the_check_directive_works_alike(case):
+    assert_alike(case, check(case["dockerfile"]))
+
+
+@pytest.mark.skipif(not FACTS.exists(), reason=f"no conformance data in {SHARED}; set KEDGE_SHARED")
+def test_the_rules_are_the_reference_s():
+    for rule in TABLE["rules"]:
+        ours = RULES[rule["name"]]
+        assert (ours.documented, ours.experimental) == (rule["documented"], rule["experimental"])
+        assert ours.url.endswith(f"/rule/{rule['url_fragment']}/") if rule["documented"] else not ours.url
+    assert set(RULES) == {rule["name"] for rule in TABLE["rules"]}
+
+
+# ---- options ---------------------------------------------------------------------------------------------------------
+
+TWO = "FROM busybox as B\n"  # FromAsCasing and StageNameCasing
+
+
+def rules(text, **keywords):
+    return [rule for rule, _ in check(text, **keywords).reports]
+
+
+def test_the_build_argument_replaces_the_directive():
+    text = "# check=skip=all\n" + TWO
+    assert rules(text) == []
+    assert rules(text, build_args={"BUILDKIT_DOCKERFILE_CHECK": ""}) == ["FromAsCasing", "StageNameCasing"]
+    assert rules(TWO, build_args={"BUILDKIT_DOCKERFILE_CHECK": "skip=FromAsCasing"}) == ["StageNameCasing"]
+    failed = check(TWO, build_args={"BUILDKIT_DOCKERFILE_CHECK": "error=true"})
+    assert failed.error.message == "checks failed: StageNameCasing, FromAsCasing"
+    assert failed.error.location.start == 1
+
+
+def test_warnings_alone_are_no_error():
+    assert check("# check=error=true\nFROM busybox AS b\n").error is None
+    assert check("# check=error=true;skip=all\n" + TWO).error is None
+    assert check("# check=error=0\n" + TWO).error is None
+
+
+def test_a_comment_above_an_instruction_silences_it_alone():
+    text = "FROM busybox\n# check=skip=LegacyKeyValueFormat\nENV A b\nENV C d\n"
+    assert check(text).reports == [("LegacyKeyValueFormat", 4)]
+    assert rules("FROM busybox\n# why\n# check=skip=all // see the wiki\n# more\nENV A b\n") == []
+    assert rules("FROM busybox\n# check=skip=LegacyKeyValueFormat\n#\nENV A b\n") == ["LegacyKeyValueFormat"]
+    assert rules("FROM busybox\n# check=nonsense\nENV A b\n") == ["LegacyKeyValueFormat"]
+
+
+def test_a_comment_can_switch_on_an_experimental_rule():
+    text = "FROM busybox\n# check=experimental=InvalidDefinitionDescription\n# some remark\nARG V=1\n"
+    assert rules(text) == ["InvalidDefinitionDescription"]
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [("skipp=all", "Did you mean skip?"), ("skip", "Write skip=RULE"), ("error=maybe", "Write error=true")],
+)
+def test_bad_options_are_refused_with_a_hint(text, hint):
+    with pytest.raises(DockerfileError) as caught:
+        check_options(parse(f"# check={text}\nFROM x\n"))
+    assert caught.value.location.start == 1
+    assert hint in caught.value.hint
+
+
+def test_options_may_have_blanks_around_names():
+    options = parse_check_options(" skip = A , B ; error = TRUE ")
+    assert options.skip == {"A", "B"}
+    assert options.error
+    assert parse_check_options("") == parse_check_options("  ")
+
+
+# ---- messages --------------------------------------------------------------------------------------------------------
+
+
+def messages(text, **keywords):
+    return [warning.message for warning in check(text, **keywords).warnings]
+
+
+def test_a_mistyped_variable_is_answered_with_the_right_one():
+    assert messages("FROM busybox\nENV PATH=$PAHT:/x\n") == [
+        "the variable $PAHT is used, but nothing sets it (did you mean $PATH?)"
+    ]
+    found = messages("ARG VERSION=1\nFROM busybox:x$VERSOIN\n")
+    assert found == ["FROM uses the variable VERSOIN, which is not declared (did you mean VERSION?)"]
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+def test_the_examples_of_each_rule_are_right(rule):
+    """What the pages show as bad breaks just this rule, what they show as good none."""
+    args = {"TAG": "1"} if rule.name == "InvalidDefaultArgInFrom" else {}
+    bad = check(rule.bad, args, ["secret"])
+    assert {name for name, _ in bad.reports} == {rule.name}
+    assert all(warning.message and warning.detail == rule.summary for warning in bad.warnings)
+    assert not any("{0}" in warning.message for warning in bad.warnings)
+    good = check(rule.good, args, ["secret"])
+    assert good.reports == []
+    assert good.error is None
