@@ -1,19 +1,18 @@
 """From stages to the graph: `needed_images` asks, the caller answers, `lower` builds.
 
 Pure: the same file, options and images give the same graph, by digest. Behaviour is BuildKit's dockerfile2llb. `plan`
-ties the stages together; this room starts each stage from its base and hands its instructions to `lower_config`,
-`lower_copy` and `lower_run`.
+ties the stages together, `lower_base` starts each from what it stands on; this room hands its instructions to
+`lower_config`, `lower_copy` and `lower_run`, and puts the result together.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 
 from kedge.dockerfile import contexts
-from kedge.dockerfile.config import DEFAULT_PATH, ConfigDraft, empty_config
-from kedge.dockerfile.drafts import DraftEdge, Drafts
-from kedge.dockerfile.findings import Finding, Findings
+from kedge.dockerfile.drafts import Drafts
+from kedge.dockerfile.findings import Findings
 from kedge.dockerfile.instructions import Add, Copy, Run
-from kedge.dockerfile.lower_config import lower_config, set_workdir
+from kedge.dockerfile.lower_base import inherit, start_stage
+from kedge.dockerfile.lower_config import lower_config
 from kedge.dockerfile.lower_copy import lower_copy
 from kedge.dockerfile.lower_run import lower_run
 from kedge.dockerfile.options import ImageRequest, LowerOptions, ResolvedImage, SecretUse
@@ -22,72 +21,27 @@ from kedge.dockerfile.plan import Plan, StagePlan, Step, make_plan
 from kedge.dockerfile.stages import StagedFile
 from kedge.dockerfile.state import Lowering, StageState
 from kedge.dockerfile.suggest import nearest
-from kedge.dockerfile.variables import SBOM_CONTEXT, SBOM_STAGE, platform_text, proxy_env
-from kedge.model.errors import DockerfileError, KedgeError, Location, NotFound
-from kedge.model.graph import Edge, Hints
+from kedge.dockerfile.target import LoweredStage, Target
+from kedge.dockerfile.variables import SBOM_CONTEXT, SBOM_STAGE, proxy_env
+from kedge.model.errors import DockerfileError, KedgeError, NotFound
 from kedge.model.image import ImageConfig
-from kedge.model.ops import Source
 from kedge.model.platform import Platform, normalize
 
-
-@dataclass(frozen=True, slots=True)
-class LoweredStage:
-    """What a stage became. `edge` is None for an empty root file system; `name` is `stage-N` for an unnamed one.
-
-    `scan` is set when BUILDKIT_SBOM_SCAN_STAGE asks for the stage's packages in the SBOM.
-    """
-
-    name: str
-    index: int
-    edge: Edge | None
-    config: ImageConfig
-    location: Location
-    scan: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A lowered build. `edge` is None when the image has no files at all.
-
-    `config` is complete but for diff ids, and `created` where `epoch` (SOURCE_DATE_EPOCH in seconds) is None. Its
-    history's entries that are not `empty_layer` stand in the order of the layers: first those of `base` (the base
-    image's config), then those `edge` adds. `history_locations` tells, for each entry of `config.history`, which
-    lines made it (None: the base image). `stages` are those lowered, in the order of the file, `name` is the
-    target's. `context` is the build context as far as it is used.
-    """
-
-    edge: Edge | None
-    config: ImageConfig
-    outline: Outline
-    base: ImageConfig | None = None
-    name: str = ""
-    history_locations: tuple[Location | None, ...] = ()
-    stages: tuple[LoweredStage, ...] = ()
-    findings: tuple[Finding, ...] = ()
-    epoch: int | None = None
-    context: Edge | None = None
-    scan_context: bool = False
-
-    @property
-    def secrets(self) -> tuple[SecretUse, ...]:
-        """The secrets that steps name."""
-        return self.outline.secrets
-
-    @property
-    def ssh(self) -> tuple[SecretUse, ...]:
-        """The SSH agents that steps name."""
-        return self.outline.ssh
+__all__ = ["LoweredStage", "Target", "lower", "needed_images"]
 
 
 def needed_images(
-    file: StagedFile, options: LowerOptions, images: Mapping[ImageRequest, ResolvedImage] | None = None
+    file: StagedFile,
+    options: LowerOptions,
+    images: Mapping[ImageRequest, ResolvedImage] | None = None,
+    findings: Findings | None = None,
 ) -> set[ImageRequest]:
     """The images still to be resolved before `lower` can run, given those known.
 
     Call it again with the answers until it returns nothing: an ONBUILD trigger in an image may name further images.
-    Raises DockerfileError, NotFound.
+    `findings` hears what FROM's checks find, which matters when this raises. Raises DockerfileError, NotFound.
     """
-    return make_plan(file, options, images or {}, Findings()).missing
+    return make_plan(file, options, images or {}, findings if findings is not None else Findings()).missing
 
 
 def lower(
@@ -128,90 +82,17 @@ def _not_found(request: ImageRequest) -> NotFound:
 
 
 def _lower_stage(lowering: Lowering, one: StagePlan) -> None:
-    state = _on_stage(lowering, one) if one.base else _on_image(lowering, one)
-    lowering.states[one] = state
+    if one in lowering.states:
+        return  # an image that --from named: lowered when it was needed
+    state = lowering.states[one] = start_stage(lowering, one)
     if one.context or one.stage is None:
         return
-    _inherit(state)
+    inherit(state)
     for step in one.steps:
         try:
             _lower_step(state, step)
         except KedgeError as error:
             raise error.at(step.command.location, one.label) from None
-
-
-def _on_stage(lowering: Lowering, one: StagePlan) -> StageState:
-    assert one.base
-    base = lowering.states[one.base]
-    return StageState(
-        lowering,
-        one,
-        base.platform,
-        ConfigDraft.of(base.config.freeze(), lowering.plan.globals.epoch, base.config.locations),
-        base.root,
-        dict(base.env),
-        base.cwd,
-        base.user,
-        dict(base.declared),
-        base.paths,
-        workdir_set=base.workdir_set,
-    )
-
-
-def _on_image(lowering: Lowering, one: StagePlan) -> StageState:
-    options, epoch = lowering.plan.options, lowering.plan.globals.epoch
-    platform = options.platform if one.is_scratch else one.platform or options.platform
-    config = one.image.config if one.image else empty_config(platform)
-    if one.context and one.image is None:
-        config = ImageConfig(platform)  # a whole stage replaced by files has no config to inherit
-    state = StageState(lowering, one, platform, ConfigDraft.of(replace(config, created=""), epoch))
-    if one.is_scratch:
-        return state
-    context = one.context or one.base_context
-    if context:
-        state.root = contexts.lower_context(context, lowering.drafts, options, platform, one.image, lambda: state.paths)
-        if one.context and one.image:
-            state.platform = one.image.config.platform
-    else:
-        state.root = _image(state)
-    return state
-
-
-def _image(state: StageState) -> DraftEdge | None:
-    one, options = state.plan, state.lowering.plan.options
-    assert one.request
-    image = one.image
-    name = contexts.image_name(one.request.reference, image)
-    title = f"FROM {name}"
-    if one.total:
-        state.number += 1
-        title = state.title_again(title, env={})
-    if image and not image.config.diff_ids and all(entry.empty_layer for entry in image.config.history):
-        return None  # an image without layers
-    if image:
-        _check_platform(state, image.config.platform)
-    attrs = (("image.resolvemode", options.resolve_mode),) if options.resolve_mode != "default" else ()
-    hints = Hints(title, location=one.location, stage=one.label)
-    return state.lowering.drafts.add(Source(f"docker-image://{name}", attrs), platform=state.platform, hints=hints)
-
-
-def _check_platform(state: StageState, actual: Platform) -> None:
-    wanted, one = state.platform, state.plan
-    if (wanted.os, wanted.architecture) != (actual.os, actual.architecture):
-        words = (one.base_name, platform_text(wanted), platform_text(actual))
-        state.lowering.plan.findings.report("InvalidBaseImagePlatform", one.location, *words, comments=one.comments)
-
-
-def _inherit(state: StageState) -> None:
-    """Take over what the base's config says about processes."""
-    if "PATH" not in state.config.env and state.platform.os != "windows":
-        state.config.env["PATH"] = DEFAULT_PATH
-    for name, value in state.config.env.items():
-        state.set_env(name, value)
-    if state.config.working_dir:
-        set_workdir(state, state.config.working_dir)
-    if state.config.user:
-        state.user = state.config.user
 
 
 def _lower_step(state: StageState, step: Step) -> None:

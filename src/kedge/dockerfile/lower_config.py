@@ -5,7 +5,6 @@ Owns their rules and history texts, one function for each. COPY, ADD and RUN are
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from kedge.dockerfile import instructions as i
@@ -92,8 +91,11 @@ def _arg(state: StageState, command: i.Arg) -> None:
 
 def set_workdir(state: StageState, path: str) -> None:
     """Make `path` the working directory: of the config, and of the steps that follow."""
-    directory = paths.join(state.config.working_dir or "/", path or ".") if state.platform.os != "windows" else path
-    state.config.working_dir = state.cwd = directory
+    current = state.config.working_dir or "/"
+    path = path or current
+    # As in BuildKit: an absolute path enters the config as it was written, only a relative one is cleaned.
+    state.config.working_dir = path if path.startswith("/") else paths.join(current, path)
+    state.cwd = paths.clean(state.config.working_dir)
 
 
 def _workdir(state: StageState, command: i.Workdir) -> None:
@@ -102,21 +104,20 @@ def _workdir(state: StageState, command: i.Workdir) -> None:
         state.report("WorkdirRelativePath", command, path)
     state.workdir_set = True
     set_workdir(state, path)
-    directory = state.cwd
+    directory = state.config.working_dir
     if directory != "/":
         title = state.title(state.shown(command.text))
         epoch = state.config.epoch
         base_index = 0 if state.root else ops.NO_INPUT
         action = ops.MakeDir(
-            directory,
+            state.cwd,
             0o755,
             parents=True,
             input=base_index,
             owner=read_owner(state.config.user, base_index),
             timestamp=-1 if epoch is None else epoch * 10**9,
         )
-        # Not a step that --no-cache runs again: it can only come out the same (as in BuildKit).
-        hints = replace(state.hints(title, command.location), no_cache=False)
+        hints = state.hints(title, command.location, rerun=False)
         state.root = state.lowering.drafts.add(ops.File((action,)), (state.root,) if state.root else (), hints=hints)
     state.config.commit(f"WORKDIR {directory}", command.location, layer=directory != "/")
 

@@ -179,7 +179,9 @@ def _lower_git(state: StageState, command: Add, git: GitReference, pattern: ops.
         keep_git_dir=git.keep_git_dir if git.keep_git_dir is not None else keep,
         checksum=git.checksum or command.checksum,
     )
-    return _Piece(pattern, state.lowering.drafts.add(git.source(), hints=state.hints(title, command.location)))
+    return _Piece(
+        pattern, state.lowering.drafts.add(git.source(), hints=state.hints(title, command.location, rerun=False))
+    )
 
 
 def _lower_url(state: StageState, command: Add, url: str, pattern: ops.Copy, title: str) -> _Piece:
@@ -190,7 +192,7 @@ def _lower_url(state: StageState, command: Add, url: str, pattern: ops.Copy, tit
     name = name if name not in ("", ".", "..") and "\0" not in name else "__unnamed__"
     attrs = [("http.checksum", parse_digest(command.checksum))] if command.checksum else []
     source = ops.Source(url, (*attrs, ("http.filename", name)))
-    fetched = state.lowering.drafts.add(source, hints=state.hints(title, command.location))
+    fetched = state.lowering.drafts.add(source, hints=state.hints(title, command.location, rerun=False))
     return _Piece(replace(pattern, src=f"/{name}", unpack=command.unpack is True), fetched)
 
 

@@ -22,8 +22,9 @@ from kedge.dockerfile.outline import Capture
 from kedge.dockerfile.parser import parse
 from kedge.dockerfile.read import read_instruction
 from kedge.dockerfile.stages import Stage, StagedFile
+from kedge.dockerfile.suggest import nearest
 from kedge.dockerfile.variables import Globals, expand_in_from, platform_text, read_globals, unknown_stage
-from kedge.dockerfile.words import expand
+from kedge.dockerfile.words import Expansion, expand
 from kedge.model.errors import DockerfileError, KedgeError, Location
 from kedge.model.platform import Platform, parse_platform
 from kedge.model.reference import parse_reference
@@ -115,7 +116,7 @@ def make_plan(
         _add_stage(plan, stage)
     plan.target = _find_target(plan)
     for one in list(plan.stages):
-        for command in one.stage.commands if one.stage else ():
+        for command in one.stage.commands if one.stage and not one.context else ():
             _add_step(plan, one, len(one.steps), command)
     _refuse_cycles(plan)
     if len(plan.stages) == 1:
@@ -132,9 +133,7 @@ def _add_stage(plan: Plan, stage: Stage) -> None:
         source, escape = stage.source, plan.file.file.escape
         base = expand_in_from(source.base, plan.globals, escape, stage.location, plan.findings, source.comments)
         if not base.text:
-            raise DockerfileError(
-                f"the base name {source.base!r} is empty", hint="Give its argument a value by --build-arg."
-            )
+            raise DockerfileError(f"the base name {source.base!r} is empty", hint=_give_value(plan, base))
         platform, read = _read_platform(plan, source)
     except KedgeError as error:
         raise error.at(stage.location, stage.label) from None
@@ -171,12 +170,22 @@ def _read_platform(plan: Plan, source: From) -> tuple[Platform | None, tuple[str
     if only_target and result.text == values["TARGETPLATFORM"]:
         findings.report("RedundantTargetPlatform", source.location, source.platform, comments=source.comments)
     if not result.text:
-        raise DockerfileError(f"the platform {source.platform!r} is empty")
+        raise DockerfileError(f"the platform {source.platform!r} is empty", hint=_give_value(plan, result))
     platform = parse_platform(result.text, plan.options.build_platform)
     constant = not result.matched and not result.unmatched
     if constant and platform.os not in source.stage and platform.architecture not in source.stage:
         findings.report("FromPlatformFlagConstDisallowed", source.location, result.text, comments=source.comments)
     return platform, result.matched
+
+
+def _give_value(plan: Plan, result: Expansion) -> str:
+    for name in result.unmatched:
+        if name in plan.globals.names:
+            return f"Give it a value by --build-arg {name}=…."
+        near = nearest(name, sorted(plan.globals.names))
+        if near:
+            return f"Did you mean ${near}?"
+    return "Give its argument a value by --build-arg."
 
 
 def _find_target(plan: Plan) -> StagePlan:
@@ -320,9 +329,11 @@ def _request(plan: Plan, one: StagePlan) -> ImageRequest | None:
     try:
         reference = str(parse_reference(one.base_name))
     except KedgeError as error:
-        near = unknown_stage(one.base_name, plan.names).hint
-        error.hint = near if near.startswith("Did") else error.hint
-        raise
+        near = nearest(one.base_name, plan.names)
+        hint = f"Did you mean {near}?" if near else error.hint
+        if one.stage and one.base_name != one.stage.source.base:
+            hint = f"It comes from {one.stage.source.base}: give its arguments values by --build-arg."
+        raise DockerfileError(f"{one.base_name!r} is no stage and no image name: {error.message}", hint=hint) from None
     shown = f"{platform_text(platform)} " if plan.options.multi_platform else ""
     title = f"[{shown}internal] load metadata for {reference}"
     alternatives = (*plan.names, *_COMMON_IMAGES)

@@ -129,9 +129,9 @@ class StageState:
             return f"->{platform_text(target)}"
         return f"->{target.architecture}" + (f"/{target.variant}" if target.variant else "")
 
-    def hints(self, name: str, location: Location, group: str = "") -> Hints:
-        """The hints of a step of this stage."""
-        return Hints(name, self.plan.no_cache, group, location, self.plan.label)
+    def hints(self, name: str, location: Location, group: str = "", *, rerun: bool = True) -> Hints:
+        """The hints of a step of this stage; `rerun` False for what --no-cache need not run again."""
+        return Hints(name, self.plan.no_cache and rerun, group, location, self.plan.label)
 
 
 def _platform_of(env: Mapping[str, str], default: Platform) -> Platform | None:
