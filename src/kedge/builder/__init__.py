@@ -4,7 +4,6 @@ The only package that constructs real parts. Does not know who asked: the comman
 all come through `build`.
 """
 
-from kedge.builder.build import build
 from kedge.builder.request import (
     BuildRequest,
     BuildResult,
@@ -13,5 +12,18 @@ from kedge.builder.request import (
     CacheSpec,
     Output,
 )
+from kedge.model.event import Report, silent
+from kedge.session.session import Session
 
 __all__ = ["BuildRequest", "BuildResult", "BuiltImage", "BuiltLayer", "CacheSpec", "Output", "build"]
+
+
+def build(request: BuildRequest, session: Session, report: Report = silent) -> BuildResult:
+    """Build what is asked. Blocks. Raises KedgeError; the store then holds what earlier steps made, and no new name.
+
+    Reports may come from several threads. As an ordinary user, `kernel.identity.enter_user_namespace` must have been
+    called. A KeyboardInterrupt stops every step and is raised again.
+    """
+    from kedge.builder.course import build as run
+
+    return run(request, session, report)

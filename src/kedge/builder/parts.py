@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from kedge.sources.image import ImageSource
     from kedge.sources.oci_layout import OciLayoutSource
     from kedge.storage.blobs import BlobWriter
-    from kedge.storage.layers import FetchProgress
+    from kedge.storage.unpacking import FetchProgress
 
 
 class Late:
@@ -103,9 +103,9 @@ class Parts:
 
             return Registry(self.settings, self.session.credential)
 
-        late = Late(make)
+        late: Any = Late(make)
         self._closing.callback(late.close)
-        return late  # type: ignore[return-value]
+        return late  # type: ignore[no-any-return]
 
     @cached_property
     def images(self) -> "ImageSource":
@@ -131,9 +131,9 @@ class Parts:
 
             return LinuxExecutor(self.store.root / "sandbox")
 
-        late = Late(make)
+        late: Any = Late(make)
         self._closing.callback(late.close)
-        return late  # type: ignore[return-value]
+        return late  # type: ignore[no-any-return]
 
     @cached_property
     def entitlements(self) -> Entitlements:

@@ -6,7 +6,7 @@ Owns the `--secret` syntax and the limits. Does not know which steps use them; v
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from kedge.model.errors import InvalidInput
@@ -16,11 +16,12 @@ LARGEST_SECRET = 500 * 1024  # bytes; BuildKit's limit (session/secrets: MaxSecr
 
 @dataclass(frozen=True, slots=True)
 class Secret:
-    """One secret: in a file, or in an environment variable of the client's."""
+    """One secret: in a file, in an environment variable of the client's, or at hand. Its repr never shows `data`."""
 
     id: str
     path: Path | None = None
     env: str = ""
+    data: bytes | None = field(default=None, repr=False)
 
 
 def parse_secret(text: str, environ: Mapping[str, str]) -> Secret:
@@ -44,6 +45,8 @@ def parse_secret(text: str, environ: Mapping[str, str]) -> Secret:
 
 def read_secret(secret: Secret, environ: Mapping[str, str]) -> bytes | None:
     """The secret's bytes, None when its variable is not set; raises InvalidInput for a file that cannot be taken."""
+    if secret.data is not None:
+        return secret.data
     if secret.path is None:
         value = environ.get(secret.env)
         return None if value is None else os.fsencode(value)
