@@ -1,7 +1,7 @@
 """Advice: from what reading and lowering found to the warnings a user sees.
 
-Owns which findings are shown, and how. Does not look for anything itself: the same pass that resolves a file's
-variables and stages for the build finds what is odd about them (see `findings`), so advice never disagrees with the build.
+Owns which findings are shown, and how. Does not look for anything itself: the pass that resolves a file's variables and
+stages for the build also notes what is odd about them (see `findings`), so advice never disagrees with the build.
 """
 
 from collections.abc import Iterable

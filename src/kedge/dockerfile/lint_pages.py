@@ -1,0 +1,73 @@
+"""The reference pages of the checks, as texts: one for each rule, and a list of them.
+
+Owns their layout. Does not write files: `make docs` does, and a test compares docs/rules with what comes from here.
+"""
+
+import textwrap
+
+from kedge.dockerfile.lint_rules import RULES, Rule
+
+INDEX = "README.md"
+
+
+def pages() -> dict[str, str]:
+    """All pages by file name."""
+    return {INDEX: _index()} | {f"{rule.slug}.md": _page(rule) for rule in RULES.values()}
+
+
+def _index() -> str:
+    rows = [f"| [{rule.name}]({rule.slug}.md) | {rule.summary}{_mark(rule)} |" for rule in RULES.values()]
+    return f"""# Checks of Dockerfiles
+
+Every build looks for these, and `kedge build --check` does nothing else. A finding is a warning, with its line.
+
+| rule | what it finds |
+|---|---|
+{chr(10).join(rows)}
+
+## Choosing checks
+
+A directive at the top of the file, above any other comment, chooses for the whole file:
+
+```dockerfile
+# check=skip=JSONArgsRecommended,StageNameCasing;error=true
+```
+
+- `skip=RULE,RULE` silences rules, `skip=all` all of them.
+- `error=true` makes a build with warnings fail.
+- `experimental=RULE,RULE` switches on rules that are off by default, `experimental=all` all of them.
+
+`--build-arg BUILDKIT_DOCKERFILE_CHECK=skip=all` replaces the directive for one build.
+
+A comment `# check=skip=RULE` above an instruction silences a rule for that instruction only.
+"""
+
+
+def _mark(rule: Rule) -> str:
+    return " (experimental: off unless switched on)" if rule.experimental else ""
+
+
+def _page(rule: Rule) -> str:
+    link = f"\nDocker's page on this rule: <{rule.url}>\n" if rule.documented else ""
+    verb, option = ("switch it on", "experimental") if rule.experimental else ("silence it", "skip")
+    switch = f"To {verb}: `# check={option}={rule.name}`, at the top of the file or above the instruction."
+    return f"""# {rule.name}
+
+{rule.summary}{_mark(rule)}.
+
+{textwrap.fill(rule.why, 120)}
+
+Reported:
+
+```dockerfile
+{rule.bad.rstrip()}
+```
+
+Not reported:
+
+```dockerfile
+{rule.good.rstrip()}
+```
+
+{switch}
+{link}"""
