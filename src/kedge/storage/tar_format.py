@@ -5,6 +5,7 @@ Owns what reader and writer share. Does not read or write streams. Sources: POSI
 """
 
 from dataclasses import dataclass, field
+from zlib import adler32
 
 from kedge.model.errors import IntegrityError
 
@@ -122,3 +123,85 @@ def format_record(key: bytes, value: bytes) -> bytes:
     length = rest + len(str(rest))
     length = rest + len(str(length))
     return b"%d %s=%s\n" % (length, key, value)
+
+
+# ---- writing ---------------------------------------------------------------------------------------------------------
+
+_OCTAL_ID = 0o7777777
+_OCTAL_SIZE = 0o77777777777
+
+
+def format_header(entry: Entry) -> bytes:
+    """The blocks before an entry's data: a ustar header, and a PAX header before it if ustar cannot say it all."""
+    records: list[tuple[bytes, bytes]] = []
+    name, prefix = _split(entry.name)
+    if not name:
+        records.append((b"path", entry.name))
+        name = entry.name[:100]
+    if len(entry.link) > 100 or not entry.link.isascii():
+        records.append((b"linkpath", entry.link))
+    if entry.size > _OCTAL_SIZE:
+        records.append((b"size", b"%d" % entry.size))
+    for key, value in ((b"uid", entry.uid), (b"gid", entry.gid)):
+        if value > _OCTAL_ID:
+            records.append((key, b"%d" % value))
+    seconds = entry.mtime // 1_000_000_000
+    if not 0 <= seconds <= _OCTAL_SIZE:
+        records.append((b"mtime", b"%d" % seconds))
+    records += [(XATTR_RECORD + key, value) for key, value in entry.xattrs.items()]
+    block = _ustar(entry, name, prefix, seconds)
+    return (_pax(records, entry.name) + block) if records else block
+
+
+def _split(name: bytes) -> tuple[bytes, bytes]:
+    """A path as ustar's name and prefix; an empty name if it does not fit or is not ASCII."""
+    if not name.isascii() or len(name) > 256:
+        return b"", b""
+    if len(name) <= 100:
+        return name, b""
+    at = name.find(b"/", len(name) - 101, 156)
+    if at <= 0 or at == len(name) - 1:
+        return b"", b""
+    return name[at + 1 :], name[:at]
+
+
+def _pax(records: list[tuple[bytes, bytes]], name: bytes) -> bytes:
+    data = b"".join(format_record(key, value) for key, value in sorted(records))
+    header = Entry(b"", b"x", 0, size=len(data))
+    directory, _, base = name.rstrip(b"/").rpartition(b"/")
+    short = (directory + b"/PaxHeaders.0/" + base if directory else b"PaxHeaders.0/" + base)[:100]
+    if not short.isascii():
+        short = b"PaxHeaders.0/entry"
+    return _ustar(header, short, b"", 0) + data + bytes(-len(data) % BLOCK)
+
+
+def _ustar(entry: Entry, name: bytes, prefix: bytes, seconds: int) -> bytes:
+    device = entry.kind in (CHARACTER, BLOCK_DEVICE)
+    size = entry.size if entry.kind in (FILE, b"x") else 0
+    fields = (
+        name.ljust(100, b"\0"),
+        b"%07o\0" % entry.mode,
+        b"%07o\0" % (entry.uid if entry.uid <= _OCTAL_ID else 0),
+        b"%07o\0" % (entry.gid if entry.gid <= _OCTAL_ID else 0),
+        b"%011o\0" % (size if size <= _OCTAL_SIZE else 0),
+        b"%011o\0" % (seconds if 0 <= seconds <= _OCTAL_SIZE else 0),
+        b"        ",
+        entry.kind,
+        entry.link[:100].ljust(100, b"\0"),
+        b"ustar\x0000",
+        bytes(64),
+        b"%07o\0%07o\0" % (entry.major, entry.minor) if device else b"0000000\x000000000\0",
+        prefix.ljust(155, b"\0"),
+        bytes(12),
+    )
+    block = b"".join(fields)
+    return block[:148] + b"%06o\0 " % checksum_of(block) + block[156:]
+
+
+def checksum_of(block: bytes) -> int:
+    """The sum of a header's bytes, the checksum field taken as spaces.
+
+    Adler-32's low half is the sum of the bytes plus one, modulo 65521; half a block cannot reach that.
+    """
+    total = (adler32(block[:256]) & 0xFFFF) + (adler32(block[256:]) & 0xFFFF) - 2
+    return total - sum(block[148:156]) + 256
