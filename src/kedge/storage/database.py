@@ -1,30 +1,33 @@
 """What must be found: one SQLite file under the store's root, its schema and its transactions.
 
-Owns connection, schema version and the translation of SQLite's errors. Does not know what the rows mean: each table is used by
-one module only, named in the schema.
+Owns connection, schema version and the translation of SQLite's errors. Does not know what the rows mean: each table is
+used by one module only, named in the schema.
 
-WAL with synchronous=NORMAL: a transaction costs no fsync, a killed process loses nothing it committed, and a power failure
-loses at most the last transactions, never the file. Where that is not enough, `durable=True` pays for one fsync.
+WAL with synchronous=NORMAL: a transaction costs no fsync, a killed process loses nothing it committed, and a power
+failure loses at most the last transactions, never the file. Where that is not enough, `durable=True` pays for one
+fsync.
 """
 
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from kedge.model.errors import KedgeError, StoreError
+from kedge.storage.disk import FULL_HINT
 
 VERSION = 1
 _BUSY = 60.0  # seconds to wait for another process's transaction; ours last milliseconds
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
--- layers.py. state: 0 lazy (no directory), 1 ready (layers/<id> is complete). bytes: disk use of the directory, NULL unknown.
--- boot: the machine's boot during which the directory was written, NULL once it is known to be on disk.
+-- layer_records.py. state: 0 lazy (no directory), 1 ready (layers/<id> is complete). diff_id: of declared layers only.
+-- size: of the tar. bytes: what the directory takes on disk, NULL if unknown or if it has links to other layers.
+-- boot: the boot of the machine during which the directory was written, NULL once it is known to be on disk.
 CREATE TABLE layers (
-    id TEXT PRIMARY KEY, diff_id TEXT, size INTEGER, state INTEGER NOT NULL, opaque INTEGER NOT NULL DEFAULT 0, bytes INTEGER,
-    linked INTEGER NOT NULL DEFAULT 0, created REAL NOT NULL, used REAL NOT NULL, boot TEXT, description TEXT NOT NULL DEFAULT ''
+    id TEXT PRIMARY KEY, diff_id TEXT, size INTEGER, state INTEGER NOT NULL, opaque INTEGER NOT NULL DEFAULT 0,
+    bytes INTEGER, created REAL NOT NULL, used REAL NOT NULL, boot TEXT, description TEXT NOT NULL DEFAULT ''
 ) WITHOUT ROWID;
 CREATE UNIQUE INDEX layers_declared ON layers (diff_id) WHERE diff_id IS NOT NULL;
 CREATE INDEX layers_unsynced ON layers (boot) WHERE boot IS NOT NULL;
@@ -33,7 +36,8 @@ CREATE TABLE sources (
     layer TEXT NOT NULL, digest TEXT NOT NULL, media_type TEXT NOT NULL, size INTEGER NOT NULL, origin TEXT NOT NULL,
     PRIMARY KEY (layer, digest, origin)
 ) WITHOUT ROWID;
--- Forms of a layer that were made once: form is how (compression, level, clamp).
+CREATE INDEX sources_digest ON sources (digest);
+-- Forms of a layer that were made once. form says how (compression, level, clamp).
 CREATE TABLE forms (
     layer TEXT NOT NULL, form TEXT NOT NULL, media_type TEXT NOT NULL, digest TEXT NOT NULL, size INTEGER NOT NULL,
     PRIMARY KEY (layer, form)
@@ -44,6 +48,7 @@ CREATE TABLE results (
     key TEXT PRIMARY KEY, snapshots TEXT NOT NULL, name TEXT NOT NULL, created REAL NOT NULL, used REAL NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE result_layers (layer TEXT NOT NULL, key TEXT NOT NULL, PRIMARY KEY (layer, key)) WITHOUT ROWID;
+CREATE INDEX result_layers_key ON result_layers (key);
 CREATE TABLE recalls (definition TEXT PRIMARY KEY, key TEXT NOT NULL, manifest TEXT NOT NULL) WITHOUT ROWID;
 CREATE INDEX recalls_key ON recalls (key);
 CREATE TABLE places (place TEXT PRIMARY KEY, manifest TEXT NOT NULL, used REAL NOT NULL) WITHOUT ROWID;
@@ -53,25 +58,32 @@ CREATE TABLE images (
 ) WITHOUT ROWID;
 -- stats.py
 CREATE TABLE stats (
-    device INTEGER NOT NULL, inode INTEGER NOT NULL, size INTEGER NOT NULL, mtime INTEGER NOT NULL, ctime INTEGER NOT NULL,
-    digest TEXT NOT NULL, seen INTEGER NOT NULL, PRIMARY KEY (device, inode)
+    device INTEGER NOT NULL, inode INTEGER NOT NULL, size INTEGER NOT NULL, mtime INTEGER NOT NULL,
+    ctime INTEGER NOT NULL, digest TEXT NOT NULL, seen INTEGER NOT NULL, PRIMARY KEY (device, inode)
 ) WITHOUT ROWID;
 -- cache_mounts.py and logs.py
 CREATE TABLE cache_mounts (
     directory TEXT PRIMARY KEY, id TEXT NOT NULL, created REAL NOT NULL, used REAL NOT NULL
 ) WITHOUT ROWID;
-CREATE TABLE logs (vertex TEXT PRIMARY KEY, name TEXT NOT NULL, started REAL NOT NULL, file TEXT NOT NULL) WITHOUT ROWID;
--- gc.py: bytes that open stores are about to write, by lease.
+CREATE TABLE logs (
+    vertex TEXT PRIMARY KEY, name TEXT NOT NULL, started REAL NOT NULL, file TEXT NOT NULL
+) WITHOUT ROWID;
+-- budget.py: bytes that open stores are about to write.
 CREATE TABLE reservations (name TEXT PRIMARY KEY, bytes INTEGER NOT NULL) WITHOUT ROWID;
 """
 
 
 class Database:
-    """One connection, shared by the threads of this process one statement or transaction at a time; opened on first use."""
+    """One connection, shared by the threads of this process one statement or transaction at a time; opened on first
+    use.
+    """
 
-    def __init__(self, path: Path, flavour: str) -> None:
-        """`flavour` names what other processes must agree on to share the store (overlayfs's xattr namespace)."""
-        self._path, self._flavour = path, flavour
+    def __init__(self, path: Path, flavour: str, after_open: Callable[["Database"], None] | None = None) -> None:
+        """`flavour` is what all who share the store must agree on: the prefix of overlayfs's attributes.
+
+        `after_open` is called once, when the connection has been opened, to look after what a crash left.
+        """
+        self._path, self._flavour, self._after_open = path, flavour, after_open
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
 
@@ -126,6 +138,8 @@ class Database:
                 connection.close()
                 raise
             self._connection = connection
+            if self._after_open:
+                self._after_open(self)
         return self._connection
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
@@ -141,7 +155,7 @@ class Database:
         flavour = connection.execute("SELECT value FROM meta WHERE key = 'flavour'").fetchone()[0]
         if flavour != self._flavour:
             raise StoreError(
-                f"the store at {self._path.parent} was made {_MAKER[flavour]} and cannot be used {_MAKER[self._flavour]}",
+                f"the store at {self._path.parent} was made {_MAKER[flavour]}, not {_MAKER[self._flavour]}",
                 hint="Name another store with --root.",
             )
 
@@ -183,6 +197,3 @@ def _translated(path: Path) -> Iterator[None]:
         elif "unable to open" in text or "readonly" in text:
             hint = "Is the store's directory there, and may this user write to it?"
         raise StoreError(f"the store's database failed: {text}", hint=hint) from error
-
-
-FULL_HINT = "Free some space, for instance with `kedge prune`, or name a store on another disk with --root."

@@ -1,39 +1,33 @@
-"""What the store holds, what of it nobody needs, and the hard cap.
+"""What goes when space is wanted, and what dead processes and power failures left.
 
-Owns accounting (`usage` agrees with the disk's own count), the choice of what goes, and admission: space is reserved before it
-is written. Does not know how layers or blobs are made.
+Owns the choice and the removal. Nothing goes that a named image needs or that somebody still at work has used; rows go
+first, in one transaction that checks that again, then files are moved to `trash/`, then removed: killed anywhere, the
+next sweep finishes. Does not know how anything was made.
 """
 
+import os
+import sqlite3
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from pathlib import Path
 
-Kind: TypeAlias = Literal["layer", "blob", "cache-mount", "log", "draft", "store"]
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """One thing on disk. `size` is what it takes there, in bytes (blocks, not lengths); what hard links share counts once.
-
-    `in_use`: needed by a named image, a running build or container; prune leaves it. `shared`: an image holds it too.
-    Kind `store` is the database and the directories themselves.
-    """
-
-    id: str
-    kind: Kind
-    size: int
-    created: float
-    last_used: float
-    in_use: bool
-    shared: bool
-    description: str
+from kedge.storage.accounts import Accounts, Held, Kind, Usage
+from kedge.storage.cache_mounts import lock_name
+from kedge.storage.database import Database
+from kedge.storage.disk import remove_tree, this_boot
+from kedge.storage.layer_records import LAZY
+from kedge.storage.locks import Lease, Locks, living_leases, owner_of
+from kedge.storage.results import forget
 
 
 @dataclass(frozen=True, slots=True)
 class PruneOptions:
-    """What may go. Without any: everything unused except cached results whose layers an image holds.
+    """What may go. Without any: everything unused; cached results stay when images hold all their layers.
 
-    `all`: those too. `until`: only what was last used before that time (seconds since the epoch). `ids`: only these (prefixes).
-    `kinds`: only these. `keep`: stop when the store is no bigger than that many bytes; least recently used goes first.
+    `all`: those results are forgotten too. `until`: only what was last used before that time (seconds since the epoch).
+    `ids`: only these (prefixes). `kinds`: only these. `keep`: stop when the store takes no more than that many bytes;
+    least recently used goes first.
     """
 
     all: bool = False
@@ -42,10 +36,192 @@ class PruneOptions:
     kinds: tuple[Kind, ...] = ()
     keep: int | None = None
 
+    def cover(self, usage: Usage) -> bool:
+        """Is this thing among those that may go, if nobody needs it?"""
+        return (
+            (not self.kinds or usage.kind in self.kinds)
+            and (self.until is None or usage.last_used < self.until)
+            and (not self.ids or any(usage.id.removeprefix("sha256:").startswith(each) for each in self._prefixes()))
+        )
+
+    def _prefixes(self) -> Iterable[str]:
+        return (each.removeprefix("sha256:") for each in self.ids)
+
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """What went, and the bytes freed on disk."""
+    """What went, and the bytes that took on disk."""
 
     records: tuple[Usage, ...]
     bytes: int
+
+
+class Collector:
+    """Removes what nobody needs, while others work."""
+
+    def __init__(self, root: Path, database: Database, accounts: Accounts, locks: Locks, lease: Lease) -> None:
+        self._root, self._database, self._accounts = root, database, accounts
+        self._locks, self._lease = locks, lease
+        self._remove: dict[str, Callable[[Usage, float], bool]] = {
+            "layer": self._remove_layer,
+            "blob": self._remove_blob,
+            "cache-mount": self._remove_cache_mount,
+            "log": self._remove_log,
+        }
+
+    def prune(self, options: PruneOptions | None = None) -> Pruned:
+        """Remove what `options` cover and nobody needs, least recently used first."""
+        options = options or PruneOptions()
+        self.sweep()
+        self._sweep_partial()
+        usage, held = self._accounts.usage(), self._accounts.held()
+        since = min(self._accounts.protected_since(), self._lease.start)
+        total = sum(each.size for each in usage)
+        gone: list[Usage] = []
+        for each in sorted(usage, key=_order):
+            if options.keep is not None and total <= options.keep:
+                break
+            may_go = each.kind in self._remove and not each.in_use and options.cover(each)
+            if may_go and self._remove[each.kind](each, since):
+                gone.append(each)
+                total -= each.size
+        if options.keep is None and not options.ids:
+            self._forget_rows(options, held, since)
+        self.empty_trash()
+        return Pruned(tuple(gone), sum(each.size for each in gone))
+
+    # ---- one thing each: True when it went ---------------------------------------------------------------------------
+
+    def _remove_layer(self, usage: Usage, since: float) -> bool:
+        with self._database.transaction() as rows:
+            row = rows.execute("SELECT used FROM layers WHERE id = ?", (usage.id,)).fetchone()
+            if row is None or row[0] >= since:
+                return False
+            _drop_layer(rows, usage.id)
+            self._throw_away(self._root / "layers" / usage.id)
+        return True
+
+    def _remove_blob(self, usage: Usage, since: float) -> bool:
+        algorithm, _, hexadecimal = usage.id.partition(":")
+        path = self._root / "blobs" / algorithm / hexadecimal
+        aside = self._root / "trash" / self._lease.new_name()
+        with self._database.transaction() as rows:
+            try:
+                os.rename(path, aside)
+            except FileNotFoundError:
+                return False
+            if aside.stat().st_mtime >= since:  # somebody marked it as used after we had looked
+                os.rename(aside, path)
+                return False
+            for (layer,) in rows.execute(_LAYERS_WITHOUT_BYTES, (usage.id, usage.id)).fetchall():
+                _drop_layer(rows, layer)
+        aside.unlink(missing_ok=True)
+        return True
+
+    def _remove_cache_mount(self, usage: Usage, since: float) -> bool:
+        with self._locks.tried(lock_name(usage.id)) as free:
+            if not free:
+                return False
+            with self._database.transaction() as rows:
+                rows.execute("DELETE FROM cache_mounts WHERE directory = ?", (usage.id,))
+            self._throw_away(self._root / "cache-mounts" / usage.id)
+            with suppress(OSError):
+                (self._root / "cache-mounts" / usage.id).parent.rmdir()
+        return True
+
+    def _remove_log(self, usage: Usage, since: float) -> bool:
+        with self._database.transaction() as rows:
+            rows.execute("DELETE FROM logs WHERE file = ?", (usage.id,))
+        (self._root / "logs" / usage.id).unlink(missing_ok=True)
+        return True
+
+    def _throw_away(self, path: Path) -> None:
+        with suppress(FileNotFoundError):
+            os.rename(path, self._root / "trash" / self._lease.new_name())
+
+    def _forget_rows(self, options: PruneOptions, held: Held, since: float) -> None:
+        """Forget what takes no space of its own: results, lazy layers, old notes."""
+        if options.kinds and "layer" not in options.kinds:
+            return
+        before = min(since, options.until or since)
+        with self._database.transaction() as rows:
+            if options.all:
+                forget(rows, [row[0] for row in rows.execute("SELECT key FROM results WHERE used < ?", (before,))])
+            for (layer,) in rows.execute(_UNUSED_LAZY, (LAZY, before)).fetchall():
+                if layer not in held.layers:
+                    _drop_layer(rows, layer)
+            rows.execute("DELETE FROM recalls WHERE key NOT IN (SELECT key FROM results)")
+            rows.execute("DELETE FROM places WHERE used < ?", (before,))
+            rows.execute("DELETE FROM stats WHERE seen < ?", (before,))
+
+    # ---- leftovers ---------------------------------------------------------------------------------------------------
+
+    def sweep(self) -> None:
+        """Remove what dead processes left: drafts, partial files, rubbish, directories of layers never recorded."""
+        living = living_leases(self._root)
+        for part in ("drafts", "ingest"):
+            for entry in list(os.scandir(self._root / part)):
+                if "." in entry.name and owner_of(entry.name) not in living:
+                    self._throw_away(Path(entry.path))
+        with self._database.transaction() as rows:
+            known = {row[0] for row in rows.execute("SELECT id FROM layers WHERE state <> ?", (LAZY,))}
+            for name in os.listdir(self._root / "layers"):
+                if name not in known:
+                    self._throw_away(self._root / "layers" / name)
+            for (name,) in rows.execute("SELECT name FROM reservations").fetchall():
+                if owner_of(name) not in living:
+                    rows.execute("DELETE FROM reservations WHERE name = ?", (name,))
+            files = {row[0] for row in rows.execute("SELECT file FROM logs")}
+            for name in os.listdir(self._root / "logs"):
+                if name not in files and owner_of(name) not in living:
+                    self._throw_away(self._root / "logs" / name)
+        self.empty_trash()
+
+    def _sweep_partial(self) -> None:
+        """Remove broken downloads that nobody is continuing."""
+        for name in os.listdir(self._root / "ingest"):
+            if "." not in name:
+                with self._locks.tried(f"ingest:sha{256 if len(name) == 64 else 512}:{name}") as free:
+                    if free:
+                        (self._root / "ingest" / name).unlink(missing_ok=True)
+
+    def empty_trash(self) -> None:
+        for name in os.listdir(self._root / "trash"):
+            remove_tree(self._root / "trash" / name)
+
+
+_LAYERS_WITHOUT_BYTES = """
+SELECT layer FROM sources JOIN layers ON id = layer WHERE digest = ? AND state = 0
+AND NOT EXISTS (SELECT 1 FROM sources AS other WHERE other.layer = sources.layer AND (digest <> ? OR origin <> ''))
+"""
+
+_UNUSED_LAZY = "SELECT id FROM layers WHERE state = ? AND used < ? AND id NOT IN (SELECT layer FROM result_layers)"
+
+
+def _order(usage: Usage) -> tuple[float, int, str]:
+    """Least recently used first; of layers used together the newest, which is the upper one, first."""
+    number = int(usage.id, 36) if usage.kind == "layer" else 0
+    return usage.last_used, -number, usage.id
+
+
+def _drop_layer(rows: sqlite3.Connection, layer: str) -> None:
+    """Forget a layer and every result that holds it."""
+    forget(rows, [row[0] for row in rows.execute("SELECT key FROM result_layers WHERE layer = ?", (layer,))])
+    rows.execute("DELETE FROM layers WHERE id = ?", (layer,))
+    rows.execute("DELETE FROM sources WHERE layer = ?", (layer,))
+    rows.execute("DELETE FROM forms WHERE layer = ?", (layer,))
+
+
+def after_power_failure(root: Path, database: Database) -> None:
+    """Give up layers that were written, but not known to be on disk, when the machine last stopped."""
+    if not (boot := this_boot()):
+        return
+    with database.transaction() as rows:
+        lost = rows.execute("SELECT id, diff_id FROM layers WHERE boot IS NOT NULL AND boot <> ?", (boot,)).fetchall()
+        for layer, diff_id in lost:
+            if diff_id:
+                rows.execute("UPDATE layers SET state = ?, boot = NULL, bytes = NULL WHERE id = ?", (LAZY, layer))
+            else:
+                _drop_layer(rows, layer)
+            with suppress(FileNotFoundError):
+                os.rename(root / "layers" / layer, root / "trash" / f"lost.{layer}")

@@ -1,6 +1,10 @@
-"""Images by name. Owns the table of names; does not know what a manifest says, nor registries."""
+"""Images by name.
 
-from collections.abc import Sequence
+Owns the table `images`. Does not know what a manifest says, nor registries.
+"""
+
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kedge.model.digest import Digest
@@ -12,9 +16,9 @@ from kedge.storage.database import Database
 class ImageRecord:
     """One name of one image.
 
-    `name` is a full reference (`str(Reference)`), or the image's own id for an image without a name. `target` is the manifest
-    or index, whose bytes are in the blob store. `id` is the config's digest, as Docker shows it (for an index: the one of the
-    platform that was built or pulled). `created_at` is when this store got it, seconds since the epoch.
+    `name` is a full reference (`str(Reference)`), or the image's own id for an image without a name. `target` is the
+    manifest or index, whose bytes are in the blob store. `id` is the config's digest, as Docker shows it (for an index:
+    the one of the platform that was built or pulled). `created_at` is when this store got it, seconds since the epoch.
     """
 
     name: str
@@ -26,25 +30,49 @@ class ImageRecord:
 class ImageStore:
     """Names of images. Every method is atomic; names survive a power failure once `set` has returned."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, database: Database, flush: Callable[[], None]) -> None:
+        """`flush` makes layers written so far durable: what a name needs must not be lost before the name."""
+        self._database, self._flush = database, flush
 
     def get(self, name: str) -> ImageRecord | None:
         """The image of that exact name."""
-        raise NotImplementedError
+        row = self._database.row(f"{_SELECT} WHERE name = ?", name)
+        return row and _read(row)
 
     def set(self, record: ImageRecord) -> ImageRecord | None:
         """Give the name to the image; returns the record that had it before."""
-        raise NotImplementedError
+        self._flush()
+        target = json.dumps(record.target.to_json())
+        with self._database.transaction(durable=True) as rows:
+            before = rows.execute(f"{_SELECT} WHERE name = ?", (record.name,)).fetchone()
+            rows.execute(
+                "INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?, ?)",
+                (record.name, target, record.target.digest, record.id, record.created_at),
+            )
+        return before and _read(before)
 
     def remove(self, name: str) -> bool:
         """Forget a name; False when there was none. What only this name held becomes garbage for `Store.prune`."""
-        raise NotImplementedError
+        with self._database.transaction(durable=True) as rows:
+            return rows.execute("DELETE FROM images WHERE name = ?", (name,)).rowcount == 1
 
     def list(self) -> Sequence[ImageRecord]:
         """All records, newest first."""
-        raise NotImplementedError
+        return [_read(row) for row in self._database.rows(f"{_SELECT} ORDER BY created DESC, name")]
 
     def find(self, prefix: str) -> Sequence[ImageRecord]:
         """Records whose image id or manifest digest starts with the hexadecimal `prefix` (with or without `sha256:`)."""
-        raise NotImplementedError
+        digits = prefix.removeprefix("sha256:")
+        if not digits or digits.strip("0123456789abcdef"):
+            return []
+        pattern = f"sha256:{digits}%"
+        found = self._database.rows(f"{_SELECT} WHERE id LIKE ? OR digest LIKE ? ORDER BY name", pattern, pattern)
+        return [_read(row) for row in found]
+
+
+_SELECT = "SELECT name, target, id, created FROM images"
+
+
+def _read(row: tuple[str, str, str, float]) -> ImageRecord:
+    name, target, image, created = row
+    return ImageRecord(name, Descriptor.from_json(json.loads(target)), Digest(image), created)

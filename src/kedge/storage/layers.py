@@ -1,145 +1,144 @@
 """Layers: immutable directories in overlayfs form, by short id, each made or fetched once.
 
-Owns `layers/<id>`, `drafts/` and what is known of each layer. Does not know ops, images or registries: bytes that are not here
-come through the store's `fetch`.
+Owns `layers/<id>` and which directories make up a snapshot. Does not know ops, images or registries: bytes that are not
+here come through the store's `fetch`. Records are in `layer_records`, coming into being in `unpacking` and `drafts`,
+bytes in `layer_bytes`.
 """
 
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING
 
 from kedge.model.digest import Digest
+from kedge.model.errors import InvalidInput, NotFound, StoreError
 from kedge.model.graph import Layer, Snapshot
 from kedge.model.image import Descriptor
-from kedge.storage.tar_write import Writable
+from kedge.storage import overlay
+from kedge.storage.blobs import BlobStore
+from kedge.storage.budget import Budget
+from kedge.storage.drafts import Draft
+from kedge.storage.layer_bytes import LayerBytes
+from kedge.storage.layer_records import Declared, LayerInfo, LayerRecords, State
+from kedge.storage.locks import Lease, Locks
 from kedge.storage.tree import Filter, Tree
+from kedge.storage.unpacking import Fetch, Progress, Unpacker
 
-Compression: TypeAlias = Literal["gzip", "zstd", "uncompressed"]
+if TYPE_CHECKING:
+    from kedge.storage.packing import Compression, Writable
 
-
-class Progress(Protocol):
-    """Told of long work, from any thread, at most some times a second: fast, never raises (but to stop the work)."""
-
-    def __call__(
-        self, action: Literal["fetching", "unpacking", "packing"], digest: Digest, current: int, total: int
-    ) -> None:
-        """`current` of `total` bytes (0: unknown) of the blob `digest` (of the layer's diff id when packing) are done."""
+__all__ = ["Declared", "Draft", "LayerInfo", "LayerStore", "Progress"]
+_AT_ONCE = 6  # layers fetched and unpacked at the same time: waiting for the network most of it
 
 
-@dataclass(frozen=True, slots=True)
-class Declared:
-    """A layer as an image's manifest and config declare it: `origin` is where `Store.fetch` gets `descriptor`'s bytes from.
+@dataclass(slots=True)
+class _Adopted:
+    """A client's directory, and the layer it was copied into once something had to mount it."""
 
-    An empty origin means the bytes are, or will be, put into the blob store by the caller.
-    """
-
-    diff_id: Digest
-    descriptor: Descriptor
-    origin: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class LayerInfo:
-    """What is known of a layer without touching its files.
-
-    `diff_id` and `size` (bytes of the uncompressed tar) are None until somebody needed them. `ready`: the directory is there.
-    `sources` are the declared blobs, as (descriptor, origin).
-    """
-
-    id: Layer
-    diff_id: Digest | None
-    size: int | None
-    ready: bool
-    created: float
-    used: float
-    sources: tuple[tuple[Descriptor, str], ...]
-    description: str
-
-
-class Draft:
-    """A layer being written on top of a snapshot: a context manager that discards what was not committed.
-
-    Either the sandbox mounts `lowers`, `upper` and `work` itself, or `tree()` is used; never both at once.
-    """
-
-    upper: Path  # receives the changes, in overlayfs form
-    work: Path  # overlayfs's own
-    lowers: tuple[Path, ...]  # directories of the snapshot below, bottom first; () over scratch
-
-    def tree(self) -> AbstractContextManager[Tree]:
-        """The merged tree, writable."""
-        raise NotImplementedError
-
-    def commit(self, description: str = "") -> Layer:
-        """Make it a layer: a rename, no copy. Atomic. Nothing may have the tree open or mounted any more."""
-        raise NotImplementedError
-
-    def discard(self) -> None:
-        """Drop it. Does nothing after a commit."""
-        raise NotImplementedError
-
-    def __enter__(self) -> "Draft":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.discard()
+    directory: Path
+    patterns: Filter | None
+    copy: Layer | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class LayerStore:
     """Layers of one store. Every method may be called by several threads and processes at once."""
 
+    def __init__(
+        self,
+        root: Path,
+        records: LayerRecords,
+        blobs: BlobStore,
+        locks: Locks,
+        lease: Lease,
+        budget: Budget,
+        fetch: Callable[[], Fetch | None],
+    ) -> None:
+        self._root, self._records, self._lease, self._budget = root, records, lease, budget
+        self._unpacker = Unpacker(root, records, blobs, locks, lease, budget, fetch)
+        self._bytes = LayerBytes(records, self._unpacker, blobs, locks, self.directory)
+        self._ready: dict[Layer, State] = {}  # known to be ready, and kept so by our lease
+        self._adopted: dict[Layer, _Adopted] = {}
+
     # ---- coming into being -------------------------------------------------------------------------------------------
 
     def declare(self, diff_id: Digest, descriptor: Descriptor, origin: str = "") -> Layer:
         """The layer with that diff id; made lazy, without any bytes, if it is new. Idempotent; touches no network."""
-        raise NotImplementedError
+        return self._records.declare([Declared(diff_id, descriptor, origin)])[0]
 
     def declare_all(self, layers: Iterable[Declared]) -> Snapshot:
         """`declare` for an image's layers, bottom first, in one transaction."""
-        raise NotImplementedError
+        return tuple(self._records.declare(list(layers)))
 
     def draft(self, snapshot: Snapshot = (), progress: Progress | None = None) -> Draft:
         """A new layer on top of `snapshot`, whose directories are fetched and unpacked if need be."""
-        raise NotImplementedError
+        lowers = self.directories(snapshot, progress)
+        return Draft(self._root / "drafts" / self._lease.new_name(), lowers, self._records, self._budget)
 
     def adopt(self, directory: Path, patterns: Filter | None = None) -> Layer:
         """A layer that stands for a client's directory, seen through a filter, for as long as this store is open.
 
         It is read in place by `mounted` when alone in its snapshot; else, and by `directory`, copied first, once.
         """
-        raise NotImplementedError
+        layer = Layer(f"~{len(self._adopted) + 1}")
+        self._adopted[layer] = _Adopted(directory, patterns)
+        return layer
 
     # ---- use as files ------------------------------------------------------------------------------------------------
 
     def directory(self, layer: Layer, progress: Progress | None = None) -> Path:
         """The layer's directory; fetched, verified and unpacked on demand, once for all threads and processes.
 
-        Raises IntegrityError when the bytes are not what was declared, StoreError, NotFound, and what `Store.fetch` raises.
+        Raises IntegrityError when the bytes are not what was declared, StoreError, NotFound, and what `Store.fetch`
+        raises.
         """
-        raise NotImplementedError
+        layer = self._materialized(layer)
+        self._have((layer,), progress)
+        return self._records.directory(layer)
 
     def directories(self, snapshot: Snapshot, progress: Progress | None = None) -> tuple[Path, ...]:
-        """Directories to stack, bottom first; fetched and unpacked in parallel. Layers that one above hides are left out."""
-        raise NotImplementedError
+        """Directories to stack, bottom first; fetched and unpacked in parallel. Layers that one above hides are left
+        out.
+        """
+        layers = tuple(map(self._materialized, snapshot))
+        self._have(layers, progress)
+        # A layer twice in a stack (a merge may do that) would be refused by the kernel; the upper one decides.
+        visible: dict[Layer, Path] = {}
+        for layer in reversed(layers):
+            visible.setdefault(layer, self._records.directory(layer))
+            if self._ready[layer].opaque:
+                break
+        return tuple(reversed(visible.values()))
 
-    def mounted(self, snapshot: Snapshot, progress: Progress | None = None) -> AbstractContextManager[Tree]:
+    @contextmanager
+    def mounted(self, snapshot: Snapshot, progress: Progress | None = None) -> Iterator[Tree]:
         """The merged, read-only tree of a snapshot, by a mount that is attached nowhere."""
-        raise NotImplementedError
+        if len(snapshot) == 1 and (adopted := self._adopted.get(snapshot[0])):
+            with _opened(adopted.directory) as fd:
+                yield Tree(fd, adopted.patterns, in_place=True)
+            return
+        directories = self.directories(snapshot, progress)
+        if not directories:
+            with _opened(self._root / "empty") as fd:
+                yield Tree(fd)
+            return
+        if len(directories) == 1:  # a read-only overlay needs two; alone, a layer might show its whiteouts
+            directories = (self._root / "empty", *directories)
+        with overlay.merged(directories) as fd:
+            yield Tree(fd)
 
     # ---- use as bytes ------------------------------------------------------------------------------------------------
 
     def info(self, layer: Layer) -> LayerInfo:
-        """Raises NotFound."""
-        raise NotImplementedError
+        """What is known without touching files. Raises NotFound."""
+        return self._records.info(self._materialized(layer))
 
     def find(self, diff_id: Digest) -> Layer | None:
-        """The layer with that (unclamped) diff id."""
-        raise NotImplementedError
+        """The layer with that diff id, clamped or not."""
+        return self._records.find(diff_id)
 
     def diff_id(
         self, layer: Layer, *, clamp: int | None = None, progress: Progress | None = None
@@ -148,12 +147,12 @@ class LayerStore:
 
         `clamp` lowers later times to that many seconds since the epoch; it leaves declared layers alone.
         """
-        raise NotImplementedError
+        return self._bytes.diff_id(self._materialized(layer), clamp, progress)
 
     def blob(
         self,
         layer: Layer,
-        compression: Compression = "gzip",
+        compression: "Compression" = "gzip",
         level: int | None = None,
         *,
         clamp: int | None = None,
@@ -162,18 +161,85 @@ class LayerStore:
     ) -> Descriptor:
         """The layer as a blob in the blob store: made on first demand in one pass, then remembered, else found.
 
-        A declared layer keeps the blob it came as, whatever its compression, unless `force` (then also fetched if need be; an
-        unforced one may not be in the blob store: see `fetch_blob`). The bytes are a function of the tree and the options.
+        A declared layer keeps the blob it came as, whatever its compression, unless `force` and another is wanted; the
+        bytes of what it came as may not be in the blob store: see `fetch_blob`. What is made is a function of the tree
+        and the options. Raises InvalidInput for a level that is none.
         """
-        raise NotImplementedError
+        return self._bytes.blob(self._materialized(layer), compression, level, clamp, force, progress)
 
     def fetch_blob(self, descriptor: Descriptor, progress: Progress | None = None) -> None:
-        """Have the bytes of a layer's blob in the blob store: found, fetched from where it was declared, or made again."""
-        raise NotImplementedError
+        """Have the bytes of a layer's blob in the blob store: found, made again, or fetched from where it was declared.
 
-    def write_tar(self, layer: Layer, out: Writable, *, clamp: int | None = None) -> None:
+        Raises NotFound for a blob that belongs to no layer.
+        """
+        self._bytes.fetch_blob(descriptor, progress)
+
+    def write_tar(self, layer: Layer, out: "Writable", *, clamp: int | None = None) -> None:
         """Write the layer's uncompressed tar to `out`, without keeping it."""
-        raise NotImplementedError
+        self._bytes.write_tar(self._materialized(layer), out, clamp)
+
+    # ---- having directories ------------------------------------------------------------------------------------------
+
+    def _have(self, layers: tuple[Layer, ...], progress: Progress | None) -> None:
+        """Make the layers ready, several at a time."""
+        unknown = [layer for layer in dict.fromkeys(layers) if layer not in self._ready]
+        if not unknown:
+            return
+        states = self._records.use(unknown)
+        lazy = [layer for layer, state in states.items() if not state.ready]
+        if len(lazy) == 1:
+            self._unpacker.make_ready(lazy[0], progress)
+        elif lazy:
+            self._make_ready(lazy, progress)
+        self._ready |= states | (self._records.use(lazy) if lazy else {})
+
+    def _make_ready(self, lazy: list[Layer], progress: Progress | None) -> None:
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(min(_AT_ONCE, len(lazy)), "kedge-layer") as pool:
+            jobs = [pool.submit(self._unpacker.make_ready, layer, progress) for layer in lazy]
+            try:
+                for job in jobs:
+                    job.result()
+            except BaseException:
+                for job in jobs:
+                    job.cancel()
+                raise
+
+    def _materialized(self, layer: Layer) -> Layer:
+        """The layer itself, or the copy of a client's directory."""
+        if not layer.startswith("~"):
+            return layer
+        adopted = self._adopted.get(layer)
+        if adopted is None:
+            raise NotFound(f"no directory was adopted as {layer}")
+        with adopted.lock:
+            if adopted.copy is None:
+                adopted.copy = self._copy(layer, adopted)
+            return adopted.copy
+
+    def _copy(self, layer: Layer, adopted: _Adopted) -> Layer:
+        from kedge.model import ops
+        from kedge.storage.copy import copy
+
+        everything = ops.Copy("/", "/", contents_only=True, create_dest_path=True)
+        with self.draft() as draft:
+            with self.mounted((layer,)) as source, draft.tree() as dest:
+                copy(everything, source, dest.fd)
+            return draft.commit(f"copy of {adopted.directory}")
 
 
-FetchProgress: TypeAlias = Callable[[int, int], None]
+@contextmanager
+def _opened(directory: Path) -> Iterator[int]:
+    try:
+        fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotFound(f"{directory} is no directory") from None
+    except PermissionError:
+        raise InvalidInput(f"{directory} may not be read") from None
+    except OSError as error:
+        raise StoreError(f"cannot open {directory}: {error.strerror}") from error
+    try:
+        yield fd
+    finally:
+        os.close(fd)

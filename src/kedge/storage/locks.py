@@ -1,8 +1,8 @@
 """Locks between threads and processes, and leases that tell the living from the dead.
 
 Owns one lock file with a byte for each name (open file description locks: no file is left behind for a name, the kernel
-releases what a killed process held, and two threads of one process exclude each other like two processes), and one leased file
-for each open store. Does not know what is locked.
+releases what a killed process held, and two threads of one process exclude each other like two processes), and one
+leased file for each open store. Does not know what is locked.
 """
 
 import errno
@@ -13,7 +13,7 @@ import secrets
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -85,21 +85,19 @@ def _request(name: str, shared: bool) -> bytes:
 class Lease:
     """A sign of life: a locked file under `leases/` from first use until `close` or death.
 
-    Its name marks the drafts and partial files of this store object; its age protects, from everyone's garbage collection,
-    all that was used since (`used >= start`).
+    Its name marks the drafts and partial files of this store object; its age protects, from everyone's garbage
+    collection, all that was used since (`used >= start`).
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, taken: Callable[[bool], None] = lambda _: None) -> None:
+        """`taken` is called when the lease has been taken, with whether somebody died holding one."""
+        self._root, self._taken = root, taken
         self._directory = root / "leases"
         self._lock = threading.Lock()
         self._fd = -1
         self._name = ""
         self._start = 0.0
         self._serial = 0
-
-    @property
-    def taken(self) -> bool:
-        return self._fd >= 0
 
     @property
     def start(self) -> float:
@@ -129,11 +127,16 @@ class Lease:
         if self._fd >= 0:
             return
         with self._lock:
+            if self._fd >= 0:
+                return
             while self._fd < 0:
                 self._name = secrets.token_hex(5)
                 self._fd = _locked_file(self._directory / self._name)
-            # The file's time, not the clock's: file times lag by the kernel's tick, and blobs are marked used by theirs.
+            # The file's time, not the clock's: file times lag by the kernel's tick, and blobs are marked used by
+            # theirs.
             self._start = os.fstat(self._fd).st_mtime
+        before = len(os.listdir(self._directory))
+        self._taken(before > 1 and len(living_leases(self._root)) < before)
 
 
 def _locked_file(path: Path) -> int:

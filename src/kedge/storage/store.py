@@ -10,65 +10,97 @@
     leases/ locks       who is alive; who may do what
     empty/              the lowest directory of a stack that needs one
 
-Owns the layout and puts the parts together. Does not know registries (`fetch` is given), ops, or what an image is made of.
+Owns the layout and puts the parts together. Does not know registries (`fetch` is given), ops, or what an image is made
+of.
 
-A Store object is one user of the store: open one for each build, command or request of a service. Opening is cheap and touches
-nothing on disk but the root. What was used through it is safe from every garbage collection until it is closed.
+A Store object is one user of the store: open one for each build, command or request of a service. Opening is cheap.
+What was used through it is safe from every garbage collection until it is closed.
 """
 
 import os
-from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
-from kedge.model.image import Descriptor
-from kedge.storage.blobs import BlobStore, BlobWriter
-from kedge.storage.gc import Pruned, PruneOptions, Usage
-from kedge.storage.layers import FetchProgress, LayerStore
+from kedge.kernel import identity
+from kedge.storage.blobs import BlobStore
+from kedge.storage.budget import Budget
+from kedge.storage.cache_mounts import CacheMounts
+from kedge.storage.database import Database
+from kedge.storage.disk import sync_file_system, this_boot, translated
+from kedge.storage.images import ImageStore
+from kedge.storage.layer_records import LayerRecords
+from kedge.storage.layers import LayerStore
+from kedge.storage.locks import Lease, Locks
+from kedge.storage.logs import Logs
+from kedge.storage.ownership import overlay_prefix
+from kedge.storage.results import ResultStore
+from kedge.storage.stats import StatCache
+from kedge.storage.unpacking import Fetch
 
+# Counting and collecting are not on the path of a build: kedge.storage.accounts and gc are imported when first needed.
 if TYPE_CHECKING:
-    from kedge.storage.cache_mounts import CacheMounts
-    from kedge.storage.images import ImageStore
-    from kedge.storage.logs import Logs
-    from kedge.storage.results import ResultStore
-    from kedge.storage.stats import StatCache
+    from kedge.storage.accounts import Accounts, Usage
+    from kedge.storage.gc import Collector, Pruned, PruneOptions
 
-# fetch(origin, descriptor, writer, progress): write the blob's bytes from `writer.offset` on (or `restart()` it) and commit.
-# `progress(current, total)` in bytes. Blocks; called on any thread, for several blobs at once.
-Fetch: TypeAlias = Callable[[str, Descriptor, BlobWriter, FetchProgress], None]
+__all__ = ["Fetch", "Store", "default_root"]
+# `empty` last: where it is, all are.
+_PARTS = ("blobs", "blobs/sha256", "layers", "cache-mounts", "logs", "ingest", "drafts", "trash", "leases", "empty")
 
 
 def default_root() -> Path:
     """KEDGE_ROOT; else /var/lib/kedge for root, `kedge` in the user's XDG data directory otherwise."""
     if named := os.environ.get("KEDGE_ROOT"):
-        return Path(named)
-    raise NotImplementedError
+        return Path(named).absolute()
+    me = identity.current()
+    if me.uid == 0 and not me.in_user_namespace:
+        return Path("/var/lib/kedge")
+    data = os.environ.get("XDG_DATA_HOME", "")
+    return (Path(data) if data.startswith("/") else Path.home() / ".local/share") / "kedge"
 
 
 class Store:
     """See the module. Use it as a context manager, or call `close`."""
 
-    root: Path
-    fetch: Fetch | None  # may be set after opening
-    blobs: BlobStore
-    layers: LayerStore
-    results: "ResultStore"
-    images: "ImageStore"
-    stats: "StatCache"
-    cache_mounts: "CacheMounts"
-    logs: "Logs"
+    def __init__(self, root: Path, fetch: Fetch | None, max_size: int) -> None:
+        self.root, self.fetch = root, fetch
+        self._database = Database(root / "kedge.db", overlay_prefix(), self._after_open)
+        self._locks, self._lease = Locks(root), Lease(root, self._on_lease)
+        self._budget = Budget(self._database, self._lease, max_size)
+        self._records = LayerRecords(root, self._database, self._lease)
+        self.blobs = BlobStore(root, self._locks, self._lease, self._budget)
+        self.layers = LayerStore(
+            root, self._records, self.blobs, self._locks, self._lease, self._budget, lambda: self.fetch
+        )
+        self.results = ResultStore(self._database, self._locks, self._lease)
+        self.images = ImageStore(self._database, self.flush)
+        self.stats = StatCache(self._database)
+        self.cache_mounts = CacheMounts(root, self._database, self._locks, self._lease)
+        self.logs = Logs(root, self._database, self._lease, self._budget)
+        self._budget.count, self._budget.collect = lambda: self._accounts.count(), self._collect
 
     @classmethod
     def open(cls, root: Path | None = None, fetch: Fetch | None = None, max_size: int = 0) -> "Store":
         """Open the store, making it if there is none. `max_size` bytes (0: no cap) are never exceeded.
 
-        Raises StoreError when the root cannot be used.
+        `fetch` may also be set later. Raises StoreError when the root cannot be used.
         """
-        raise NotImplementedError
+        root = (root or default_root()).absolute()
+        with translated(f"use the store at {root}"):
+            if not (root / "empty").is_dir():
+                root.mkdir(0o700, parents=True, exist_ok=True)
+                for part in _PARTS:
+                    (root / part).mkdir(0o755, exist_ok=True)
+        return cls(root, fetch, max_size)
 
     def close(self) -> None:
         """Make what was written durable, and end the protection of what was used. Idempotent."""
-        raise NotImplementedError
+        try:
+            self.stats.flush()
+            self.flush()
+        finally:
+            self._database.close()
+            self._lease.close()
 
     def __enter__(self) -> "Store":
         return self
@@ -76,14 +108,67 @@ class Store:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def usage(self) -> list[Usage]:
-        """Everything on disk, most recently used first; the sizes add up to what `du` says of the root."""
-        raise NotImplementedError
+    def flush(self) -> None:
+        """Make layers written through this object survive a power failure. Cheap when there are none."""
+        if not self._records.wrote:
+            return
+        self._records.wrote = False
+        written = self._records.unsynced()
+        with translated("make layers durable"):
+            sync_file_system(self.root)
+        self._records.synced(written)
 
-    def prune(self, options: PruneOptions = PruneOptions()) -> Pruned:
+    def usage(self) -> "list[Usage]":
+        """Everything on disk, most recently used first; the sizes add up to what `du` says of the root."""
+        with translated("look through the store"):
+            return self._accounts.usage()
+
+    def prune(self, options: "PruneOptions | None" = None) -> "Pruned":
         """Remove what nobody needs. Safe while builds run."""
-        raise NotImplementedError
+        with translated("prune the store"):
+            return self._collector.prune(options)
 
     def verify(self) -> list[str]:
         """Hash every blob again, check every record against the disk; one sentence for each fault."""
-        raise NotImplementedError
+        from kedge.storage.verify import Verifier
+
+        with translated("verify the store"):
+            self._collector.sweep()
+            verifier = Verifier(self.root, self._database, self._records, self.blobs, self.images, self._accounts)
+            return verifier.faults()
+
+    # ---- counting and collecting -------------------------------------------------------------------------------------
+
+    @cached_property
+    def _accounts(self) -> "Accounts":
+        from kedge.storage.accounts import Accounts
+
+        return Accounts(self.root, self._database, self._records, self.blobs, self.images)
+
+    @cached_property
+    def _collector(self) -> "Collector":
+        from kedge.storage.gc import Collector
+
+        return Collector(self.root, self._database, self._accounts, self._locks, self._lease)
+
+    # ---- looking after what others left ------------------------------------------------------------------------------
+
+    def _after_open(self, database: Database) -> None:
+        if database.row("SELECT 1 FROM layers WHERE boot IS NOT NULL AND boot <> ? LIMIT 1", this_boot()):
+            from kedge.storage.gc import after_power_failure
+
+            after_power_failure(self.root, database)
+
+    def _on_lease(self, dead: bool) -> None:
+        """Our first use of the store: clean up after those who died in theirs."""
+        if dead:
+            with translated("clean up the store"):
+                self._collector.sweep()
+
+    def _collect(self, size: int) -> None:
+        """Free `size` bytes for somebody who wants to write."""
+        from kedge.storage.gc import PruneOptions
+
+        self._collector.sweep()
+        total = sum(usage.size for usage in self._accounts.usage())
+        self._collector.prune(PruneOptions(keep=max(0, total - size)))

@@ -23,8 +23,8 @@ class Tree:
 
     `fd` is an O_PATH (or O_RDONLY) directory descriptor, valid while the context manager that gave the tree is entered;
     use it as `dir_fd` and through `kernel.paths`. `patterns` says which paths are to be treated as absent (None: none).
-    `in_place` marks a client's own directory: owned by strangers to the image, possibly changing while it is read, never to be
-    written to. `writable` marks a draft's tree.
+    `in_place` marks a client's own directory: owned by strangers to the image, possibly changing while it is read,
+    never to be written to. `writable` marks a draft's tree.
     """
 
     fd: int

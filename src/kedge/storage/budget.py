@@ -1,0 +1,83 @@
+"""The hard cap: space is reserved before it is written, and old things go first when there is none left.
+
+Owns the ledger (one number in the database: what is on disk plus what is about to be). Does not know what is written,
+nor what may go: `collect` is given.
+"""
+
+import threading
+from collections.abc import Callable
+
+from kedge.model.errors import StoreError
+from kedge.storage.database import Database
+from kedge.storage.locks import Lease
+
+_STEP = 16 << 20  # bytes reserved at once for a stream of unknown length
+_HEADROOM = 16 << 20  # at most so much of the cap is left for the database and its journal
+
+
+class Budget:
+    """Admission to a store of at most `max_size` bytes (0: no cap, and nothing here costs anything).
+
+    `count()` measures what the store takes on disk; `collect(bytes)` frees that much of what nobody needs, if it can.
+    """
+
+    def __init__(self, database: Database, lease: Lease, max_size: int) -> None:
+        self._database, self._lease, self.max_size = database, lease, max_size
+        self._limit = max_size - min(_HEADROOM, max_size // 8)
+        self._lock = threading.Lock()
+        self.count: Callable[[], int] = lambda: 0
+        self.collect: Callable[[int], None] = lambda _: None
+
+    def reserve(self, size: int) -> "Reservation":
+        """Room for `size` bytes. Raises StoreError when collecting garbage does not make it."""
+        reservation = Reservation(self, "")
+        if self.max_size:
+            reservation = Reservation(self, self._lease.new_name())
+            reservation.cover(size)
+        return reservation
+
+    def change(self, name: str, size: int) -> None:
+        """Set what `name` has reserved. Raises StoreError when there is no room."""
+        with self._lock:
+            if self._admitted(name, size, self.count()):
+                return
+            self.collect(self.count() + size - self._limit)
+            if self._admitted(name, size, self.count()):
+                return
+        raise StoreError(
+            f"the store may not grow beyond {self.max_size} bytes, and nothing more can be removed from it",
+            hint="Raise max-size in the configuration file, or remove images with `kedge rmi`.",
+        )
+
+    def release(self, name: str) -> None:
+        with self._database.transaction() as rows:
+            rows.execute("DELETE FROM reservations WHERE name = ?", (name,))
+
+    def _admitted(self, name: str, size: int, taken: int) -> bool:
+        with self._database.transaction() as rows:
+            promised = "SELECT coalesce(sum(bytes), 0) FROM reservations WHERE name <> ?"
+            others = rows.execute(promised, (name,)).fetchone()[0]
+            if taken + others + size > self._limit:
+                return False
+            rows.execute("INSERT OR REPLACE INTO reservations VALUES (?, ?)", (name, size))
+        return True
+
+
+class Reservation:
+    """Room promised to one writer, until `settle`."""
+
+    def __init__(self, budget: Budget, name: str) -> None:
+        self._budget, self._name, self._size = budget, name, 0
+
+    def cover(self, size: int) -> None:
+        """Make the room at least `size` bytes. Raises StoreError when there is not that much."""
+        if self._name and size > self._size:
+            size = max(size, self._size + _STEP) if self._size else size
+            self._budget.change(self._name, size)
+            self._size = size
+
+    def settle(self, actual: int) -> None:
+        """The writing is over and took `actual` bytes on disk: give back the promise. Idempotent."""
+        if self._name and self._size:
+            self._budget.release(self._name)
+            self._size = 0

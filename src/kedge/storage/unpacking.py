@@ -1,0 +1,237 @@
+"""From a lazy layer to its directory: fetch, verify, decompress, unpack, once.
+
+Owns nothing that lasts. Does not know tar (`tar_read`), compression (`compression`) or registries (`fetch` is given). A
+blob was verified when it came in; here the diff id is, in the same pass that unpacks.
+"""
+
+import hashlib
+import os
+import queue
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Literal, Protocol, TypeAlias
+
+from kedge.model.digest import Digest
+from kedge.model.errors import IntegrityError, KedgeError, NotFound, StoreError
+from kedge.model.graph import Layer
+from kedge.model.image import Descriptor
+from kedge.storage.blobs import BlobStore, BlobWriter
+from kedge.storage.budget import Budget
+from kedge.storage.disk import remove_tree, translated
+from kedge.storage.layer_records import LayerInfo, LayerRecords
+from kedge.storage.locks import Lease, Locks
+
+if TYPE_CHECKING:
+    from kedge.storage.compression import Decompressed
+
+_CHUNK = 1 << 20
+_AHEAD = 4  # chunks decompressed ahead of the unpacking
+_SMALL = 256 << 10  # a compressed layer below this is not worth a thread
+
+
+class Progress(Protocol):
+    """Told of long work, from any thread, at most some times a second: fast, never raises (but to stop the work)."""
+
+    def __call__(
+        self, action: Literal["fetching", "unpacking", "packing"], digest: Digest, current: int, total: int
+    ) -> None:
+        """`current` of `total` bytes (0: unknown) of the blob `digest` (of the layer's diff id when packing) are done."""
+
+
+FetchProgress: TypeAlias = Callable[[int, int], None]
+# fetch(origin, descriptor, writer, progress): write the blob's bytes from `writer.offset` on (or `restart()` it) and
+# commit. `progress(current, total)` in bytes. Blocks; called on any thread, for several blobs at once.
+Fetch: TypeAlias = Callable[[str, Descriptor, BlobWriter, FetchProgress], None]
+
+
+class Unpacker:
+    """Makes lazy layers ready."""
+
+    def __init__(
+        self,
+        root: Path,
+        records: LayerRecords,
+        blobs: BlobStore,
+        locks: Locks,
+        lease: Lease,
+        budget: Budget,
+        fetch: Callable[[], Fetch | None],
+    ) -> None:
+        self._drafts, self._trash = root / "drafts", root / "trash"
+        self._records, self._blobs, self._locks, self._lease = records, blobs, locks, lease
+        self._budget, self._fetch = budget, fetch
+
+    def make_ready(self, layer: Layer, progress: Progress | None) -> None:
+        """Have the layer's directory, waiting for another thread or process that is at it."""
+        with self._locks.held(f"layer:{layer}"):
+            info = self._records.info(layer)
+            if info.ready:
+                return
+            if not info.sources:
+                raise StoreError(f"layer {layer} is damaged: it has neither files nor a source")
+            self._unpack(info, self.have_any(info, progress), progress)
+
+    def have(self, descriptor: Descriptor, origin: str, progress: Progress | None) -> None:
+        """Have a blob in the blob store, fetching it from `origin` once for all who need it. Raises NotFound."""
+        with self._locks.held(f"blob:{descriptor.digest}"):
+            if self._blobs.has(descriptor.digest):
+                return
+            fetch = self._fetch()
+            if not origin or fetch is None:
+                raise NotFound(f"the store has no blob {descriptor.digest}, and nowhere to fetch it from")
+
+            def report(current: int, total: int) -> None:
+                if progress:
+                    progress("fetching", descriptor.digest, current, total or descriptor.size)
+
+            with self._blobs.writer(descriptor) as writer:
+                if not _whole(writer):
+                    fetch(origin, descriptor, writer, report)
+                if writer.digest is None:
+                    writer.commit()
+
+    def have_any(self, info: LayerInfo, progress: Progress | None) -> Descriptor:
+        """Have one of the layer's blobs: one that is here, else the first that can be fetched."""
+        for descriptor, _ in info.sources:
+            if self._blobs.has(descriptor.digest):
+                return descriptor
+        for index, (descriptor, origin) in enumerate(info.sources, 1):
+            try:
+                self.have(descriptor, origin, progress)
+            except KedgeError:
+                if index == len(info.sources):
+                    raise
+            else:
+                return descriptor
+        raise NotFound(f"layer {info.id} has no source")
+
+    def _unpack(self, info: LayerInfo, descriptor: Descriptor, progress: Progress | None) -> None:
+        from kedge.storage.tar_read import unpack
+
+        draft = self._drafts / self._lease.new_name()
+        with translated("unpack a layer"):
+            draft.mkdir(0o755)
+            fd = os.open(draft, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        reservation = self._budget.reserve(descriptor.size)
+
+        def report(done: int) -> None:
+            reservation.cover(done)
+            if progress:
+                progress("unpacking", descriptor.digest, stream.consumed, descriptor.size)
+
+        try:
+            with self._blobs.open(descriptor.digest) as blob, verified(blob, descriptor) as stream:
+                unpacked = unpack(stream, fd, layer=True, progress=report)
+                stream.finish(info.diff_id)
+            self._records.fill(info.id, draft, stream.size, unpacked.opaque_root)
+        except BaseException:
+            _discard(draft, self._trash)
+            raise
+        finally:
+            os.close(fd)
+            reservation.settle(0)
+
+
+def _whole(writer: BlobWriter) -> bool:
+    """Did an earlier attempt write every byte, and die before it could say so?"""
+    if not writer.expected or writer.offset < writer.expected.size or not writer.offset:
+        return False
+    try:
+        writer.commit()
+    except IntegrityError:
+        return False
+    return True
+
+
+def _discard(draft: Path, trash: Path) -> None:
+    try:
+        os.rename(draft, trash / draft.name)
+    except OSError:
+        return
+    remove_tree(trash / draft.name)
+
+
+# ---- the stream ------------------------------------------------------------------------------------------------------
+
+
+class VerifiedStream:
+    """The plain bytes of a compressed layer, decompressed and hashed one step ahead of who reads them.
+
+    `size` counts bytes out, `consumed` compressed bytes in. A context manager.
+    """
+
+    def __init__(self, source: "Decompressed", ahead: bool) -> None:
+        self._source, self._hash = source, hashlib.sha256()
+        self._current, self._position = b"", 0
+        self._queue: queue.Queue[bytes | BaseException] | None = queue.Queue(_AHEAD) if ahead else None
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="kedge-decompress", daemon=True) if ahead else None
+        self.size = 0
+
+    @property
+    def consumed(self) -> int:
+        return self._source.consumed
+
+    def read(self, size: int, /) -> bytes:
+        if self._position >= len(self._current):
+            self._current, self._position = self._next(), 0
+        data = self._current[self._position : self._position + size]
+        self._position += len(data)
+        return data
+
+    def finish(self, expected: Digest | None) -> None:
+        """Read to the end; raises IntegrityError unless all bytes together have the `expected` digest."""
+        while self._next():
+            pass
+        digest = f"sha256:{self._hash.hexdigest()}"
+        if expected and digest != expected:
+            raise IntegrityError(f"a layer's content is {digest} and not {expected}, as the image's config promises")
+
+    def __enter__(self) -> "VerifiedStream":
+        if self._thread:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        if self._thread and self._queue:
+            while self._thread.is_alive():
+                try:
+                    self._queue.get(timeout=0.05)
+                except queue.Empty:
+                    continue
+            self._thread.join()
+
+    def _next(self) -> bytes:
+        if self._queue is None:
+            return self._make()
+        item = self._queue.get()
+        if isinstance(item, BaseException) or not item:
+            self._queue.put(item)  # who asks again gets the same answer
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+    def _make(self) -> bytes:
+        data = self._source.read(_CHUNK)
+        self._hash.update(data)
+        self.size += len(data)
+        return data
+
+    def _work(self) -> None:
+        assert self._queue is not None
+        data: bytes | BaseException = b"-"
+        while data and not isinstance(data, BaseException) and not self._stopped.is_set():
+            try:
+                data = self._make()
+            except BaseException as error:  # handed to the reader
+                data = error
+            self._queue.put(data)
+
+
+def verified(blob: BinaryIO, descriptor: Descriptor) -> VerifiedStream:
+    """The stream of a layer blob. Its first bytes tell how it is compressed: media types of real images lie."""
+    from kedge.storage.compression import decompressed
+
+    return VerifiedStream(decompressed(blob), ahead=descriptor.size >= _SMALL)
