@@ -118,7 +118,7 @@ def _read_pairs(text: str, escape: str, instruction: str) -> Arguments:
         key, separator, value_ = word.partition("=")
         if not separator:
             hint = f'A value with blanks must be quoted: {values[-3]}="{_unquoted(values[-2])} {word}".'
-            raise DockerfileError(f"can't find = in {word!r}, it must be of the form name=value", hint=hint)
+            raise DockerfileError(f"can't find = in {word!r}, it must be of the form name=value", hint=hint, fault=word)
         values += (key, value_, separator)
     return Arguments(tuple(values))
 

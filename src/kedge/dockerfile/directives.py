@@ -63,9 +63,10 @@ def find_directive(source: SourceFile, name: str) -> Directive | None:
 def escape_of(directive: Directive) -> str:
     """The escape character that an `escape` directive sets; raises DockerfileError."""
     if directive.value not in ESCAPES:
-        raise DockerfileError(
-            f"invalid escape character {directive.value!r}", location=directive.location, hint="Use \\ or `."
+        error = DockerfileError(
+            f"invalid escape character {directive.value!r}", hint="Use \\ or `.", fault=directive.value
         )
+        raise error.at(directive.location)
     return directive.value
 
 

@@ -22,6 +22,9 @@ MAX_DEPTH = 50  # of ${a:-${b:-…}}; each level costs some Python frames
 _BLANK = re.compile(f"[{BLANKS}]+")
 _SPECIAL_PARAMETERS = "@*#?-$!0"  # POSIX 2.5.2: never set here
 _MODIFIERS = "+-?#%"
+_MODIFIERS_HINT = (
+    "There are ${x:-w} ${x-w} ${x:+w} ${x+w} ${x:?m} ${x?m} ${x#p} ${x##p} ${x%p} ${x%%p} ${x/p/r} ${x//p/r}."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,12 +202,12 @@ class _Expander:
         start = self.position
         end = self.text.find("'", start + 1)
         if end < 0:
-            raise DockerfileError("a single quote is not closed")
+            raise DockerfileError("a single quote is not closed", fault=self.text[start:])
         self.position = end + 1
         return self.text[start : end + 1] if self.raw_quotes else self.text[start + 1 : end]
 
     def _double_quoted(self, raw_escapes: bool) -> str:
-        quote = '"' if self.raw_quotes else ""
+        start, quote = self.position, '"' if self.raw_quotes else ""
         result = [quote]
         self.position += 1
         while character := self._peek():
@@ -220,7 +223,7 @@ class _Expander:
                 result.append(character)
             else:
                 result.append(self._plain(""))
-        raise DockerfileError("a double quote is not closed")
+        raise DockerfileError("a double quote is not closed", fault=self.text[start:])
 
     def _escape_in_quotes(self, raw_escapes: bool) -> str:
         """Inside double quotes only `"`, `$` and the escape character itself can be escaped."""
@@ -270,9 +273,11 @@ class _Expander:
         return self.text[start : self.position]
 
     def _braced(self) -> str:
+        start = self.position - 1  # at the dollar
         self.position += 1
         if self._peek() in ("", "{", "}", ":"):
-            raise DockerfileError("syntax error: bad substitution" if self._peek() else "syntax error: missing '}'")
+            problem = "bad substitution" if self._peek() else "missing '}'"
+            raise DockerfileError(f"syntax error: {problem}", fault=self.text[start : self.position + 1])
         name, modifier = self._name(), self._next()
         if modifier == "}":
             value = self._value(name)
@@ -280,17 +285,17 @@ class _Expander:
         self.depth += 1
         if self.depth > MAX_DEPTH:
             raise DockerfileError(f"variables are nested more than {MAX_DEPTH} deep")
-        result = self._replaced(name) if modifier == "/" else self._modified(name, modifier)
+        result = self._replaced(name) if modifier == "/" else self._modified(name, modifier, start)
         self.depth -= 1
         return result
 
-    def _modified(self, name: str, modifier: str) -> str:
+    def _modified(self, name: str, modifier: str, start: int) -> str:
         """`${name-word}` and its kin; a colon before the modifier makes an empty value count as unset."""
         colon = ":" if modifier == ":" else ""
         modifier = self._next() if colon else modifier
         is_pattern = modifier in ("#", "%")
         if (not colon and (not modifier or modifier not in _MODIFIERS)) or (colon and is_pattern):
-            raise DockerfileError(f"unsupported modifier {colon + modifier!r} in the substitution of {name}")
+            raise self._unsupported(name, colon + modifier, start)
         word = self._until("}", is_pattern)
         value = self._value(name)
         if value is None and self.keep_unset:
@@ -304,11 +309,16 @@ class _Expander:
             case "?":
                 if missing:
                     problem = "unset" if value is None else "empty"
-                    raise DockerfileError(f"{name}: {word or f'is not allowed to be {problem}'}")
+                    message = f"{name}: {word or f'is not allowed to be {problem}'}"
+                    raise DockerfileError(message, fault=self.text[start : self.position])
                 return value or ""
             case "#" | "%":
                 return _trimmed(value or "", modifier, word)
-        raise DockerfileError(f"unsupported modifier {colon + modifier!r} in the substitution of {name}")
+        raise self._unsupported(name, colon + modifier, start)
+
+    def _unsupported(self, name: str, modifier: str, start: int) -> DockerfileError:
+        message = f"unsupported modifier {modifier!r} in the substitution of {name}"
+        return DockerfileError(message, hint=_MODIFIERS_HINT, fault=self.text[start : self.position])
 
     def _replaced(self, name: str) -> str:
         """`${name/pattern/replacement}`, with a second slash everywhere."""

@@ -4,6 +4,7 @@ Every error shown to a user is one of these. Anything else that reaches the top 
 A foreign exception is translated where it is understood, at the border of the package that called.
 """
 
+import re
 from dataclasses import dataclass
 
 
@@ -30,16 +31,33 @@ class Location:
     def __str__(self) -> str:
         return f"{self.file.name}:{self.start}"
 
+    def narrowed(self, fault: str) -> "Location":
+        """The line and columns where `fault` first stands in these lines, as a word if it does; else these lines."""
+        lines = self.file.text.split("\n")[self.start - 1 : self.end] if fault else []
+        for pattern in (rf"(?<!\S){re.escape(fault)}(?!\S)", re.escape(fault)):
+            for number, line in enumerate(lines, self.start):
+                if found := re.search(pattern, line):
+                    return Location(self.file, number, number, found.span())
+        return self
+
 
 class KedgeError(Exception):
     """The root of all errors that are not bugs.
 
     `message` is one sentence without a final full stop; `location` the text at fault; `hint` what to do, a sentence;
-    `stage` the build stage. None of them may contain a secret.
+    `stage` the build stage. None of them may contain a secret. `fault` is the part of the text that is wrong, as the
+    user wrote it: when the location comes to be known, it is narrowed to that.
     """
 
     def __init__(
-        self, message: str, *, location: Location | None = None, hint: str = "", stage: str = "", retryable: bool = False
+        self,
+        message: str,
+        *,
+        location: Location | None = None,
+        hint: str = "",
+        stage: str = "",
+        retryable: bool = False,
+        fault: str = "",
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -47,10 +65,12 @@ class KedgeError(Exception):
         self.hint = hint
         self.stage = stage
         self.retryable = retryable
+        self.fault = fault
 
     def at(self, location: Location | None, stage: str = "") -> "KedgeError":
         """This error, pointing at `location` and `stage` unless it already points somewhere; returns itself."""
-        self.location = self.location or location
+        if self.location is None and location is not None:
+            self.location = location.narrowed(self.fault)
         self.stage = self.stage or stage
         return self
 
@@ -95,8 +115,16 @@ class StepFailed(KedgeError):
     `exit_code` is the process's own (128 + n for signal n); `tail` its last output, as bytes.
     """
 
-    def __init__(self, message: str, *, exit_code: int, tail: bytes = b"", location: Location | None = None,
-                 hint: str = "", stage: str = "") -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        exit_code: int,
+        tail: bytes = b"",
+        location: Location | None = None,
+        hint: str = "",
+        stage: str = "",
+    ) -> None:
         super().__init__(message, location=location, hint=hint, stage=stage)
         self.exit_code = exit_code
         self.tail = tail
