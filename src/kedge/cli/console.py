@@ -14,8 +14,13 @@ from kedge.cli.command import Options
 
 if TYPE_CHECKING:
     from kedge.model.credential import Credential
+    from kedge.model.image import Descriptor
+    from kedge.model.settings import Settings
+    from kedge.registry.client import Registry
     from kedge.session.credentials import DockerCredentials
+    from kedge.storage.blobs import BlobWriter
     from kedge.storage.store import Store
+    from kedge.storage.unpacking import FetchProgress
 
 
 @dataclass
@@ -27,8 +32,9 @@ class Console:
     stderr: TextIO
     environment: Mapping[str, str]
     root: Path | None = None
-    config: Path | None = None
+    failure_code: int = 1  # what the process ends with when the command raises a KedgeError
     _store: "Store | None" = field(default=None, repr=False)
+    _registry: "Registry | None" = field(default=None, repr=False)
     _credentials: "DockerCredentials | None" = field(default=None, repr=False)
 
     @classmethod
@@ -41,7 +47,9 @@ class Console:
     def configure(self, options: Options) -> None:
         """Take over the global options that are given; called for what stands before the command and what behind."""
         self.root = Path(options.root).absolute() if options.root else self.root
-        self.config = Path(options.config).absolute() if options.config else self.config
+        if options.config:
+            # The one place that every part of a process looks at, this one's helpers included.
+            os.environ["KEDGE_CONFIG"] = str(Path(options.config).absolute())
 
     def print(self, text: str = "", end: str = "\n") -> None:
         """Write a result to standard output."""
@@ -65,12 +73,32 @@ class Console:
             enter_user_namespace()
 
     def store(self) -> "Store":
-        """The store, opened on first use."""
+        """The store, opened on first use. Layers that are not here yet come from where their image was found."""
         if self._store is None:
-            from kedge.storage.store import Store, default_root
+            from kedge.storage.store import Store
 
-            self._store = Store.open(self.root or default_root())
+            self._store = Store.open(self.root, max_size=self.settings().store.max_size)
+            self._store.fetch = self._fetch
         return self._store
+
+    def settings(self) -> "Settings":
+        """What the configuration files say."""
+        from kedge.session.settings import load_settings
+
+        return load_settings(self.environment)
+
+    def registry(self) -> "Registry":
+        """All registries, with the user's credentials; made on first use."""
+        if self._registry is None:
+            from kedge.registry.client import Registry
+
+            self._registry = Registry(self.settings(), self.credential)
+        return self._registry
+
+    def _fetch(self, origin: str, descriptor: "Descriptor", writer: "BlobWriter", progress: "FetchProgress") -> None:
+        from kedge.sources.fetch import store_fetch
+
+        store_fetch(self.registry())(origin, descriptor, writer, progress)
 
     def credential(self, registry: str) -> "Credential | None":
         """What Docker's configuration says for a registry; read on first use."""
@@ -82,7 +110,8 @@ class Console:
 
     def close(self) -> None:
         """Close what was opened; may be called twice."""
-        if self._store is not None:
-            self._store.__exit__(None, None, None)
-            self._store = None
+        for part in (self._store, self._registry):
+            if part is not None:
+                part.close()
+        self._store = self._registry = None
         self.stdout.flush()

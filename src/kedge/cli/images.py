@@ -47,7 +47,8 @@ def work(options: Options, console: Console) -> int:
 
 def record_of(store: "Store", image: "StoredImage", full: bool) -> dict[str, Any]:
     """What a template may ask of an image."""
-    from kedge.cli.stored import name_of, size_of
+    from kedge.cli.stored import name_of
+    from kedge.images.inspect import image_size
 
     name = name_of(image.record)
     return {
@@ -57,7 +58,7 @@ def record_of(store: "Store", image: "StoredImage", full: bool) -> dict[str, Any
         "Digest": image.record.target.digest,
         "CreatedSince": age(time.time() - image.record.created_at),
         "CreatedAt": time.strftime("%Y-%m-%d %H:%M:%S %z %Z", time.localtime(image.record.created_at)),
-        "Size": size(size_of(store, image)),
+        "Size": size(image_size(store, image)),
         "Labels": ",".join(f"{key}={value}" for key, value in image.config.labels),
         "Platform": str(image.config.platform),
     }

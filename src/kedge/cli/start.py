@@ -22,8 +22,9 @@ INTERRUPTED: Final = 130
 
 # group -> names; `kedge --help` shows them in this order. Each name is a module of this package (a dash becomes a _).
 GROUPS: Final[dict[str, dict[str, str]]] = {
-    "Build": {
+    "Build and run": {
         "build": "Build an image from a Dockerfile",
+        "run": "Run a command in a fresh container of an image",
     },
     "Look at images": {
         "images": "List images",
@@ -31,6 +32,12 @@ GROUPS: Final[dict[str, dict[str, str]]] = {
         "inspect": "Show an image's configuration and layers as JSON",
         "tag": "Give an image one more name",
         "rmi": "Remove images",
+    },
+    "Move images": {
+        "pull": "Bring an image from a registry into the store",
+        "import": "Make an image of a root file system archive",
+        "save": "Write images to an archive",
+        "load": "Read images from an archive",
     },
     "Look after the store and this machine": {
         "du": "Show what the store takes on disk",
@@ -145,4 +152,4 @@ def _failed(error: KedgeError, console: "Console", debug: bool) -> int:
         traceback.print_exception(error, file=console.stderr)
     for line in describe(error):
         console.complain(line)
-    return USAGE if isinstance(error, UsageError) else FAILURE
+    return USAGE if isinstance(error, UsageError) else console.failure_code

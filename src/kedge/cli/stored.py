@@ -1,6 +1,6 @@
-"""Images of the store as lists show them: every name with its documents and sizes.
+"""Images of the store as lists show them: every name with its documents.
 
-Owns which platform of an index a list shows, and what a layer counts. Does not know how images are found by name
+Owns which platform of an index a list shows. Does not know how images are found by name
 (`kedge.images`).
 """
 
@@ -40,13 +40,3 @@ def all_images(store: "Store") -> Iterator[StoredImage]:
             yield opened(store, record)
         except KedgeError:
             continue
-
-
-def size_of(store: "Store", image: StoredImage) -> int:
-    """Bytes of all layers: of the uncompressed tar where it is known, else as transferred."""
-    total = 0
-    for diff_id, blob in zip(image.config.diff_ids, image.manifest.layers, strict=False):
-        layer = store.layers.find(diff_id)
-        size = store.layers.info(layer).size if layer else None
-        total += blob.size if size is None else size
-    return total
