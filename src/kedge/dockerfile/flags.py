@@ -50,13 +50,14 @@ def read_flags(instruction: str, words: Iterable[str], table: Mapping[str, Kind]
         name, equals, value = word.removeprefix("--").partition("=")
         kind = table.get(name)
         if kind is None:
-            raise DockerfileError(f"unknown flag --{name} for {instruction}", hint=_valid_flags(name, table))
+            hint = _valid_flags(name, table)
+            raise DockerfileError(f"unknown flag --{name} for {instruction}", hint=hint, fault=f"--{name}")
         if kind is not Kind.TEXTS and (name in flags.booleans or name in flags.texts):
             raise DockerfileError(f"flag --{name} is given twice")
         if kind is Kind.BOOL:
             flags.booleans[name] = _boolean(name, equals, value)
         elif not equals:
-            raise DockerfileError(f"flag --{name} has no value", hint=f"Write --{name}=VALUE.")
+            raise DockerfileError(f"flag --{name} has no value", hint=f"Write --{name}=VALUE.", fault=word)
         else:
             flags.texts.setdefault(name, []).append(value)
     return flags
@@ -74,4 +75,4 @@ def _boolean(name: str, equals: str, value: str) -> bool:
         return True
     if value.lower() == "false":
         return False
-    raise DockerfileError(f"flag --{name} is either true or false, not {value!r}")
+    raise DockerfileError(f"flag --{name} is either true or false, not {value!r}", fault=f"--{name}={value}")

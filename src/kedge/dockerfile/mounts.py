@@ -127,15 +127,17 @@ def _set_option(mount: RunMount, key: str, value: str | None, field: str) -> Non
             message = f"invalid mount option {field[:100]!r}: expected key=value"
         else:
             message = f"unknown mount option {key[:100]!r}"
-        raise DockerfileError(message, hint=did_you_mean(key, _OPTIONS) or f"Options are {', '.join(_OPTIONS)}.")
+        hint = did_you_mean(key, _OPTIONS) or f"Options are {', '.join(_OPTIONS)}."
+        raise DockerfileError(message, hint=hint, fault=field)
     if value is None and key not in _VALUELESS:
-        raise DockerfileError(f"mount option {key!r} needs a value: {key}=…")
+        raise DockerfileError(f"mount option {key!r} needs a value: {key}=…", fault=field)
     try:
         setter(mount, value)
     except ValueError:
-        raise DockerfileError(f"invalid value {(value or '')[:100]!r} for mount option {key!r}") from None
+        message = f"invalid value {(value or '')[:100]!r} for mount option {key!r}"
+        raise DockerfileError(message, fault=field) from None
     except KedgeError as error:
-        raise DockerfileError(f"mount option {key!r}: {error.message}", hint=error.hint) from None
+        raise DockerfileError(f"mount option {key!r}: {error.message}", hint=error.hint, fault=field) from None
 
 
 def _boolean(value: str | None) -> bool:

@@ -61,7 +61,7 @@ def read_instruction(node: Node, findings: Findings) -> Typed:
 
 def _unknown(node: Node) -> DockerfileError:
     hint = did_you_mean(node.keyword, _READERS) or f"Instructions are {', '.join(_READERS)}."
-    return DockerfileError(f"unknown instruction {node.keyword[:100]}", hint=hint)
+    return DockerfileError(f"unknown instruction {node.keyword[:100]}", hint=hint, fault=node.keyword)
 
 
 def _advise(node: Node, typed: Typed, findings: Findings) -> None:
@@ -118,6 +118,7 @@ def _from(node: Node, head: Head) -> i.From:
             raise DockerfileError(
                 f"invalid stage name {name[:100]!r}",
                 hint="A stage name starts with a letter and has letters, digits, '_', '.' and '-'.",
+                fault=name,
             )
     elif len(words) != 1:
         raise DockerfileError(
@@ -221,7 +222,7 @@ def _choice(flags: Flags, name: str, known: tuple[str, ...]) -> str:
     value = flags.text(name, known[0])
     if value not in known:
         hint = did_you_mean(value, known) or f"It is one of {', '.join(known)}."
-        raise DockerfileError(f"invalid value {value[:100]!r} for --{name}", hint=hint)
+        raise DockerfileError(f"invalid value {value[:100]!r} for --{name}", hint=hint, fault=f"--{name}={value}")
     return value
 
 
@@ -296,7 +297,7 @@ def _healthcheck(node: Node, head: Head) -> i.Healthcheck:
             raise DockerfileError("HEALTHCHECK NONE takes no arguments")
         return i.Healthcheck(*head, Healthcheck(("NONE",)))
     if kind.upper() != "CMD":
-        raise DockerfileError(f"unknown healthcheck {kind[:100]!r}", hint="It is either CMD or NONE.")
+        raise DockerfileError(f"unknown healthcheck {kind[:100]!r}", hint="It is either CMD or NONE.", fault=kind)
     flags = _flags(node, _HEALTH_FLAGS)
     if not args:
         raise DockerfileError("HEALTHCHECK CMD needs a command")
