@@ -61,7 +61,7 @@ def export(parts: Parts, targets: Sequence[Target], snapshots: Sequence[Snapshot
             exported = _export(parts, output, stages, work)
             stack.close()
             if exported is not None:
-                _note(parts, built, exported)
+                _note(parts, built, exported, stages)
     return built
 
 
@@ -133,18 +133,17 @@ _EXPORTERS: dict[str, Exporter] = {
 }
 
 
-def _note(parts: Parts, built: Built, exported: Exported) -> None:
-    built.images = tuple(_summary(parts, image) for image in exported.images)
+def _note(parts: Parts, built: Built, exported: Exported, stages: list[Stage]) -> None:
+    built.images = tuple(
+        _summary(parts, image, stage.clamp) for image, stage in zip(exported.images, stages, strict=True)
+    )
     built.names = tuple(str(name) for name in exported.names)
     built.target = exported.target
     built.metadata |= exported.metadata
 
 
-def _summary(parts: Parts, image: Assembled) -> BuiltImage:
+def _summary(parts: Parts, image: Assembled, clamp: int) -> BuiltImage:
     texts = [entry.created_by for entry in image.config.history if not entry.empty_layer]
-    infos = [parts.store.layers.info(layer) for layer in image.layers]
-    layers = tuple(
-        BuiltLayer(diff_id, info.size or 0, text)
-        for diff_id, info, text in zip(image.config.diff_ids, infos, texts, strict=False)
-    )
+    diffs = [parts.store.layers.diff_id(layer, clamp=clamp) for layer in image.layers]  # known: the export asked too
+    layers = tuple(BuiltLayer(diff_id, size, text) for (diff_id, size), text in zip(diffs, texts, strict=False))
     return BuiltImage(image.id, image.config.platform, image.manifest_document.descriptor, layers)

@@ -37,7 +37,8 @@ from kedge.model.image import (
     Index,
     Manifest,
 )
-from kedge.storage.layers import Compression, Progress
+from kedge.storage.packing import Compression
+from kedge.storage.unpacking import Progress
 from kedge.storage.store import Store
 
 # Late enough for zip archives, which know nothing before 1980; the time Cloud Native Buildpacks chose too. In

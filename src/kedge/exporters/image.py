@@ -16,7 +16,7 @@ from kedge.model.digest import Digest
 from kedge.model.image import Descriptor
 from kedge.model.reference import Reference
 from kedge.storage.images import ImageRecord
-from kedge.storage.layers import Compression
+from kedge.storage.packing import Compression
 from kedge.storage.store import Store
 
 

@@ -126,7 +126,7 @@ class Solver:
     async def _run(
         self, vertex: Vertex, inputs: Sequence[Snapshot], keep: Callable[[list[Snapshot]], None] | None = None
     ) -> list[Snapshot]:
-        event = replace(self._events[vertex], started=self._events[vertex].started or time.time())
+        event = replace(self._events[vertex], started=time.time(), completed=None, cached=False)
         self._tell(vertex, event)
         try:
             results = await self._operations[type(vertex.op)].run(vertex, inputs)
@@ -198,8 +198,11 @@ class Solver:
     # ---- telling -----------------------------------------------------------------------------------------------------
 
     def _hit(self, vertex: Vertex, results: list[Snapshot]) -> list[Snapshot]:
-        now = time.time()
-        self._tell(vertex, replace(self._events[vertex], started=now, completed=now, cached=True))
+        """Tell that the vertex was cached, and so all it was made of that nobody else is asking for."""
+        for below in walk(Edge(vertex)):
+            if below is vertex or (self._events[below].started is None and below not in self._results):
+                now = time.time()
+                self._tell(below, replace(self._events[below], started=now, completed=now, cached=True))
         return results
 
     def _fail(self, vertex: Vertex, error: KedgeError) -> None:
