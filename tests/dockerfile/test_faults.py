@@ -12,12 +12,15 @@ from kedge.model.platform import Platform
 BASE = ResolvedImage(ImageConfig(Platform("linux", "amd64")))
 
 
+def build(text):
+    file, options = read_dockerfile(text), LowerOptions()
+    known = {one: BASE for one in needed_images(file, options) if "busybox" in one.reference}
+    lower(file, options, known)
+
+
 def failure(text):
     with pytest.raises(KedgeError) as caught:
-        file = read_dockerfile(text)
-        options = LowerOptions()
-        known = {one: BASE for one in needed_images(file, options) if "busybox" in one.reference}
-        lower(file, options, known)
+        build(text)
     return caught.value
 
 

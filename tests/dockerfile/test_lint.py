@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kedge.dockerfile.findings import Findings
+from kedge.dockerfile.lines import decode
 from kedge.dockerfile.lint import check_options, lint, parse_check_options, require_clean
 from kedge.dockerfile.lint_rules import RULES
 from kedge.dockerfile.lower import lower, needed_images
@@ -188,3 +191,31 @@ def test_the_examples_of_each_rule_are_right(rule):
     good = check(rule.good, args, ["secret"])
     assert good.reports == []
     assert good.error is None
+
+
+# ---- any text --------------------------------------------------------------------------------------------------------
+
+real_files = sorted((SHARED / "dockerfiles").glob("*.Dockerfile")) if SHARED.exists() else []
+
+
+@pytest.mark.parametrize(
+    "path", [pytest.param(p, id=p.name) for p in real_files] or [pytest.param(None, marks=MISSING)]
+)
+def test_dockerfiles_of_real_projects_are_checked(path):
+    outcome = check(decode(path.read_bytes()))
+    lines = path.read_bytes().count(b"\n") + 1
+    assert all(warning.message and 1 <= warning.location.start <= lines for warning in outcome.warnings)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(["skip", "error", "experimental", "=", ";", ",", "all", "true", "A", " ", "\n", "é"]),
+        max_size=12,
+    )
+)
+def test_options_raise_nothing_else(words):
+    text = "".join(words)
+    with contextlib.suppress(DockerfileError):
+        parse_check_options(text)
+    parse_check_options("").reports("A", comments=(f"check={text}", text))
