@@ -57,6 +57,10 @@ def make_dirs_in_root(
     gid). Raises NotADirectoryError where something else is in the way. Safe against others who rename and link in the
     root at the same time.
     """
+    try:
+        return open_in_root(root_fd, path, os.O_PATH | os.O_DIRECTORY), []
+    except FileNotFoundError:
+        pass  # anything else, a magic link on the way too, is final
     names, fds = _walk(root_fd, path, True)
     created = []
     try:
@@ -127,6 +131,7 @@ def _walk(root_fd: int, path: str, follow_last: bool) -> tuple[list[str], list[i
             if stat.S_ISLNK(os.fstat(fd).st_mode) and (todo or follow_last):
                 target = os.readlink("", dir_fd=fd)
                 os.close(fd)
+                _refuse_magic_link(fds[-1] if fds else root_fd, name)
                 links += 1
                 if links > _MAX_LINKS:
                     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
@@ -143,6 +148,17 @@ def _walk(root_fd: int, path: str, follow_last: bool) -> tuple[list[str], list[i
             os.close(fd)
         raise
     return names, fds
+
+
+def _refuse_magic_link(parent: int, name: str) -> None:
+    """Raise ELOOP for a link of /proc that is no text: what it says may name something else than what it leads to."""
+    try:
+        os.close(
+            syscalls.openat2(parent, name, os.O_PATH, 0, syscalls.RESOLVE_NO_MAGICLINKS | syscalls.RESOLVE_BENEATH)
+        )
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise
 
 
 def _open_by_walk(root_fd: int, path: str, flags: int, mode: int) -> int:

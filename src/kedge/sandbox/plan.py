@@ -18,6 +18,7 @@ DEFAULT_HOSTNAME = "kedge"
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # only to look the program up
 DEFAULT_SHM = 64 << 20
 _TTY_GROUP = 5
+_MOST_LAYERS = 500  # OVL_MAX_STACK in the kernel's fs/overlayfs
 
 # Docker's default set: enough for package managers, nothing that reaches out of the namespaces.
 DEFAULT_CAPABILITIES = (
@@ -186,7 +187,9 @@ class _Maker:
 
         Mount points are in a layer below all others, so that making them changes nothing in the upper directory.
         """
-        lowers = [self.stubs(self._stubs_below(mount)), *source.lowers]
+        below = self._stubs_below(mount)
+        room = len(source.lowers) + 2 <= _MOST_LAYERS
+        lowers = [self.stubs(below), *source.lowers] if room else list(source.lowers)
         if len(lowers) == 1 and not source.upper:
             lowers.insert(0, self.stubs(frozenset()))
         paths = [*lowers, *([source.upper, source.work] if source.upper else [])]
@@ -195,7 +198,7 @@ class _Maker:
         upper, work = short[len(lowers) :] if source.upper else ("", "")
         options: list[tuple[str, str | None]] = [("volatile", None)] if upper else []
         if self.machine.privileged:
-            options += [("redirect_dir", "off"), ("metacopy", "off"), ("index", "off")]
+            options += [("redirect_dir", "nofollow"), ("metacopy", "off"), ("index", "off")]
         else:
             options += [("userxattr", None)]
         return ("overlay", base, short[: len(lowers)], upper, work, options)
