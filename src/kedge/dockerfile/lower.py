@@ -64,7 +64,7 @@ def lower(
         try:
             _lower_stage(lowering, one)
         except KedgeError as error:
-            raise error.at(one.location, one.label) from None
+            raise error.at(one.location, one.called) from None
     lowering.states[plan.target].paths.add("/")
     return _finish(lowering)
 
@@ -73,9 +73,9 @@ def _not_found(request: ImageRequest) -> NotFound:
     short = request.reference.removeprefix("docker.io/library/").removesuffix(":latest")
     near = nearest(short, request.alternatives)
     hint = f"Did you mean {near}?" if near and near != short else ""
-    return NotFound(
-        f"image {request.reference} was not found", location=request.location, stage=request.stage, hint=hint
-    )
+    error = NotFound(f"image {request.reference} was not found", hint=hint, fault=short)
+    error.at(request.location, request.stage)
+    return error
 
 
 # ---- one stage -------------------------------------------------------------------------------------------------------
@@ -92,7 +92,7 @@ def _lower_stage(lowering: Lowering, one: StagePlan) -> None:
         try:
             _lower_step(state, step)
         except KedgeError as error:
-            raise error.at(step.command.location, one.label) from None
+            raise error.at(step.command.location, one.called) from None
 
 
 def _lower_step(state: StageState, step: Step) -> None:

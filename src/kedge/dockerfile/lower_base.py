@@ -74,7 +74,7 @@ def _image(state: StageState) -> DraftEdge | None:
     if image:
         _check_platform(state, image.config.platform)
     attrs = (("image.resolvemode", options.resolve_mode),) if options.resolve_mode != "default" else ()
-    hints = Hints(title, location=one.location, stage=one.label)
+    hints = Hints(title, location=one.location, stage=one.called)
     return state.lowering.drafts.add(Source(f"docker-image://{name}", attrs), platform=state.platform, hints=hints)
 
 

@@ -98,7 +98,9 @@ def _read_mode(text: str) -> tuple[int, str]:
     if _SYMBOLIC.fullmatch(text):
         return -1, text
     raise DockerfileError(
-        f"invalid mode {text[:100]!r} for --chmod", hint="Write octal digits up to 7777, or letters such as u+x,go-w."
+        f"invalid mode {text[:100]!r} for --chmod",
+        hint="Write octal digits up to 7777, or letters such as u+x,go-w.",
+        fault=f"--chmod={text}",
     )
 
 
@@ -204,7 +206,7 @@ def inline_document(state: StageState, name: str, data: str, mode: int) -> Draft
     """A tree that holds only a heredoc's file."""
     content = data.encode("utf-8", "surrogateescape")
     action = ops.MakeFile(paths.clean(name), content, mode, input=ops.NO_INPUT)
-    hints = Hints("[internal] preparing inline document", stage=state.plan.label, internal=True)
+    hints = Hints("[internal] preparing inline document", stage=state.plan.called, internal=True)
     return state.lowering.drafts.add(ops.File((action,)), hints=hints)
 
 

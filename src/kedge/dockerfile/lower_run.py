@@ -150,7 +150,7 @@ def _owned_directory(state: StageState, mount: RunMount, tree: DraftEdge | None)
     mode = (0o755 if mount.mode is None else mount.mode) & 0o777
     owner = ops.Owner(mount.uid or 0, mount.gid or 0)
     action = ops.MakeDir("/cache", mode, input=0 if tree else ops.NO_INPUT, owner=owner)
-    hints = Hints("[internal] setting cache mount permissions", stage=state.plan.label, internal=True)
+    hints = Hints("[internal] setting cache mount permissions", stage=state.plan.called, internal=True)
     return state.lowering.drafts.add(ops.File((action,)), (tree,) if tree else (), hints=hints)
 
 

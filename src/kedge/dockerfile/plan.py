@@ -73,6 +73,11 @@ class StagePlan:
         return self.stage.name if self.stage else ""
 
     @property
+    def called(self) -> str:
+        """What errors call the stage; empty for an image that --from names."""
+        return self.stage.label if self.stage else ""
+
+    @property
     def comments(self) -> tuple[str, ...]:
         return self.stage.source.comments if self.stage else ()
 
@@ -94,6 +99,7 @@ class Plan:
     findings: Findings
     stages: list[StagePlan] = field(default_factory=list)
     by_name: dict[str, StagePlan] = field(default_factory=dict)
+    nameless: dict[str, StagePlan] = field(default_factory=dict)
     target: StagePlan = field(init=False)
     needed: list[StagePlan] = field(default_factory=list)
     missing: set[ImageRequest] = field(default_factory=set)
@@ -204,7 +210,7 @@ def _add_step(plan: Plan, one: StagePlan, position: int, command: Command, onbui
     try:
         sources = _sources(plan, command)
     except KedgeError as error:
-        raise error.at(command.location, one.label) from None
+        raise error.at(command.location, one.called) from None
     step = Step(command, sources, onbuild)
     one.steps.insert(position, step)
     for source in sources:
@@ -232,12 +238,16 @@ def _by_index(plan: Plan, command: Copy) -> StagePlan:
     index = int(command.source_stage)
     if not 0 <= index < len(plan.stages):
         hint = f"The file's stages are numbered 0 to {len(plan.file.stages) - 1}."
-        raise DockerfileError(f"no stage has the index {index}", hint=hint)
+        raise DockerfileError(f"no stage has the index {index}", hint=hint, fault=f"--from={index}")
     return plan.stages[index]
 
 
 def _by_name(plan: Plan, name: str, location: Location) -> StagePlan:
-    return plan.by_name.get(name.lower()) or StagePlan(None, -1, "", name, location)
+    if name.lower() in plan.by_name:
+        return plan.by_name[name.lower()]
+    if name not in plan.nameless:
+        plan.nameless[name] = StagePlan(None, -1, "", name, location)
+    return plan.nameless[name]
 
 
 def _refuse_cycles(plan: Plan) -> None:
@@ -309,7 +319,7 @@ def _resolve_base(plan: Plan, one: StagePlan, images: Mapping[ImageRequest, Reso
     try:
         request = _request(plan, one)
     except KedgeError as error:
-        raise error.at(one.location, one.label) from None
+        raise error.at(one.location, one.called) from None
     one.request = request
     if request is None:
         return
@@ -322,10 +332,10 @@ def _resolve_base(plan: Plan, one: StagePlan, images: Mapping[ImageRequest, Reso
 def _request(plan: Plan, one: StagePlan) -> ImageRequest | None:
     platform = one.platform or plan.options.platform
     if one.context:
-        return one.context.request(platform, one.location, one.label)
+        return one.context.request(platform, one.location, one.called)
     one.base_context = contexts.find(plan.options, one.base_name, platform)
     if one.base_context:
-        return one.base_context.request(platform, one.location, one.label)
+        return one.base_context.request(platform, one.location, one.called)
     try:
         reference = str(parse_reference(one.base_name))
     except KedgeError as error:
@@ -333,11 +343,12 @@ def _request(plan: Plan, one: StagePlan) -> ImageRequest | None:
         hint = f"Did you mean {near}?" if near else error.hint
         if one.stage and one.base_name != one.stage.source.base:
             hint = f"It comes from {one.stage.source.base}: give its arguments values by --build-arg."
-        raise DockerfileError(f"{one.base_name!r} is no stage and no image name: {error.message}", hint=hint) from None
+        message = f"{one.base_name!r} is no stage and no image name: {error.message}"
+        raise DockerfileError(message, hint=hint, fault=one.base_name) from None
     shown = f"{platform_text(platform)} " if plan.options.multi_platform else ""
     title = f"[{shown}internal] load metadata for {reference}"
     alternatives = (*plan.names, *_COMMON_IMAGES)
-    return ImageRequest(reference, platform, "docker-image", title, one.location, one.label, alternatives)
+    return ImageRequest(reference, platform, "docker-image", title, one.location, one.called, alternatives)
 
 
 def _read_triggers(plan: Plan, one: StagePlan) -> bool:
@@ -369,5 +380,5 @@ def _read_trigger(plan: Plan, one: StagePlan, text: str) -> Command:
     except KedgeError as error:
         error.location = one.location
         error.message = f"ONBUILD trigger {text[:100]!r} of the base image: {error.message}"
-        raise error.at(one.location, one.label) from None
+        raise error.at(one.location, one.called) from None
     return replace(typed, location=one.location)

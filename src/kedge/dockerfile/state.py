@@ -131,7 +131,7 @@ class StageState:
 
     def hints(self, name: str, location: Location, group: str = "", *, rerun: bool = True) -> Hints:
         """The hints of a step of this stage; `rerun` False for what --no-cache need not run again."""
-        return Hints(name, self.plan.no_cache and rerun, group, location, self.plan.label)
+        return Hints(name, self.plan.no_cache and rerun, group, location, self.plan.called)
 
 
 def _platform_of(env: Mapping[str, str], default: Platform) -> Platform | None:
