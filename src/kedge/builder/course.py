@@ -16,8 +16,10 @@ from kedge.dockerfile.findings import Findings
 from kedge.dockerfile.lint_options import CheckOptions, check_options
 from kedge.dockerfile.lower import Target, lower
 from kedge.dockerfile.options import ImageRequest, LowerOptions, ResolvedImage
-from kedge.dockerfile.stages import StagedFile, read_dockerfile
+from kedge.dockerfile.parser import parse
+from kedge.dockerfile.stages import StagedFile, read_stages
 from kedge.model.digest import digest_of
+from kedge.model.errors import SourceFile
 from kedge.model.event import Report, WarningEvent, silent
 from kedge.model.graph import Snapshot
 from kedge.model.platform import Platform, parse_platform
@@ -87,10 +89,11 @@ class _Course:
         return _result(request, built, warnings, solver)
 
     def _read(self, definition: Definition) -> StagedFile:
-        file = read_dockerfile(definition.text, definition.name, self.findings)
-        require_own_frontend(find_directive(file.file.source, "syntax"))
-        self.checks = check_options(file.file, dict(self.parts.request.build_args))
-        return file
+        # A text for another frontend need not be a Dockerfile at all: its syntax line is looked at before it is read.
+        require_own_frontend(find_directive(SourceFile(definition.name, definition.text), "syntax"))
+        file = parse(definition.text, definition.name)
+        self.checks = check_options(file, dict(self.parts.request.build_args))
+        return read_stages(file, self.findings)
 
     async def _lower(self, file: StagedFile, options: LowerOptions) -> Target:
         """The graph for one platform. Base images are asked for until lowering needs no more of them."""
