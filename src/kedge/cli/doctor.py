@@ -56,7 +56,7 @@ COMMAND = Command(
     "doctor",
     "Check what this machine allows and say what is missing",
     work,
-    (Flag("format", "json for programs", metavar="FORMAT", choices=("json",)),),
+    (Flag("format", "How to answer", metavar="FORMAT", choices=("json",)),),
     description="Every check is tried for real. The exit code is 1 when steps cannot run here.",
     privileged=False,
 )

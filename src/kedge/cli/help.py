@@ -31,7 +31,7 @@ def page(command: Command) -> str:
     """What `kedge COMMAND --help` shows."""
     parts = [f"Usage:  {command.usage}", "", f"{command.summary}."]
     if command.description:
-        parts += ["", *_paragraphs(command.description)]
+        parts += ["", *paragraphs(command.description)]
     if command.aliases:
         parts += ["", "Aliases:", "  " + ", ".join(f"kedge {alias}" for alias in command.aliases)]
     parts += ["", "Options:", *flag_lines((*command.flags, HELP))]
@@ -78,7 +78,8 @@ def explanation(flag: Flag) -> str:
     return flag.help + (f" ({'; '.join(notes)})" if notes else "")
 
 
-def _paragraphs(text: str) -> list[str]:
+def paragraphs(text: str) -> list[str]:
+    """A description's paragraphs, wrapped, with an empty line between two."""
     lines: list[str] = []
     for paragraph in text.strip().split("\n\n"):
         lines += [*([""] if lines else []), *textwrap.wrap(" ".join(paragraph.split()), WIDTH)]
