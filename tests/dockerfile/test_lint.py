@@ -1,5 +1,6 @@
 """Checks: every rule of the reference, its silencing, and the pages that explain it."""
 
+import base64
 import contextlib
 import json
 import os
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from kedge.dockerfile.findings import Findings
 from kedge.dockerfile.lines import decode
 from kedge.dockerfile.lint import check_options, lint, parse_check_options, require_clean
+from kedge.dockerfile.lint_report import report_json
 from kedge.dockerfile.lint_rules import RULES
 from kedge.dockerfile.lower import lower, needed_images
 from kedge.dockerfile.options import ImageRequest, LowerOptions, ResolvedImage
@@ -219,3 +221,25 @@ def test_options_raise_nothing_else(words):
     with contextlib.suppress(DockerfileError):
         parse_check_options(text)
     parse_check_options("").reports("A", comments=(f"check={text}", text))
+
+
+# ---- the report ------------------------------------------------------------------------------------------------------
+
+
+def test_the_report_has_docker_s_shape():
+    text = "FROM busybox\nENV A \\\n b\nCMD x\n"
+    outcome = check(text)
+    found = json.loads(report_json(outcome.warnings, DockerfileError("no", location=outcome.warnings[1].location)))
+    assert [warning["ruleName"] for warning in found["warnings"]] == ["LegacyKeyValueFormat", "JSONArgsRecommended"]
+    first = found["warnings"][0]
+    assert first["url"] == "https://docs.docker.com/go/dockerfile/rule/legacy-key-value-format/"
+    assert first["description"] == RULES["LegacyKeyValueFormat"].summary
+    assert first["detail"] == "write ENV name=value rather than ENV name value"
+    assert first["location"] == {"ranges": [{"start": {"line": n}, "end": {"line": n}} for n in (2, 3)]}
+    data = base64.b64encode(text.encode()).decode()
+    assert found["sources"] == [{"filename": "Dockerfile", "language": "Dockerfile", "data": data}]
+    assert found["buildError"]["message"] == "no"
+
+
+def test_a_clean_report_is_empty():
+    assert json.loads(report_json(())) == {"warnings": [], "sources": []}

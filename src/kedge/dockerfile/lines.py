@@ -68,10 +68,8 @@ class LineReader:
             if line.startswith("#"):
                 self._note_comment(line, comments)
             elif line:
-                logical = self._join(line, tuple(comments))
-                if logical is not None:
-                    comments.clear()
-                    yield logical
+                yield self._join(line, tuple(comments))
+                comments.clear()
 
     def take(self) -> str | None:
         """The next physical line with its end, None behind the last."""
@@ -110,8 +108,8 @@ class LineReader:
         else:
             comments.clear()  # an empty comment cuts off what is above it
 
-    def _join(self, first: str, comments: tuple[str, ...]) -> LogicalLine | None:
-        """The logical line that begins with `first`, the line just taken; None when it is blank altogether."""
+    def _join(self, first: str, comments: tuple[str, ...]) -> LogicalLine:
+        """The logical line that begins with `first`, the line just taken."""
         start = self.number
         part, goes_on = self._without_continuation(first)
         parts, has_gap = [part], False

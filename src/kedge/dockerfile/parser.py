@@ -118,12 +118,12 @@ def _read_node(
 ) -> Node:
     keyword, rest = split_keyword(text)
     flags, args = read_flags(rest, escape)
-    node = Node(keyword, text, location, flags, args, comments=comments)
-    if node.name == "ONBUILD":
-        nested = bool(args) and not is_child
-        return replace(node, child=_read_node(args, escape, location, is_child=True)) if nested else node
-    arguments: Arguments = READERS.get(node.name, read_nothing)(args, escape, node.name)
-    return replace(node, values=arguments.values, json=arguments.json)
+    name, child, arguments = keyword.upper(), None, Arguments()
+    if name != "ONBUILD":
+        arguments = READERS.get(name, read_nothing)(args, escape, name)
+    elif args and not is_child:
+        child = _read_node(args, escape, location, is_child=True)
+    return Node(keyword, text, location, flags, args, *arguments, comments=comments, child=child)
 
 
 def _may_have_heredocs(node: Node) -> bool:
