@@ -10,12 +10,12 @@ import signal
 import struct
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kedge.builder.request import BuildRequest, BuildResult
 from kedge.model.errors import KedgeError
 from kedge.model.event import Report
+from kedge.model.value import replace
 
 if TYPE_CHECKING:
     from kedge.session.secrets import Secret

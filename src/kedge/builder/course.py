@@ -5,7 +5,6 @@ trunk, so that one failure or one stop ends it all. Does not know what any part 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from kedge.builder.definition import Definition, load_definition
@@ -23,6 +22,7 @@ from kedge.model.errors import SourceFile
 from kedge.model.event import Report, WarningEvent, silent
 from kedge.model.graph import Snapshot
 from kedge.model.platform import Platform, parse_platform
+from kedge.model.value import dataclass, field
 from kedge.session.session import Session
 from kedge.solver.solver import Solver
 

@@ -7,7 +7,6 @@ what a Dockerfile means.
 import io
 import os
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,6 +17,7 @@ from kedge.kernel.paths import open_in_root
 from kedge.model.errors import DockerfileError, InvalidInput, NotFound
 from kedge.model.graph import Layer, Snapshot
 from kedge.model.ops import Source
+from kedge.model.value import dataclass
 
 LARGEST_DOCKERFILE = 16 << 20  # bytes
 LARGEST_IGNORE_FILE = 4 << 20

@@ -5,7 +5,6 @@ Owns the choice of exporters and the summary of what they made. Does not know fo
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from kedge.exporters.options import ImageOptions, read_options
 from kedge.model.errors import InvalidInput, Unsupported
 from kedge.model.graph import Snapshot
 from kedge.model.image import Descriptor
+from kedge.model.value import dataclass, field
 from kedge.sources.handler import Work
 
 

@@ -5,7 +5,6 @@ all come through `build`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -14,6 +13,7 @@ from kedge.model.event import WarningEvent
 from kedge.model.image import Descriptor
 from kedge.model.ops import Pairs, Ulimit
 from kedge.model.platform import Platform
+from kedge.model.value import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)

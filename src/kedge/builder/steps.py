@@ -7,11 +7,11 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 from kedge.model.digest import digest_of
 from kedge.model.errors import Cancelled, KedgeError
 from kedge.model.event import Report, VertexEvent
+from kedge.model.value import replace
 from kedge.sources.handler import Work
 
 

@@ -4,8 +4,9 @@ Owns the tables that parsing, help, completion and the generated reference all r
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from kedge.model.value import dataclass, field
 
 if TYPE_CHECKING:
     from kedge.cli.console import Console

@@ -6,11 +6,11 @@ Owns the process's standard streams and the global options. Does not know any co
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TextIO
 
 from kedge.cli.command import Options
+from kedge.model.value import dataclass, field
 
 if TYPE_CHECKING:
     from kedge.model.credential import Credential

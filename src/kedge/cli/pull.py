@@ -1,12 +1,12 @@
 """kedge pull: an image from a registry into the store."""
 
 import os
-from dataclasses import replace
 
 from kedge.cli.command import Argument, Command, Flag, Options
 from kedge.cli.console import Console
 from kedge.model.errors import KedgeError
 from kedge.model.platform import Platform, of_machine, parse_platform
+from kedge.model.value import replace
 from kedge.progress.display import MODES
 
 

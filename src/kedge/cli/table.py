@@ -4,11 +4,11 @@ Owns column layout and the meaning of `--format`. Does not know what a record is
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from kedge.cli.command import Flag
 from kedge.cli.spelling import cut
+from kedge.model.value import dataclass
 
 LEAST, PADDING = 10, 3  # Docker's tabwriter: no column narrower than this, and blanks between two
 

@@ -8,10 +8,10 @@ are left out. Values are what JSON knows. Raises InvalidInput for a template tha
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from kedge.model.errors import InvalidInput
+from kedge.model.value import dataclass, field
 
 _PIECE = re.compile(r"\{\{(-\s)?(.*?)(\s-)?\}\}", re.DOTALL)
 _TOKEN = re.compile(r'\s*("(?:\\.|[^"\\])*"|`[^`]*`|\(|\)|\||[^\s()|"`]+)')

@@ -4,13 +4,13 @@ Owns the config's rules (a variable set again keeps its place; ENTRYPOINT resets
 variables' expansion or the graph.
 """
 
-from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from kedge.dockerfile.history import COMMENT
 from kedge.model.errors import Location
 from kedge.model.image import Healthcheck, History, ImageConfig
 from kedge.model.platform import Platform
+from kedge.model.value import dataclass, field, replace
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 

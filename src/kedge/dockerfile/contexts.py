@@ -5,7 +5,6 @@ Owns how a context's specifier lowers to a source. Does not know stages. Behavio
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 from kedge.dockerfile.drafts import DraftEdge, Drafts
 from kedge.dockerfile.gitref import parse_git_reference
@@ -15,6 +14,7 @@ from kedge.model.graph import Edge, Hints, Vertex
 from kedge.model.ops import NO_INPUT, Copy, File, Source
 from kedge.model.platform import Platform
 from kedge.model.reference import parse_reference
+from kedge.model.value import dataclass
 
 MAIN = "context"
 _NEVER_REPLACED = frozenset({"scratch", "context"})

@@ -7,10 +7,10 @@ Reference: docs.docker.com "Parser directives"; a `syntax` is also found behind 
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from kedge.dockerfile.lines import BLANKS, BYTE_ORDER_MARK, without_end
 from kedge.model.errors import DockerfileError, Location, SourceFile, Unsupported
+from kedge.model.value import dataclass
 
 KNOWN = ("syntax", "escape", "check")
 ESCAPES = ("\\", "`")

@@ -5,11 +5,11 @@ can have its digest before the last instruction is read. Owns that waiting. Does
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 
 from kedge.model.graph import Edge, Hints, Vertex
 from kedge.model.ops import Op, Source
 from kedge.model.platform import Platform
+from kedge.model.value import dataclass, field
 
 
 @dataclass(eq=False, slots=True)

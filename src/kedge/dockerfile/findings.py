@@ -10,9 +10,8 @@ Owns the finding and its collector. Does not know which rules exist, how a messa
 lint's).
 """
 
-from dataclasses import dataclass, field
-
 from kedge.model.errors import Location
+from kedge.model.value import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,11 @@ Owns the grammar of flags. Does not know what a flag's value means.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from kedge.dockerfile.suggest import did_you_mean
 from kedge.model.errors import DockerfileError
+from kedge.model.value import dataclass, field
 
 
 class Kind(Enum):

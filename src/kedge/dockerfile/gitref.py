@@ -4,11 +4,11 @@ Owns the grammar of BuildKit's git references and the Source op they lower to. F
 """
 
 import re
-from dataclasses import dataclass, replace
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 from kedge.model.errors import DockerfileError
 from kedge.model.ops import Source
+from kedge.model.value import dataclass, replace
 
 _PROTOCOL = re.compile(r"([a-zA-Z0-9]+)://")
 _SCP = re.compile(

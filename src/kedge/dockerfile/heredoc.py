@@ -4,10 +4,10 @@ Owns the redirection word's grammar. Does not know which instructions may have o
 """
 
 import re
-from dataclasses import dataclass
 
 from kedge.dockerfile.words import expand
 from kedge.model.errors import DockerfileError
+from kedge.model.value import dataclass
 
 _LEADING_TABS = re.compile(r"^\t+", re.MULTILINE)
 _WORD = re.compile(r"([0-9]*)<<(-?)[\t\n\f\r ]*([^<]*)")

@@ -4,11 +4,11 @@ Owns the values. Does not know how they are read (that is `read.py`) nor what th
 and meaning follow Docker's Dockerfile reference; a field that may hold variables holds them as written.
 """
 
-from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from kedge.model.errors import Location
 from kedge.model.image import Healthcheck as HealthcheckConfig
+from kedge.model.value import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,9 @@ what a heredoc is: it is told the terminator to read up to.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 from kedge.model.errors import DockerfileError, Location, SourceFile
+from kedge.model.value import dataclass, field
 
 MAX_LINE_BYTES = 65535  # BuildKit refuses longer physical lines
 BYTE_ORDER_MARK = "\ufeff"

@@ -4,12 +4,12 @@ Owns the grammar and precedence. Does not know the rules by name: skipping one t
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from kedge.dockerfile.directives import Directive
 from kedge.dockerfile.parser import Dockerfile
 from kedge.dockerfile.suggest import did_you_mean
 from kedge.model.errors import DockerfileError, Location, SourceFile
+from kedge.model.value import dataclass
 
 BUILD_ARG = "BUILDKIT_DOCKERFILE_CHECK"
 _ALL = "all"

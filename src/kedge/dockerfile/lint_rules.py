@@ -5,7 +5,8 @@ reading and lowering report it while they resolve the file (see `findings`), wit
 """
 
 import re
-from dataclasses import dataclass
+
+from kedge.model.value import dataclass
 
 _URL = "https://docs.docker.com/go/dockerfile/rule/"
 

@@ -3,8 +3,6 @@
 Owns the first state of a stage and what a base image's config says about processes. Does not know instructions.
 """
 
-from dataclasses import replace
-
 from kedge.dockerfile import contexts
 from kedge.dockerfile.config import DEFAULT_PATH, ConfigDraft, empty_config
 from kedge.dockerfile.drafts import DraftEdge
@@ -16,6 +14,7 @@ from kedge.model.graph import Hints
 from kedge.model.image import ImageConfig
 from kedge.model.ops import Source
 from kedge.model.platform import Platform
+from kedge.model.value import replace
 
 
 def start_stage(lowering: Lowering, one: StagePlan) -> StageState:

@@ -5,7 +5,6 @@ Owns where sources come from (context, stage, URL, git, heredoc) and what each b
 
 import posixpath
 import re
-from dataclasses import dataclass, replace
 from urllib.parse import unquote, urlsplit
 
 from kedge.dockerfile import paths
@@ -18,6 +17,7 @@ from kedge.model.digest import parse_digest
 from kedge.model.errors import DockerfileError
 from kedge.model.graph import Hints
 from kedge.model.patterns import Patterns
+from kedge.model.value import dataclass, replace
 
 _OCTAL = re.compile(r"[0-7]{1,11}")
 _CLAUSE = r"[augo]*(?:[-+=](?:[rwxXst]|[ugo])*)+"

@@ -4,7 +4,6 @@ Owns what a step's command line becomes in shell, exec and heredoc form, and whi
 """
 
 import posixpath
-from dataclasses import dataclass, field, replace
 
 from kedge.dockerfile import paths
 from kedge.dockerfile.drafts import DraftEdge
@@ -18,6 +17,7 @@ from kedge.dockerfile.state import StageState
 from kedge.model import ops
 from kedge.model.errors import DockerfileError
 from kedge.model.graph import Hints
+from kedge.model.value import dataclass, field, replace
 
 INLINE_SCRIPTS = "/dev/pipes"
 

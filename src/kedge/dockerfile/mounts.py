@@ -6,12 +6,12 @@ is an error, never ignored: a builder that let one through lent the host's files
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 from kedge.dockerfile.durations import parse_size
 from kedge.dockerfile.suggest import did_you_mean
 from kedge.model.errors import DockerfileError, KedgeError
+from kedge.model.value import dataclass
 
 MountType: TypeAlias = Literal["bind", "cache", "tmpfs", "secret", "ssh"]
 Sharing: TypeAlias = Literal["shared", "private", "locked"]

@@ -4,7 +4,6 @@ Owns these values. Does not know how images are resolved or the graph is made.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Literal
 
 from kedge.model.digest import Digest
@@ -13,6 +12,7 @@ from kedge.model.graph import Edge
 from kedge.model.image import ImageConfig
 from kedge.model.ops import Ulimit
 from kedge.model.platform import Platform
+from kedge.model.value import dataclass, field
 
 LINUX_AMD64 = Platform("linux", "amd64")
 

@@ -7,11 +7,11 @@ how they were found.
 import base64
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from kedge.dockerfile.options import SecretUse
 from kedge.model.errors import Location
+from kedge.model.value import dataclass, field
 
 if TYPE_CHECKING:
     from kedge.dockerfile.variables import ArgValue

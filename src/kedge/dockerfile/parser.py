@@ -4,14 +4,13 @@ Owns the shape of an instruction (flags, JSON or shell form, NAME=value lists, h
 know what instructions mean, which flags exist or what variables are worth: see `instructions`.
 """
 
-from dataclasses import dataclass, replace
-
 from kedge.dockerfile.arguments import READERS, Arguments, read_flags, read_nothing, split_keyword
 from kedge.dockerfile.directives import Directive, escape_of, find_directive, read_directives
 from kedge.dockerfile.heredoc import Heredoc, heredocs_of
 from kedge.dockerfile.lines import BYTE_ORDER_MARK, LineReader, LogicalLine
 from kedge.model.errors import DockerfileError, Location, SourceFile
 from kedge.model.event import WarningEvent
+from kedge.model.value import dataclass, replace
 
 __all__ = ["Directive", "Dockerfile", "Heredoc", "Node", "parse"]
 

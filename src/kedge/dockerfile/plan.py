@@ -11,7 +11,6 @@ whose image is known give their ONBUILD triggers, which may tie further stages: 
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 
 from kedge.dockerfile import contexts
 from kedge.dockerfile.findings import Findings
@@ -28,6 +27,7 @@ from kedge.dockerfile.words import Expansion, expand
 from kedge.model.errors import DockerfileError, KedgeError, Location
 from kedge.model.platform import Platform, parse_platform
 from kedge.model.reference import parse_reference
+from kedge.model.value import dataclass, field, replace
 
 SCRATCH = "scratch"
 _INDEX = re.compile(r"[+-]?[0-9]{1,9}")

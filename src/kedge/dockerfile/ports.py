@@ -6,9 +6,9 @@ Owns the grammar (Docker's nat port specifications, of which only the container'
 import ipaddress
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from kedge.model.errors import DockerfileError
+from kedge.model.value import dataclass
 
 _PROTOCOLS = ("tcp", "udp", "sctp")
 _NUMBER = re.compile(r"\+?[0-9]{1,9}")

@@ -3,13 +3,12 @@
 Owns the split into global ARGs and stages, and lookup by name. Does not know variables' values, images or the graph.
 """
 
-from dataclasses import dataclass
-
 from kedge.dockerfile.findings import Findings
 from kedge.dockerfile.instructions import Arg, Command, From
 from kedge.dockerfile.parser import Dockerfile, Node, parse
 from kedge.dockerfile.read import doc_comment, read_instruction
 from kedge.model.errors import DockerfileError, KedgeError, Location
+from kedge.model.value import dataclass
 
 
 @dataclass(frozen=True, slots=True)

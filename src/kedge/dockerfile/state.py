@@ -5,7 +5,6 @@ Owns variable expansion inside stages and the names of vertices. Does not know w
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 
 from kedge.dockerfile.config import ConfigDraft
 from kedge.dockerfile.drafts import DraftEdge, Drafts
@@ -17,6 +16,7 @@ from kedge.dockerfile.words import expand
 from kedge.model.errors import KedgeError, Location
 from kedge.model.graph import Hints
 from kedge.model.platform import Platform, normalize, parse_platform
+from kedge.model.value import dataclass, field
 
 
 @dataclass(slots=True)

@@ -3,14 +3,13 @@
 Owns what `lower` returns and the builder, the exporters and the checks read. Does not know how it came to be.
 """
 
-from dataclasses import dataclass
-
 from kedge.dockerfile.findings import Finding
 from kedge.dockerfile.options import SecretUse
 from kedge.dockerfile.outline import Outline
 from kedge.model.errors import Location
 from kedge.model.graph import Edge
 from kedge.model.image import ImageConfig
+from kedge.model.value import dataclass
 
 
 @dataclass(frozen=True, slots=True)

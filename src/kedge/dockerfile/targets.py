@@ -4,12 +4,12 @@ Owns the values, their text and their JSON, which are those of BuildKit's `front
 """
 
 import json
-from dataclasses import dataclass
 from typing import Any
 
 from kedge.dockerfile.outline import add_text, location_json, source_json, table
 from kedge.dockerfile.stages import StagedFile
 from kedge.model.errors import Location
+from kedge.model.value import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ Owns predefined arguments and how global ARGs see each other. Does not know stag
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from kedge.dockerfile.findings import Findings
 from kedge.dockerfile.instructions import ArgEntry
@@ -15,6 +14,7 @@ from kedge.dockerfile.words import Expansion, expand
 from kedge.model.errors import DockerfileError, KedgeError, Location, NotFound
 from kedge.model.platform import Platform
 from kedge.model.reference import parse_reference
+from kedge.model.value import dataclass, field
 
 EPOCH = "SOURCE_DATE_EPOCH"
 SBOM_CONTEXT = "BUILDKIT_SBOM_SCAN_CONTEXT"

@@ -7,12 +7,12 @@ where that is silent, the tables in conformance/shell decide.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 
 from kedge.dockerfile.lines import BLANKS
 from kedge.dockerfile.wildcards import Wildcard
 from kedge.model.errors import DockerfileError
+from kedge.model.value import dataclass
 
 MAX_RESULT = (
     16 * 1024 * 1024

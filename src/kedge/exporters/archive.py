@@ -10,7 +10,6 @@ import os
 import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -21,6 +20,7 @@ from kedge.model.digest import Digest, hex_part
 from kedge.model.errors import InvalidInput, StoreError
 from kedge.model.image import INDEXES, MANIFESTS, OCI_INDEX, Descriptor, Index, Manifest, canonical_json
 from kedge.model.reference import Reference
+from kedge.model.value import dataclass, replace
 from kedge.storage.store import Store
 
 _CHUNK = 1 << 20

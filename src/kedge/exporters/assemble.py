@@ -11,7 +11,6 @@ as they were published.
 import datetime
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from typing import Final
 
 from kedge.exporters.options import ImageOptions
@@ -37,9 +36,10 @@ from kedge.model.image import (
     Index,
     Manifest,
 )
+from kedge.model.value import dataclass, replace
 from kedge.storage.packing import Compression
-from kedge.storage.unpacking import Progress
 from kedge.storage.store import Store
+from kedge.storage.unpacking import Progress
 
 # Late enough for zip archives, which know nothing before 1980; the time Cloud Native Buildpacks chose too. In
 # seconds.

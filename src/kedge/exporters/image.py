@@ -7,7 +7,6 @@ archives.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from kedge.exporters.assemble import Assembled, Document, Stage, assemble, document, index_document
@@ -15,6 +14,7 @@ from kedge.exporters.options import ImageOptions
 from kedge.model.digest import Digest
 from kedge.model.image import Descriptor
 from kedge.model.reference import Reference
+from kedge.model.value import dataclass
 from kedge.storage.images import ImageRecord
 from kedge.storage.packing import Compression
 from kedge.storage.store import Store

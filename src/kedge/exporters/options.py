@@ -6,12 +6,12 @@ Does not know what an exporter does with them.
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, cast
 
 from kedge.model.errors import InvalidInput
 from kedge.model.platform import Platform, parse_platform
 from kedge.model.reference import Reference, parse_reference
+from kedge.model.value import dataclass, field
 
 Compression: TypeAlias = Literal["uncompressed", "gzip", "zstd", "estargz"]
 _LEVELS = {"uncompressed": (0, 0), "gzip": (0, 9), "estargz": (0, 9), "zstd": (0, 22)}

@@ -3,10 +3,9 @@
 Owns how history entries and layers are laid side by side. Does not know how rows are printed.
 """
 
-from dataclasses import dataclass
-
 from kedge.images.lookup import StoredImage
 from kedge.model.digest import Digest
+from kedge.model.value import dataclass
 from kedge.storage.store import Store
 
 

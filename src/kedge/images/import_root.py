@@ -5,7 +5,6 @@ comes from.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import BinaryIO
 
 from kedge.dockerfile.lower import lower
@@ -19,6 +18,7 @@ from kedge.model.errors import InvalidInput
 from kedge.model.image import OCI_LAYER, Descriptor, History, ImageConfig
 from kedge.model.platform import Platform
 from kedge.model.reference import Reference
+from kedge.model.value import replace
 from kedge.storage.compression import decompressed
 from kedge.storage.store import Store
 

@@ -9,7 +9,6 @@ import json
 import posixpath
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 from kedge.model.digest import Digest, hex_part, parse_digest
@@ -28,6 +27,7 @@ from kedge.model.image import (
     Manifest,
 )
 from kedge.model.reference import parse_reference
+from kedge.model.value import dataclass, field
 from kedge.storage import tar_format
 from kedge.storage.compression import decompressed, detect
 from kedge.storage.images import ImageRecord

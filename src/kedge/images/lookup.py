@@ -5,7 +5,6 @@ Owns the order in which names and ids are tried. Does not know registries: what 
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from kedge.model.digest import Digest
 from kedge.model.errors import InvalidReference, NotFound
@@ -13,6 +12,7 @@ from kedge.model.graph import Snapshot
 from kedge.model.image import INDEXES, Descriptor, ImageConfig, Index, Manifest
 from kedge.model.platform import Platform, best_match
 from kedge.model.reference import parse_reference
+from kedge.model.value import dataclass
 from kedge.storage.images import ImageRecord
 from kedge.storage.layers import Declared
 from kedge.storage.store import Store

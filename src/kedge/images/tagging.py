@@ -4,12 +4,12 @@ Owns what `tag` and `rmi` mean. Does not free space by itself: what no name hold
 """
 
 import time
-from dataclasses import dataclass, replace
 
 from kedge.images.lookup import find, shown_name
 from kedge.model.digest import Digest
 from kedge.model.errors import Conflict, InvalidInput
 from kedge.model.reference import parse_reference
+from kedge.model.value import dataclass, replace
 from kedge.storage.images import ImageRecord
 from kedge.storage.store import Store
 

@@ -5,11 +5,11 @@ Owns entering a user namespace as an ordinary user. Does not know what the privi
 
 import os
 import pwd
-from dataclasses import dataclass
 from functools import cache
 
 from kedge.kernel import syscalls
 from kedge.model.errors import Unsupported
+from kedge.model.value import dataclass
 
 _ALL_IDS = 4294967295
 

@@ -3,10 +3,10 @@
 Owns the manifest of a key. Does not know where keys are stored, nor how content is hashed.
 """
 
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from kedge.model.digest import Digest, digest_of
+from kedge.model.value import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,9 @@ Owns the value that `session` finds and `registry` sends. Does not know where it
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TypeAlias
+
+from kedge.model.value import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)

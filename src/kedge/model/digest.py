@@ -3,13 +3,13 @@
 Owns the digest type, its syntax and the digest of a frozen value. Does not know what is digested or where it is kept.
 """
 
-import dataclasses
 import enum
 import hashlib
 import json
 import re
 from typing import Any, NewType
 
+from kedge.model import value as values
 from kedge.model.errors import InvalidDigest
 
 Digest = NewType("Digest", str)
@@ -47,8 +47,8 @@ def digest_of(value: object) -> Digest:
 def _plain(value: Any) -> Any:
     if value is None or isinstance(value, (str, int, float)) and not isinstance(value, enum.Enum):
         return value
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value) if f.compare)
+    if values.is_dataclass(value) and not isinstance(value, type):
+        fields = ((f.name, getattr(value, f.name)) for f in values.fields(value) if f.compare)
         return {"": type(value).__name__} | {name: _plain(v) for name, v in fields}
     if isinstance(value, (tuple, list)):
         return [_plain(v) for v in value]

@@ -5,7 +5,8 @@ A foreign exception is translated where it is understood, at the border of the p
 """
 
 import re
-from dataclasses import dataclass
+
+from kedge.model.value import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,11 @@ Owns four event values. Times are seconds since the epoch as floats. Events of o
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from kedge.model.digest import Digest
 from kedge.model.errors import Location
+from kedge.model.value import dataclass
 
 
 @dataclass(frozen=True, slots=True)

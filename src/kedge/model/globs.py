@@ -5,10 +5,10 @@ first need and remembered: time is linear in the text, whatever the patterns; a 
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 
 from kedge.model.errors import InvalidInput
+from kedge.model.value import dataclass, field
 
 Step = Callable[[str], bool]
 

@@ -4,13 +4,13 @@ Owns identity (two vertices with the same digest are the same vertex) and traver
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import NewType, TypeAlias
 
 from kedge.model.digest import Digest, digest_of
 from kedge.model.errors import Location
 from kedge.model.ops import Op
 from kedge.model.platform import Platform
+from kedge.model.value import dataclass, field
 
 Layer = NewType("Layer", str)  # id of one immutable change set in the layer store
 Snapshot: TypeAlias = tuple[Layer, ...]  # bottom first; () is scratch

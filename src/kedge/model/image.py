@@ -5,12 +5,12 @@ so that a config passes through unharmed. Does not know where bytes are, nor how
 """
 
 import json
-from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from kedge.model.digest import Digest, parse_digest
 from kedge.model.errors import IntegrityError
 from kedge.model.platform import Platform, normalize
+from kedge.model.value import dataclass, field, replace
 
 OCI_INDEX: Final = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"

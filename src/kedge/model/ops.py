@@ -5,8 +5,9 @@ operation means (that is `operations/`), nor how the Dockerfile spells it. Field
 the service is a codec.
 """
 
-from dataclasses import dataclass
 from typing import Literal, TypeAlias
+
+from kedge.model.value import dataclass
 
 NO_INPUT = -1  # pb.Empty: no input, scratch
 NO_OUTPUT = -1  # pb.SkipOutput: the result is thrown away

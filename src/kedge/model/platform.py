@@ -4,9 +4,9 @@ Owns syntax, normal form and matching order. Does not know which machine this is
 """
 
 import re
-from dataclasses import dataclass
 
 from kedge.model.errors import InvalidPlatform
+from kedge.model.value import dataclass
 
 _PART = re.compile(r"[A-Za-z0-9_.-]+")
 _ARCHITECTURES = {  # other names in use -> GOARCH, variant (containerd platforms, database.go; uname -m)

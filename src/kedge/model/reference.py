@@ -5,11 +5,11 @@ whether an image exists, nor at which address a registry answers.
 """
 
 import re
-from dataclasses import dataclass, replace
 from typing import Final
 
 from kedge.model.digest import Digest, parse_digest
 from kedge.model.errors import InvalidDigest, InvalidReference
+from kedge.model.value import dataclass, replace
 
 DOCKER_HUB: Final = "docker.io"
 DEFAULT_TAG: Final = "latest"

@@ -4,8 +4,9 @@ Owns the keys, their types and defaults (docs/reference/registries.md). Does not
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
+
+from kedge.model.value import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,7 +105,7 @@ else:
                 found |= own
             elif standard := base.__dict__.get("__dataclass_fields__"):
                 found |= {name: _converted(one) for name, one in standard.items()}
-        for name, kind in cls.__dict__.get("__annotations__", {}).items():
+        for name, kind in cls.__dict__.get("__annotations__", {}).items():  # noqa: RUF063
             if "ClassVar" in str(kind):
                 continue
             default = cls.__dict__.get(name, _MISSING)

@@ -7,7 +7,6 @@ is judged. Does not know namespaces or overlays: that is the sandbox.
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kedge.model.cachekey import CacheMap, Selection, Selections
@@ -16,6 +15,7 @@ from kedge.model.errors import InvalidInput, StepFailed
 from kedge.model.event import Report
 from kedge.model.graph import Snapshot, Vertex
 from kedge.model.ops import NO_INPUT, NO_OUTPUT, Exec, Mount
+from kedge.model.value import replace
 from kedge.operations.entitlements import Entitlements
 from kedge.operations.exec_mounts import Prepared, Preparer, missing_secret
 from kedge.session.session import Session

@@ -6,7 +6,6 @@ thrown away. Does not know the process. Everything opened here is closed by the 
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from kedge.model.digest import Digest, digest_of
 from kedge.model.errors import InvalidInput, NotFound
 from kedge.model.graph import Snapshot
 from kedge.model.ops import NO_INPUT, NO_OUTPUT, Exec, Mount
+from kedge.model.value import dataclass, field
 from kedge.sandbox.process import Content, HostPath, MountPoint, MountSource, Overlay, SocketAt, Tmpfs
 from kedge.session.session import Session
 from kedge.sources.handler import Work

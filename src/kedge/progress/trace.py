@@ -5,10 +5,10 @@ Owns one `Row` per step (or per group of steps shown as one). Does not know how 
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
 from kedge.model.digest import Digest
 from kedge.model.event import Event, LogEvent, StatusEvent, VertexEvent, WarningEvent
+from kedge.model.value import dataclass, field
 
 KEPT_LINES = 20  # of a step's output, to be shown again when it fails
 _CANCELLED = ("context canceled", "canceled", "cancelled")

@@ -9,10 +9,10 @@ end the whole list stays.
 import os
 import unicodedata
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TextIO
 
 from kedge.model.event import Event, StatusEvent
+from kedge.model.value import dataclass
 from kedge.progress.plain import Writer
 from kedge.progress.trace import Row, Trace
 from kedge.progress.words import amount, failure_lines, printable

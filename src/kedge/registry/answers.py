@@ -6,7 +6,6 @@ Owns small pure functions over headers and bodies that nobody has vouched for. D
 import json
 import re
 import time
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urljoin
@@ -14,6 +13,7 @@ from urllib.parse import urljoin
 from kedge.model.digest import Digest, parse_digest, sha256
 from kedge.model.errors import IntegrityError, InvalidDigest, Unsupported
 from kedge.model.image import INDEXES, MANIFESTS, Descriptor, Index, Manifest, strict_json
+from kedge.model.value import dataclass
 
 # Content types of servers that serve files and know no better; then the document itself must say what it is.
 _GENERIC = frozenset({"", "application/octet-stream", "application/json", "text/plain", "binary/octet-stream"})

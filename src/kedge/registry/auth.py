@@ -15,7 +15,6 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -23,6 +22,7 @@ from kedge.model.credential import Credential
 from kedge.model.errors import IntegrityError, RegistryError, Unauthorized
 from kedge.model.image import strict_json
 from kedge.model.settings import RegistryHost
+from kedge.model.value import dataclass, field
 from kedge.registry.answers import error_text
 from kedge.registry.transport import Answer, Body, Origin, origin_of, without_identity
 

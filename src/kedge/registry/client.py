@@ -7,7 +7,6 @@ how requests are authorised and repeated (`exchange`), nor where bytes come from
 import io
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import BinaryIO, Final, TypeVar, cast
 
 from kedge.model.credential import Credential, CredentialSource, anonymous
@@ -16,6 +15,7 @@ from kedge.model.errors import IntegrityError, InvalidInput, KedgeError, NotFoun
 from kedge.model.image import INDEXES, MANIFESTS, OCI_INDEX, Descriptor, Index, Manifest, strict_json
 from kedge.model.reference import DOCKER_HUB, Reference, parse_registry
 from kedge.model.settings import RegistryHost, Settings
+from kedge.model.value import replace
 from kedge.registry import transfer
 from kedge.registry.answers import (
     Document,

@@ -16,7 +16,6 @@ import struct
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, TypeAlias
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -32,6 +31,7 @@ from kedge.model.image import (
     Manifest,
     canonical_json,
 )
+from kedge.model.value import dataclass, field, replace
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,13 +13,13 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from kedge.model.errors import Cancelled, RegistryError
 from kedge.model.settings import NetworkSettings, RegistryHost
+from kedge.model.value import dataclass, replace
 
 if TYPE_CHECKING:
     import ssl

@@ -16,11 +16,11 @@ import secrets
 import shutil
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from kedge.model.errors import Conflict, InvalidInput, NotFound, StoreError
+from kedge.model.value import dataclass
 from kedge.sandbox.process import Executor, MountPoint, Overlay, Process, Signaller, Stdio
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")

@@ -8,13 +8,13 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from kedge.kernel import identity
 from kedge.kernel import syscalls as sc
 from kedge.model.errors import Unsupported
+from kedge.model.value import dataclass
 from kedge.sandbox import cgroups, seccomp
 
 _OLDEST = (5, 12)  # mount_setattr(2); unprivileged overlayfs came with 5.11

@@ -3,10 +3,10 @@ above."""
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from kedge.model.errors import Cancelled
+from kedge.model.value import dataclass, field
 from kedge.sandbox.process import NO_STDIO, MountPoint, Overlay, Process, Stdio, root_of
 
 

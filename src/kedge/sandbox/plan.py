@@ -6,11 +6,11 @@ say. Does not know how a plan travels, nor the system calls.
 
 import posixpath
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from kedge.kernel import syscalls as sc
 from kedge.model.errors import InvalidInput
+from kedge.model.value import dataclass
 from kedge.sandbox import network, seccomp
 from kedge.sandbox.process import Content, HostPath, MountPoint, MountSource, Overlay, Process, SocketAt, Tmpfs, root_of
 

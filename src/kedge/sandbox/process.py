@@ -7,11 +7,11 @@ is `plan` and `linux`), nor where the directories come from.
 import posixpath
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
 
 from kedge.model.errors import InvalidInput
 from kedge.model.ops import Pairs, Ulimit
+from kedge.model.value import dataclass, field
 
 # ---- mounts ----------------------------------------------------------------------------------------------------------
 

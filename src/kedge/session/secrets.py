@@ -6,10 +6,10 @@ Owns the `--secret` syntax and the limits. Does not know which steps use them; v
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from kedge.model.errors import InvalidInput
+from kedge.model.value import dataclass, field
 
 LARGEST_SECRET = 500 * 1024  # bytes; BuildKit's limit (session/secrets: MaxSecretSize)
 

@@ -6,7 +6,6 @@ Owns where they are, how one overrides the other, and the errors about them. Wha
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -14,6 +13,7 @@ from typing import Any, Final
 from kedge.model.errors import InvalidInput, InvalidReference
 from kedge.model.reference import parse_registry
 from kedge.model.settings import RegistryHost, Settings
+from kedge.model.value import fields
 
 SYSTEM_FILE: Final = Path("/etc/kedge/config.toml")
 _SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgtp]?)(i?)b?", re.IGNORECASE)

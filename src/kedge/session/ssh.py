@@ -11,10 +11,10 @@ import struct
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from kedge.model.errors import InvalidInput, Unsupported
+from kedge.model.value import dataclass
 
 # draft-miller-ssh-agent: request numbers that only read, and the answer for those refused.
 _LIST_KEYS, _SIGN, _FAILURE = 11, 13, 5

@@ -3,9 +3,8 @@
 A pure function of the same values that decide a hit. Does not know where manifests are kept.
 """
 
-from dataclasses import dataclass
-
 from kedge.model.graph import Vertex
+from kedge.model.value import dataclass
 from kedge.solver.contracts import Manifest
 
 

@@ -14,7 +14,6 @@ decisions.
 
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from kedge.model.cachekey import CacheKey, CacheMap, Selection, Selections
@@ -23,6 +22,7 @@ from kedge.model.errors import Cancelled, KedgeError
 from kedge.model.event import Report, VertexEvent, silent
 from kedge.model.graph import Edge, Snapshot, Vertex, walk
 from kedge.model.ops import Op
+from kedge.model.value import dataclass, replace
 from kedge.solver.contracts import CacheStore, Checksum, Manifest, Operation
 from kedge.solver.explain import Miss, explain, place_of
 from kedge.solver.trunk import Task, Trunk

@@ -17,7 +17,6 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -27,6 +26,7 @@ from kedge.model.errors import IntegrityError, InvalidInput, NotFound, SourceErr
 from kedge.model.graph import Snapshot
 from kedge.model.ops import Source
 from kedge.model.platform import Platform
+from kedge.model.value import dataclass
 from kedge.session.session import Session
 from kedge.sources.handler import Pin, Work
 

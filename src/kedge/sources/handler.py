@@ -6,7 +6,6 @@ Knows no scheme.
 
 import threading
 import time
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from kedge.model.digest import Digest
@@ -15,6 +14,7 @@ from kedge.model.event import LogEvent, Report, StatusEvent, silent
 from kedge.model.graph import Snapshot
 from kedge.model.ops import Source
 from kedge.model.platform import Platform
+from kedge.model.value import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)

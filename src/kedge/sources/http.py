@@ -8,7 +8,6 @@ import json
 import os
 import re
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -18,6 +17,7 @@ from kedge.model.errors import IntegrityError, InvalidInput, KedgeError, SourceE
 from kedge.model.graph import Snapshot
 from kedge.model.ops import Source
 from kedge.model.platform import Platform
+from kedge.model.value import dataclass, field
 from kedge.session.session import Session
 from kedge.sources.handler import Pin, Work
 

@@ -7,7 +7,6 @@ picked out of an index (`pick`), nor how layers are unpacked.
 import os
 import threading
 import time
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
 from kedge.model.digest import Digest
@@ -17,6 +16,7 @@ from kedge.model.image import INDEXES, MANIFESTS, OCI_INDEX, OCI_MANIFEST, Descr
 from kedge.model.ops import Source
 from kedge.model.platform import Platform, best_match, of_machine
 from kedge.model.reference import Reference, parse_reference
+from kedge.model.value import dataclass, field, replace
 from kedge.sources.handler import Pin, Work
 from kedge.sources.pick import PickedImage, declare_layers, pick_image
 

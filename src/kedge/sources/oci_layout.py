@@ -9,7 +9,6 @@ import io
 import os
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, Final, Protocol
 
@@ -19,6 +18,7 @@ from kedge.model.graph import Snapshot
 from kedge.model.image import INDEXES, MANIFESTS, Descriptor, Index
 from kedge.model.ops import Source
 from kedge.model.platform import Platform, of_machine
+from kedge.model.value import dataclass, replace
 from kedge.sources.handler import Pin, Work
 from kedge.sources.pick import PickedImage, declare_layers, pick_image
 

@@ -5,7 +5,6 @@ bytes.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Protocol
 
 from kedge.model.digest import Digest, digest_of
@@ -24,6 +23,7 @@ from kedge.model.image import (
     Manifest,
 )
 from kedge.model.platform import Platform, best_match
+from kedge.model.value import dataclass, replace
 
 if TYPE_CHECKING:
     from kedge.model.graph import Snapshot

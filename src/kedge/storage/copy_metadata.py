@@ -4,8 +4,8 @@ Owns which extended attributes travel and whose owner counts. Does not know dest
 """
 
 import os
-from dataclasses import dataclass
 
+from kedge.model.value import dataclass
 from kedge.storage import ownership
 from kedge.storage.ownership import Policy
 

@@ -8,11 +8,11 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from kedge.kernel import syscalls
 from kedge.model.errors import StoreError
+from kedge.model.value import dataclass, field
 
 FULL_HINT = "Free some space, for instance with `kedge prune`, or name a store on another disk with --root."
 _FULL = (errno.ENOSPC, errno.EDQUOT)

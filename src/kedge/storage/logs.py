@@ -7,12 +7,12 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
 from kedge.model.digest import Digest
+from kedge.model.value import dataclass
 from kedge.storage.budget import Budget, Reservation
 from kedge.storage.database import Database
 from kedge.storage.disk import translated

@@ -11,10 +11,10 @@ attributes (xattr(7)): their owner is then root.
 
 import errno
 import os
-from dataclasses import dataclass
 from enum import Enum
 
 from kedge.kernel import identity
+from kedge.model.value import dataclass
 
 OWNER_XATTR = "user.kedge.owner"
 PRIVATE_PREFIX = "user.kedge."

@@ -4,10 +4,10 @@ Owns what reader and writer share. Does not read or write streams. Sources: POSI
 "pax Header Block"; GNU tar manual, "Basic Tar Format" and "Storing Sparse Files".
 """
 
-from dataclasses import dataclass, field
 from zlib import adler32
 
 from kedge.model.errors import IntegrityError
+from kedge.model.value import dataclass, field
 
 BLOCK = 512
 FILE, HARD_LINK, SYMLINK, CHARACTER, BLOCK_DEVICE, DIRECTORY, FIFO = (b"%d" % n for n in range(7))

@@ -15,10 +15,10 @@ import errno
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from kedge.kernel import paths, syscalls
 from kedge.model.errors import IntegrityError, StoreError
+from kedge.model.value import dataclass
 from kedge.storage import ownership
 from kedge.storage import tar_format as tar
 from kedge.storage.ownership import Ids, Policy, Record

@@ -9,10 +9,10 @@ parser allocate.
 import os
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Protocol
 
 from kedge.model.errors import IntegrityError
+from kedge.model.value import dataclass
 from kedge.storage import tar_format as tar
 from kedge.storage.tar_format import BLOCK, Entry, malformed
 

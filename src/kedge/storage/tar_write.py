@@ -11,11 +11,11 @@ first in that order carries the data, the others are hard links.
 import os
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from kedge.model.errors import StoreError
+from kedge.model.value import dataclass, replace
 from kedge.storage import ownership
 from kedge.storage import tar_format as tar
 from kedge.storage.tar_format import BLOCK, Entry, format_header

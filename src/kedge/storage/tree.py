@@ -3,8 +3,9 @@
 Owns the value only. Does not know how it was mounted, nor who closes the descriptor: the context manager that gave it.
 """
 
-from dataclasses import dataclass
 from typing import Protocol
+
+from kedge.model.value import dataclass
 
 
 class Filter(Protocol):

@@ -8,11 +8,11 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from kedge.kernel import paths
 from kedge.model import ops
 from kedge.model.errors import InvalidInput, NotFound
+from kedge.model.value import dataclass
 from kedge.storage.ownership import Ids
 from kedge.storage.tree import Tree
 
