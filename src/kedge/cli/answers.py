@@ -3,7 +3,6 @@
 Owns the layout of check results, which follows Docker's client. Outlines and target lists print themselves.
 """
 
-import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,9 @@ def show_answer(request: "BuildRequest", result: "BuildResult", console: Console
     """Print the answer; the exit code is 1 for a check that found something."""
     if request.call in ("check", "lint"):
         if request.call_format == "json":
-            console.print(json.dumps({"warnings": [_as_json(warning) for warning in result.warnings]}, indent=2))
+            from kedge.dockerfile.lint_report import report_json
+
+            console.print(report_json(result.warnings))
         else:
             for line in check_lines(result.warnings):
                 console.print(line)
@@ -45,19 +46,3 @@ def check_lines(warnings: tuple[WarningEvent, ...]) -> Iterator[str]:
         yield f"Check complete, {len(warnings)} warning{'s have' if many else ' has'} been found!"
     else:
         yield "Check complete, no warnings found."
-
-
-def _as_json(warning: WarningEvent) -> dict[str, object]:
-    found: dict[str, object] = {
-        "ruleName": warning.rule,
-        "description": warning.message,
-        "detail": warning.detail,
-        "url": warning.url,
-    }
-    if warning.location:
-        found["location"] = {
-            "file": warning.location.file.name,
-            "start": warning.location.start,
-            "end": warning.location.end,
-        }
-    return found
