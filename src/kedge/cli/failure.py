@@ -29,7 +29,8 @@ def describe(error: KedgeError) -> Iterator[str]:
 
 def excerpt(location: Location) -> Iterator[str]:
     """The text at fault between two rules: `Dockerfile:4`, and the lines, those at fault behind `>>>`."""
-    lines = location.file.text.splitlines()
+    # Only line feeds count lines, as in the location: str.splitlines() would also count form feeds and their like.
+    lines = location.file.text.removesuffix("\n").split("\n")
     if not 1 <= location.start <= len(lines):
         return
     end = min(max(location.end, location.start), len(lines))
@@ -42,7 +43,7 @@ def excerpt(location: Location) -> Iterator[str]:
                 yield f" ... | >>> ({end - number} more lines)"
             continue
         arrow = ">>>" if location.start <= number <= end else "   "
-        text = _shown(lines[number - 1])
+        text = _shown(lines[number - 1].removesuffix("\r"))
         yield f" {number:3} | {arrow} {text}".rstrip()
         if number == location.start and location.columns and location.columns[1] <= LONGEST_LINE:
             left, right = location.columns
