@@ -10,12 +10,12 @@ import stat
 import time
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from kedge.model.cachekey import Selection, Selections
 from kedge.model.digest import Digest
 from kedge.model.errors import SourceError
+from kedge.model.value import dataclass, field
 from kedge.storage import ownership
 from kedge.storage.copy_metadata import read_metadata
 from kedge.storage.copy_selection import Filters, Found, clean, expand, locate, missing, walk
@@ -34,7 +34,7 @@ Signature = tuple[int, int, int, int]
 
 @dataclass(slots=True)
 class Witness:
-    """Which files a checksum saw, as (inode, size, mtime, ctime) by path: a later copy of the same tree compares them."""
+    """Which files a checksum saw, as (inode, size, mtime, ctime) by path: a later copy of the tree compares them."""
 
     files: dict[str, Signature] = field(default_factory=dict)
 

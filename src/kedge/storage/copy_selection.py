@@ -8,11 +8,11 @@ import os
 import posixpath
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from kedge.kernel import paths
 from kedge.model.errors import KedgeError, NotFound, SourceError
 from kedge.model.patterns import Patterns, glob_match
+from kedge.model.value import dataclass
 from kedge.storage.tree import Tree
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -167,7 +167,7 @@ def _on_one_line(path: str, prefix: str) -> bool:
 
 @dataclass(slots=True)
 class _Level:
-    """A directory on the way down: its descriptor, the names left in it (last one first), and itself until it is met."""
+    """A directory on the way down: its descriptor, the names left in it (last one first), itself until it is met."""
 
     fd: int
     prefix: str
