@@ -5,13 +5,18 @@ not at import: a fully cached build makes none. Every descriptor returned is clo
 each call, and include/uapi/linux/{mount,openat2,seccomp,capability}.h for constants.
 """
 
+from __future__ import annotations
+
 import errno
 import fcntl
 import os
 import struct
 from contextlib import suppress
 from functools import cache
-from typing import Any
+
+TYPE_CHECKING = False  # typing.TYPE_CHECKING without the import of typing, which costs as much as a fork
+if TYPE_CHECKING:
+    from typing import Any
 
 # ---- numbers: calls since 5.1 have one number everywhere; older ones are (x86_64, aarch64) ------------------------
 
