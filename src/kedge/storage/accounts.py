@@ -6,7 +6,6 @@ Owns no file. Sizes of immutable layers are measured once and remembered. Does n
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -14,6 +13,7 @@ from kedge.model.digest import Digest
 from kedge.model.errors import KedgeError
 from kedge.model.graph import Layer
 from kedge.model.image import INDEXES, Descriptor, ImageConfig, Index, Manifest
+from kedge.model.value import dataclass, field
 from kedge.storage.blobs import BlobStore
 from kedge.storage.database import Database
 from kedge.storage.disk import measure
@@ -21,9 +21,21 @@ from kedge.storage.images import ImageStore
 from kedge.storage.layer_records import READY, LayerRecords
 from kedge.storage.locks import living_leases
 
-Kind: TypeAlias = Literal["layer", "blob", "cache-mount", "log", "draft", "store"]
+Kind: TypeAlias = Literal["layer", "blob", "cache-mount", "log", "source", "draft", "store"]
 _TRANSIENT = ("drafts", "ingest", "trash")
-_FIXED = ("blobs", "blobs/sha256", "blobs/sha512", "layers", "cache-mounts", "logs", "leases", "empty", *_TRANSIENT)
+_FIXED = (
+    "blobs",
+    "blobs/sha256",
+    "blobs/sha512",
+    "layers",
+    "cache-mounts",
+    "logs",
+    "git",
+    "leases",
+    "empty",
+    *_TRANSIENT,
+)
+_OWN = {part.partition("/")[0] for part in _FIXED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +44,8 @@ class Usage:
     once.
 
     `in_use`: needed by a named image, a running build or container; prune leaves it. `shared`: an image holds it. Kind
-    `store` is the database and the directories themselves, `draft` what is on its way in or out.
+    `source` is a copy of a remote repository, `draft` what is on its way in or out, `store` the database, the
+    directories themselves and small things of others.
     """
 
     id: str
@@ -70,6 +83,7 @@ class Accounts:
             *self._blob_files(held, since),
             *self._cache_mounts(since, seen),
             *self._logs(since),
+            *self._sources(since, seen),
             *self._transient(seen),
             self._frame(),
         ]
@@ -88,6 +102,7 @@ class Accounts:
             self._blob_files(held, never),
             self._cache_mounts(never, seen),
             self._logs(never),
+            self._sources(never, seen),
         )
         return sum(usage.size for part in parts for usage in part) + self._frame().size + self._partial()
 
@@ -112,8 +127,10 @@ class Accounts:
                     self._hold(child, held)
                 return
             manifest = Manifest.from_bytes(data)
-            held.blobs |= {manifest.config.digest, *(layer.digest for layer in manifest.layers)}
-            self._hold_layers([layer.digest for layer in manifest.layers], held)
+            layers = [layer.digest for layer in manifest.layers]
+            made = {each for each in layers if self._database.row("SELECT 1 FROM forms WHERE digest = ?", each)}
+            held.blobs |= {manifest.config.digest, *layers} - made  # what is made of a layer can be made again
+            self._hold_layers(layers, held)
             self._hold_layers(ImageConfig.from_bytes(self.peek(manifest.config.digest)).diff_ids, held)
 
     def _hold_layers(self, digests: Iterable[Digest], held: Held) -> None:
@@ -181,6 +198,14 @@ class Accounts:
                 used = status.st_mtime
                 yield Usage(entry.name, "log", status.st_blocks * 512, started, used, used >= since, False, name)
 
+    def _sources(self, since: float, seen: set[tuple[int, int]]) -> Iterator[Usage]:
+        for name in _names(self._root / "git", depth=1):
+            directory = self._root / "git" / name
+            used = _changed(directory)
+            yield Usage(
+                f"git/{name}", "source", measure(directory, seen).bytes, used, used, used >= since, False, "git"
+            )
+
     def _transient(self, seen: set[tuple[int, int]]) -> Iterator[Usage]:
         for part in _TRANSIENT:
             for name in _names(self._root / part, depth=1):
@@ -199,7 +224,8 @@ class Accounts:
         paths += [self._root / "cache-mounts" / name for name in _names(self._root / "cache-mounts", depth=1)]
         paths += [Path(entry.path) for entry in os.scandir(self._root) if entry.is_file(follow_symlinks=False)]
         paths += [Path(entry.path) for entry in os.scandir(self._root / "leases")]
-        size = 0
+        others = [entry.path for entry in os.scandir(self._root) if entry.is_dir() and entry.name not in _OWN]
+        size = sum(measure(Path(other)).bytes for other in others)
         for path in paths:
             with suppress(FileNotFoundError):
                 size += path.lstat().st_blocks * 512

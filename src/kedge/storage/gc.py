@@ -9,9 +9,9 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
+from kedge.model.value import dataclass
 from kedge.storage.accounts import Accounts, Held, Kind, Usage
 from kedge.storage.cache_mounts import lock_name
 from kedge.storage.database import Database
@@ -67,6 +67,7 @@ class Collector:
             "blob": self._remove_blob,
             "cache-mount": self._remove_cache_mount,
             "log": self._remove_log,
+            "source": self._remove_source,
         }
 
     def prune(self, options: PruneOptions | None = None) -> Pruned:
@@ -135,6 +136,13 @@ class Collector:
         (self._root / "logs" / usage.id).unlink(missing_ok=True)
         return True
 
+    def _remove_source(self, usage: Usage, since: float) -> bool:
+        kind, _, name = usage.id.partition("/")
+        with self._locks.tried(f"{kind} {name}") as free:  # the lock of who keeps it: sources/git.py
+            if free:
+                self._throw_away(self._root / kind / name)
+            return free
+
     def _throw_away(self, path: Path) -> None:
         with suppress(FileNotFoundError):
             os.rename(path, self._root / "trash" / self._lease.new_name())
@@ -193,8 +201,13 @@ class Collector:
 _LAYERS_WITHOUT_BYTES = """
 SELECT layer FROM sources JOIN layers ON id = layer WHERE digest = ? AND state = 0
 AND NOT EXISTS (SELECT 1 FROM sources AS other WHERE other.layer = sources.layer AND (digest <> ? OR origin <> ''))
+AND NOT EXISTS (SELECT 1 FROM forms WHERE forms.digest = sources.digest)
 """
 
+_LAZY_FORMS = """
+SELECT sources.layer FROM forms JOIN sources USING (digest) JOIN layers ON id = sources.layer
+WHERE forms.layer = ? AND state = 0 AND origin = '' AND sources.layer <> forms.layer
+"""
 _UNUSED_LAZY = "SELECT id FROM layers WHERE state = ? AND used < ? AND id NOT IN (SELECT layer FROM result_layers)"
 
 
@@ -205,11 +218,14 @@ def _order(usage: Usage) -> tuple[float, int, str]:
 
 
 def _drop_layer(rows: sqlite3.Connection, layer: str) -> None:
-    """Forget a layer and every result that holds it."""
+    """Forget a layer, every result that holds it, and lazy layers whose bytes would be made of it."""
+    lazy = rows.execute(_LAZY_FORMS, (layer,)).fetchall()
     forget(rows, [row[0] for row in rows.execute("SELECT key FROM result_layers WHERE layer = ?", (layer,))])
     rows.execute("DELETE FROM layers WHERE id = ?", (layer,))
     rows.execute("DELETE FROM sources WHERE layer = ?", (layer,))
     rows.execute("DELETE FROM forms WHERE layer = ?", (layer,))
+    for (dependent,) in lazy:
+        _drop_layer(rows, dependent)
 
 
 def after_power_failure(root: Path, database: Database) -> None:

@@ -5,10 +5,10 @@ Owns the table `images`. Does not know what a manifest says, nor registries.
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from kedge.model.digest import Digest
 from kedge.model.image import Descriptor
+from kedge.model.value import dataclass
 from kedge.storage.database import Database
 
 
@@ -61,7 +61,7 @@ class ImageStore:
         return [_read(row) for row in self._database.rows(f"{_SELECT} ORDER BY created DESC, name")]
 
     def find(self, prefix: str) -> Sequence[ImageRecord]:
-        """Records whose image id or manifest digest starts with the hexadecimal `prefix` (with or without `sha256:`)."""
+        """Records whose id or target's digest starts with the hexadecimal `prefix` (with or without `sha256:`)."""
         digits = prefix.removeprefix("sha256:")
         if not digits or digits.strip("0123456789abcdef"):
             return []

@@ -7,7 +7,6 @@ know how directories are made.
 import os
 import sqlite3
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from kedge.model.digest import Digest
 from kedge.model.errors import NotFound
 from kedge.model.graph import Layer
 from kedge.model.image import Descriptor
+from kedge.model.value import dataclass
 from kedge.storage.database import Database
 from kedge.storage.disk import this_boot, translated
 from kedge.storage.locks import Lease
@@ -40,11 +40,13 @@ class Declared:
 class LayerInfo:
     """What is known of a layer without touching its files.
 
-    `diff_id` and `size` (bytes of the uncompressed tar) are None until somebody needed them. `ready`: the directory is
-    there. `opaque`: it hides all layers below it. `sources` are the declared blobs, as (descriptor, origin).
+    `declared`: it came with an image, else it was made here. `diff_id` and `size` (bytes of the uncompressed tar) are
+    None until somebody needed them; a declared layer has its diff id from the start. `ready`: the directory is there.
+    `opaque`: it hides all layers below it. `sources` are a declared layer's blobs, as (descriptor, origin).
     """
 
     id: Layer
+    declared: bool
     diff_id: Digest | None
     size: int | None
     ready: bool
@@ -152,10 +154,11 @@ class LayerRecords:
         if row is None:
             raise NotFound(f"the store has no layer {layer}")
         diff_id, size, state, opaque, created, used, description = row
-        if diff_id is None and (tar := self.form(layer, tar_form(None))):
+        declared, ready = diff_id is not None, state == READY
+        if not declared and (tar := self.form(layer, tar_form(None))):
             diff_id, size = tar.digest, tar.size
-        ready = state == READY
-        return LayerInfo(layer, diff_id, size, ready, bool(opaque), created, used, self.sources(layer), description)
+        sources = self.sources(layer) if declared else ()
+        return LayerInfo(layer, declared, diff_id, size, ready, bool(opaque), created, used, sources, description)
 
     def find(self, diff_id: Digest) -> Layer | None:
         row = self._database.row("SELECT id FROM layers WHERE diff_id = ?", diff_id) or self._database.row(
@@ -164,9 +167,14 @@ class LayerRecords:
         return row and Layer(row[0])
 
     def sources(self, layer: Layer) -> tuple[tuple[Descriptor, str], ...]:
-        """Where a declared layer's bytes come from, as declared last."""
+        """Where a declared layer's bytes come from."""
         rows = self._database.rows("SELECT media_type, digest, size, origin FROM sources WHERE layer = ?", layer)
         return tuple((Descriptor(kind, Digest(digest), size), origin) for kind, digest, size, origin in rows)
+
+    def tars_of(self, digest: Digest) -> list[tuple[Layer, int | None]]:
+        """Layers made here whose tar has the digest, with the clamp it has it by."""
+        rows = self._database.rows("SELECT layer, form FROM forms WHERE digest = ? AND form LIKE 'tar:%'", digest)
+        return [(Layer(layer), int(form[4:]) if form[4:] else None) for layer, form in rows]
 
     def sources_of_blob(self, digest: Digest) -> list[tuple[Descriptor, str]]:
         rows = self._database.rows("SELECT media_type, digest, size, origin FROM sources WHERE digest = ?", digest)
@@ -211,11 +219,18 @@ def _declare(rows: sqlite3.Connection, declared: Declared, now: float) -> Layer:
             (layer, declared.diff_id, LAZY, now, now),
         )
     blob = declared.descriptor
+    if not declared.origin and found and _makes(rows, layer, blob.digest):
+        return layer  # an image made here names its layers by what they are made into on demand
     rows.execute(
         "INSERT OR REPLACE INTO sources VALUES (?, ?, ?, ?, ?)",
         (layer, blob.digest, blob.media_type, blob.size, declared.origin),
     )
     return layer
+
+
+def _makes(rows: sqlite3.Connection, layer: Layer, digest: Digest) -> bool:
+    row = rows.execute("SELECT 1 FROM forms WHERE layer = ? AND digest = ?", (layer, digest)).fetchone()
+    return row is not None
 
 
 def _new_id(rows: sqlite3.Connection) -> Layer:

@@ -9,7 +9,6 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,20 +16,21 @@ from kedge.model.digest import Digest
 from kedge.model.errors import InvalidInput, NotFound, StoreError
 from kedge.model.graph import Layer, Snapshot
 from kedge.model.image import Descriptor
+from kedge.model.value import dataclass, field
 from kedge.storage import overlay
 from kedge.storage.blobs import BlobStore
 from kedge.storage.budget import Budget
 from kedge.storage.drafts import Draft
-from kedge.storage.layer_bytes import LayerBytes
+from kedge.storage.layer_bytes import Compression, LayerBytes
 from kedge.storage.layer_records import Declared, LayerInfo, LayerRecords, State
 from kedge.storage.locks import Lease, Locks
 from kedge.storage.tree import Filter, Tree
 from kedge.storage.unpacking import Fetch, Progress, Unpacker
 
 if TYPE_CHECKING:
-    from kedge.storage.packing import Compression, Writable
+    from kedge.storage.packing import Writable
 
-__all__ = ["Declared", "Draft", "LayerInfo", "LayerStore", "Progress"]
+__all__ = ["Compression", "Declared", "Draft", "LayerInfo", "LayerStore", "Progress"]
 _AT_ONCE = 6  # layers fetched and unpacked at the same time: waiting for the network most of it
 
 
@@ -145,6 +145,7 @@ class LayerStore:
     ) -> tuple[Digest, int]:
         """Digest and size of the layer's tar: as declared, else written and hashed once, then remembered.
 
+        The size of a declared layer is -1 while it was never unpacked: asking costs no byte of it.
         `clamp` lowers later times to that many seconds since the epoch; it leaves declared layers alone.
         """
         return self._bytes.diff_id(self._materialized(layer), clamp, progress)
@@ -152,7 +153,7 @@ class LayerStore:
     def blob(
         self,
         layer: Layer,
-        compression: "Compression" = "gzip",
+        compression: Compression = "gzip",
         level: int | None = None,
         *,
         clamp: int | None = None,
@@ -166,6 +167,16 @@ class LayerStore:
         and the options. Raises InvalidInput for a level that is none.
         """
         return self._bytes.blob(self._materialized(layer), compression, level, clamp, force, progress)
+
+    def packed(
+        self, diff_id: Digest, compression: Compression, level: int | None = None, *, progress: Progress | None = None
+    ) -> Descriptor | None:
+        """`blob`, forced, for the layer whose tar (clamped or not) is `diff_id`; None when there is no such layer."""
+        return self._bytes.packed(diff_id, compression, level, progress)
+
+    def origins(self, digest: Digest) -> list[str]:
+        """Where a layer's blob was declared to come from."""
+        return [origin for _, origin in self._records.sources_of_blob(digest) if origin]
 
     def fetch_blob(self, descriptor: Descriptor, progress: Progress | None = None) -> None:
         """Have the bytes of a layer's blob in the blob store: found, made again, or fetched from where it was declared.

@@ -14,13 +14,13 @@ import struct
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Protocol
 
 from kedge.model.digest import Digest
 from kedge.model.errors import InvalidInput
 from kedge.model.image import OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD
+from kedge.storage.layer_bytes import Compression as Compression
 
-Compression: TypeAlias = Literal["gzip", "zstd", "uncompressed"]
 MEDIA_TYPES: dict[str, str] = {"gzip": OCI_LAYER_GZIP, "zstd": OCI_LAYER_ZSTD, "uncompressed": OCI_LAYER}
 _LEVELS = {"gzip": range(10), "zstd": range(1, 23), "uncompressed": range(1)}
 _PIECE = 1 << 20

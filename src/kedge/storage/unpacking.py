@@ -36,7 +36,7 @@ class Progress(Protocol):
     def __call__(
         self, action: Literal["fetching", "unpacking", "packing"], digest: Digest, current: int, total: int
     ) -> None:
-        """`current` of `total` bytes (0: unknown) of the blob `digest` (of the layer's diff id when packing) are done."""
+        """`current` of `total` bytes (0: unknown) of a blob are done; packing gives the layer's diff id, if known."""
 
 
 FetchProgress: TypeAlias = Callable[[int, int], None]
@@ -61,6 +61,7 @@ class Unpacker:
         self._drafts, self._trash = root / "drafts", root / "trash"
         self._records, self._blobs, self._locks, self._lease = records, blobs, locks, lease
         self._budget, self._fetch = budget, fetch
+        self.remake: Callable[[Digest], bool] = lambda digest: False  # set by who can make layers' blobs again
 
     def make_ready(self, layer: Layer, progress: Progress | None) -> None:
         """Have the layer's directory, waiting for another thread or process that is at it."""
@@ -73,9 +74,9 @@ class Unpacker:
             self._unpack(info, self.have_any(info, progress), progress)
 
     def have(self, descriptor: Descriptor, origin: str, progress: Progress | None) -> None:
-        """Have a blob in the blob store, fetching it from `origin` once for all who need it. Raises NotFound."""
+        """Have a blob in the blob store, made again or fetched from `origin`, once for all. Raises NotFound."""
         with self._locks.held(f"blob:{descriptor.digest}"):
-            if self._blobs.has(descriptor.digest):
+            if self._blobs.has(descriptor.digest) or self.remake(descriptor.digest):
                 return
             fetch = self._fetch()
             if not origin or fetch is None:
