@@ -161,7 +161,7 @@ def _refuse_magic_link(parent: int, name: str) -> None:
             raise
 
 
-def _open_by_walk(root_fd: int, path: str, flags: int, mode: int) -> int:
+def _open_by_walk(root_fd: int, path: str, flags: int, mode: int = 0) -> int:
     """What openat2 would do, where it is missing: the walk above, then the last component without following."""
     names, fds = _walk(root_fd, path, not flags & (os.O_NOFOLLOW | os.O_EXCL))
     try:
