@@ -100,7 +100,7 @@ class Plan:
     stages: list[StagePlan] = field(default_factory=list)
     by_name: dict[str, StagePlan] = field(default_factory=dict)
     nameless: dict[str, StagePlan] = field(default_factory=dict)
-    target: StagePlan = field(init=False)
+    target: StagePlan = field(init=False, repr=False)
     needed: list[StagePlan] = field(default_factory=list)
     missing: set[ImageRequest] = field(default_factory=set)
 
