@@ -12,7 +12,6 @@ import secrets
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,6 +19,7 @@ from kedge.model.errors import Conflict, InvalidInput, NotFound, StoreError
 from kedge.model.graph import Snapshot
 from kedge.model.image import ImageConfig
 from kedge.model.ops import Pairs, Ulimit
+from kedge.model.value import dataclass, field
 from kedge.sandbox.process import (
     HostPath,
     Limits,
@@ -231,8 +231,19 @@ def _run(executor: Any, process: Process, mounts: tuple[MountPoint, ...], contai
 
 @contextmanager
 def _signals_passed_on(send: Any) -> Iterator[None]:
-    """While the process runs, signals to us are meant for it."""
-    before = {number: signal.signal(number, lambda received, _: send(int(received))) for number in PASSED_ON}
+    """While the process runs, signals to us are meant for it.
+
+    It is the first of its namespace, so the kernel drops those it has no handler for (pid_namespaces(7)). Who asks it
+    three times to end means it: then it is killed, as Docker's client does.
+    """
+    asked = 0
+
+    def pass_on(number: int, _: object) -> None:
+        nonlocal asked
+        asked += number in (signal.SIGINT, signal.SIGTERM)
+        send(signal.SIGKILL if asked >= 3 else number)
+
+    before = {number: signal.signal(number, pass_on) for number in PASSED_ON}
     try:
         yield
     finally:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Final
 
 from kedge.cli.command import Command, Flag, Options
@@ -96,7 +97,7 @@ COMMAND = Command(
     "Show what the store takes on disk",
     work,
     (
-        FILTER,
+        replace(FILTER, short=""),
         FORMAT,
         NO_TRUNC,
         Flag("verbose", "List every item", short="v"),

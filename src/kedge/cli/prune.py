@@ -1,6 +1,7 @@
 """kedge prune: room on the disk by removing what nothing needs."""
 
 import time
+from dataclasses import replace
 from typing import Final
 
 from kedge.cli.command import Command, Flag, Options
@@ -55,7 +56,7 @@ COMMAND = Command(
     work,
     (
         Flag("all", "Also remove cached results that images share", short="a"),
-        FILTER,
+        replace(FILTER, short=""),
         Flag("force", "Do not ask", short="f"),
         Flag("keep-storage", "Stop when the store is no bigger than this", metavar="SIZE", convert=parse_size),
         Flag("verbose", "List what was removed", short="v"),
