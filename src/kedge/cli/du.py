@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any, Final
 
 from kedge.cli.command import Command, Flag, Options
@@ -11,6 +10,7 @@ from kedge.cli.filters import FILTER, is_true, parse_filters
 from kedge.cli.spelling import age, size
 from kedge.cli.table import FORMAT, NO_TRUNC, Column, listing
 from kedge.model.errors import IntegrityError
+from kedge.model.value import replace
 
 COLUMNS: Final = (
     Column("ID", "ID", longest=14),

@@ -1,7 +1,6 @@
 """kedge prune: room on the disk by removing what nothing needs."""
 
 import time
-from dataclasses import replace
 from typing import Final
 
 from kedge.cli.command import Command, Flag, Options
@@ -10,6 +9,7 @@ from kedge.cli.filters import FILTER, parse_filters
 from kedge.cli.parse import UsageError
 from kedge.cli.spelling import parse_duration, parse_size, size
 from kedge.model.errors import InvalidInput
+from kedge.model.value import replace
 
 FILTERS: Final = ("id", "kind", "type", "until")
 
