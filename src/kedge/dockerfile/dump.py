@@ -32,7 +32,7 @@ def _dump_node(node: Node) -> str:
         parts.append(f"({_dump_node(node.child)})")
     elif node.name not in READERS and node.name != "ONBUILD":
         parts.append('""')  # an unknown instruction keeps one empty argument there
-    return " ".join(parts + [_quote(value) for value in node.values])
+    return " ".join([*parts, *map(_quote, node.values)]).strip()
 
 
 def _quote(text: str) -> str:
