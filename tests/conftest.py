@@ -33,7 +33,7 @@ class LiveRegistry:
 @contextmanager
 def running_registry(directory: Path, *, tls: bool = False, users: dict[str, str] | None = None,
                      token: tuple[str, Path] | None = None) -> Iterator[LiveRegistry]:  # fmt: skip
-    """A docker-registry on an ephemeral port of 127.0.0.1. `token` is a realm and the certificate that signs its tokens."""
+    """A docker-registry on a free port of 127.0.0.1. `token`: a realm, and the certificate that signs its tokens."""
     program = shutil.which("docker-registry")
     if not program:
         pytest.skip("docker-registry is not installed (apt-get install docker-registry)")
@@ -73,7 +73,8 @@ def running_registry(directory: Path, *, tls: bool = False, users: dict[str, str
                 "REGISTRY_AUTH_TOKEN_ROOTCERTBUNDLE": str(token[1]),
             }
         (directory / "config.yml").write_text(
-            "version: 0.1\nlog: {level: warn}\nstorage: {filesystem: {rootdirectory: /nonexistent}}\nhttp: {addr: 127.0.0.1:1}\n"
+            "version: 0.1\nlog: {level: warn}\nhttp: {addr: 127.0.0.1:1}\n"
+            "storage: {filesystem: {rootdirectory: /nonexistent}}\n"
         )
         log = (directory / "log").open("ab")
         process = subprocess.Popen(
@@ -112,7 +113,7 @@ def make_certificates(directory: Path) -> None:
         subprocess.run(["openssl", *arguments], check=True, capture_output=True, cwd=directory)
 
     key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2", "-subj", "/CN=Kedge test authority",
+    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2", "-subj", "/CN=Kedge tests",
             "-addext", "keyUsage=critical,keyCertSign", "-addext", "basicConstraints=critical,CA:TRUE")  # fmt: skip
     openssl("req", *key, "-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=localhost")
     (directory / "san").write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\nauthorityKeyIdentifier=keyid\n")

@@ -57,7 +57,7 @@ def read_challenges(header: str) -> list[Challenge]:
     quoted = [match.span() for match in re.finditer(r'"(?:[^"\\]|\\.)*"', header)]
     starts = [m for m in _CHALLENGE.finditer(header) if not any(a < m.start(1) < b for a, b in quoted)]
     found = []
-    for match, following in zip(starts, [*starts[1:], None], strict=True):
+    for match, following in zip(starts, [*starts[1:], None], strict=False):
         text = header[match.end(1) : following.start() if following else None]
         pairs = tuple(
             (m[1].lower(), re.sub(r"\\(.)", r"\1", m[2]) if m[2] is not None else m[3])

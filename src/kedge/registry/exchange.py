@@ -8,13 +8,13 @@ import random
 import threading
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import Final, NoReturn
 from urllib.parse import urljoin
 
 from kedge.model.credential import Credential, CredentialSource
 from kedge.model.errors import KedgeError, NotFound, RegistryError, Unauthorized
 from kedge.model.settings import NetworkSettings, RegistryHost
+from kedge.model.value import dataclass
 from kedge.registry.answers import error_text, may_pass, missing, retry_after
 from kedge.registry.auth import Authorizer, Scopes, is_inside, read_challenges
 from kedge.registry.transport import (
@@ -149,8 +149,7 @@ class Server:
                 if answer.status in ok:
                     return answer
                 asked = retry_after(answer.headers.get("Retry-After", ""))
-                patient = asked is None or asked <= self._network.longest_pause
-                if not may_pass(answer.status) or attempt >= limit or not patient:
+                if not may_pass(answer.status) or attempt >= limit or not self._patient(asked):
                     self.refuse(answer)
                 answer.body(_ERROR_LIMIT)
                 self.pause(attempt, asked)
@@ -162,6 +161,9 @@ class Server:
         """
         longest = min(self._network.longest_pause, self._network.backoff * 2 ** (attempt - 1))
         self._transport.pause((asked or 0.0) + random.uniform(0, longest))
+
+    def _patient(self, asked: float | None) -> bool:
+        return asked is None or asked <= self._network.longest_pause
 
     def refuse(self, answer: Answer) -> NoReturn:
         """Raise what an answer of an unwanted status means."""
@@ -182,7 +184,7 @@ class Server:
         hint = f"It asks to be left alone for {asked:.0f} seconds." if asked else ""
         if status == 429:
             hint = hint or "Too many requests: logging in with `kedge login` usually allows more."
-        raise RegistryError(message, status=status, hint=hint, retryable=may_pass(status))
+        raise RegistryError(message, status=status, hint=hint, retryable=may_pass(status) and self._patient(asked))
 
     def _send_authorized(self, method: str, url: str, scopes: Scopes, headers: dict[str, str], body: Body) -> Answer:
         authorizer = self.authorizer()
@@ -216,7 +218,11 @@ class Server:
         if answer.status != 401:
             return answer
         challenges = read_challenges(answer.headers.get("WWW-Authenticate", ""))
-        other = authorizer.answer(origin, challenges, scopes, authorization)
+        try:
+            other = authorizer.answer(origin, challenges, scopes, authorization)
+        except BaseException:
+            answer.close()
+            raise
         if not other:
             return answer
         answer.body(_ERROR_LIMIT)

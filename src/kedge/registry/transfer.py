@@ -87,45 +87,42 @@ def pieces(server: Server, repository: str, blob: Descriptor, offset: int = 0) -
 
     Raises IntegrityError for another length than promised. The digest is for the receiver to check.
     """
-    failures, start = 0, offset
+    name, failures, start = server.repository(repository), 0, offset
     while offset < blob.size or (blob.size == 0 and failures == 0):
+        headers = {"Range": f"bytes={offset}-"} if offset else {}
+        answer = server.request("GET", f"{name}/blobs/{blob.digest}", pull_scope(name), headers=headers, ok=(200, 206))
         try:
-            for piece in _one_pass(server, repository, blob, offset):
+            for piece in _body(server, answer, blob, offset):
                 offset += len(piece)
                 yield piece
             if offset == blob.size:
                 return
-            raise RegistryError(
-                f"{server.name} ended {blob.digest} early, after {offset} of {blob.size} bytes", retryable=True
-            )
+            message = f"{server.name} ended {blob.digest} early, after {offset} of {blob.size} bytes"
+            raise RegistryError(message, retryable=True)
         except RegistryError as error:
             failures = 1 if offset - start >= _HEADWAY else failures + 1
             start = offset
             if not error.retryable or failures >= server.attempts:
                 raise
-            server.pause(failures)
+        finally:
+            answer.close()
+        server.pause(failures)
 
 
-def _one_pass(server: Server, repository: str, blob: Descriptor, offset: int) -> Iterator[bytes]:
-    name = server.repository(repository)
-    headers = {"Range": f"bytes={offset}-"} if offset else {}
-    answer = server.request("GET", f"{name}/blobs/{blob.digest}", pull_scope(name), headers=headers, ok=(200, 206))
-    try:
-        skip = _where_it_starts(answer, blob, offset)
-        left = blob.size - offset
-        if answer.length is not None and answer.length != left + skip:
-            raise IntegrityError(f"{server.name} sends {answer.length} bytes for {blob.digest}, not {left + skip}")
-        while left and (piece := answer.read(PIECE)):
-            piece, skip = piece[skip:], max(0, skip - len(piece))
-            if len(piece) > left:
-                raise IntegrityError(f"{server.name} sends more than the {blob.size} bytes of {blob.digest}")
-            left -= len(piece)
-            if piece:
-                yield piece
-        if not left and answer.read(1):
+def _body(server: Server, answer: Answer, blob: Descriptor, offset: int) -> Iterator[bytes]:
+    skip = _where_it_starts(answer, blob, offset)
+    left = blob.size - offset
+    if answer.length is not None and answer.length != left + skip:
+        raise IntegrityError(f"{server.name} sends {answer.length} bytes for {blob.digest}, not {left + skip}")
+    while left and (piece := answer.read(PIECE)):
+        piece, skip = piece[skip:], max(0, skip - len(piece))
+        if len(piece) > left:
             raise IntegrityError(f"{server.name} sends more than the {blob.size} bytes of {blob.digest}")
-    finally:
-        answer.close()
+        left -= len(piece)
+        if piece:
+            yield piece
+    if not left and answer.read(1):
+        raise IntegrityError(f"{server.name} sends more than the {blob.size} bytes of {blob.digest}")
 
 
 def _where_it_starts(answer: Answer, blob: Descriptor, offset: int) -> int:
@@ -297,12 +294,14 @@ class _Upload:
             answer = self.server.request("GET", location, self.scopes, ok=(200, 202, 204))
             answer.close()
             offset = acknowledged(answer.headers.get("Range", ""))
-            if offset is not None and offset <= self.blob.size:
+            if offset and offset <= self.blob.size:
                 self.offset = offset
                 return _location(self.server, answer, location)
+            # `0-0` may mean one byte or none: only a new upload is certain to be empty
+            self.chunk = _CHUNK if offset is None or offset else self.chunk
         except (RegistryError, NotFound):
-            pass
-        self.offset, self.chunk = 0, _CHUNK
+            self.chunk = _CHUNK
+        self.offset = 0
         return _start(self.server, self.repository, self.blob)
 
     def _chunks(self, location: str) -> str:

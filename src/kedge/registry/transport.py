@@ -347,6 +347,7 @@ def _pool_classes(timeout: float, cancel: threading.Event, proxied: bool) -> dic
         def connect(self) -> None:
             super().connect()
             refuse_link_local(self)
+            self.is_verified = True  # or the user configured otherwise: urllib3 need not warn about it
 
     class Http(HTTPConnectionPool):
         ConnectionCls = PacedHTTP
