@@ -163,3 +163,35 @@ def test_a_result_that_was_collected_and_a_first_build_are_told_apart(world, g):
     world.cache.stored.clear()
     world.solve(graph)
     assert world.solver.misses[graph.vertex.digest].reasons == ("its result is no longer in the store",)
+
+
+def test_stages_that_are_copied_from_one_after_the_other_run_side_by_side(world, g):
+    edge = g.image()
+    for n in range(8):
+        world.commands[(f"pause {n}",)] = world.commands[("pause",)]
+        edge = g.copy(edge, g.run(g.image(), f"pause {n}"), "/paused", f"/{n}")
+    begun = time.monotonic()
+    world.solve(edge)
+    assert time.monotonic() - begun < 8 * 0.2 / 3
+
+
+def test_what_a_lost_result_held_is_not_believed_when_its_reader_must_run(world, g):
+    counter = iter(range(100))
+    world.commands[("date",)] = lambda files: {"/out/date": f"day {next(counter)}"}
+    stage = g.run(g.image(), "date")
+    world.solve(g.copy(g.image(), stage, "/out", "/usr"))
+    image_and_copy = {
+        key: value
+        for key, value in world.cache.stored.items()
+        if value != [world.solver._results[stage.vertex].result()[0]]
+    }
+    world.cache.stored = image_and_copy  # the stage's own result was collected
+    world.remote["docker-image://debian"] = {"/bin/sh": "2"}
+    files, _ = world.solve(g.copy(g.image("debian"), stage, "/out", "/usr"))  # same copy, other base: must run
+    assert files["/usr/date"] == "day 1"
+    again, _ = world.solve(g.copy(g.image("debian"), stage, "/out", "/usr"))
+    assert again == files
+    assert world.ran == []
+    world.commands[("write",)] = lambda files: {"/out/date": "day 0"}
+    other, _ = world.solve(g.copy(g.image("debian"), g.run(g.image(), "write"), "/out", "/usr"))
+    assert other["/usr/date"] == "day 0"  # nothing was stored under the content of day 0 that holds day 1

@@ -6,7 +6,7 @@ Owns the question; `sources` knows the answer.
 from kedge.builder.parts import Parts
 from kedge.builder.steps import step
 from kedge.dockerfile.options import ImageRequest, ResolvedImage
-from kedge.model.errors import KedgeError, NotFound
+from kedge.model.errors import KedgeError
 from kedge.model.reference import parse_reference
 
 
@@ -26,18 +26,18 @@ def _resolve(parts: Parts, request: ImageRequest) -> ResolvedImage:
             reference = parse_reference(request.reference)
             found = parts.images.resolve(reference, request.platform, "pull" if pull else "default", work)
             return ResolvedImage(found.config, found.target.digest)
-    except NotFound as error:
-        raise _with_nearest(error, request).at(request.location, request.stage) from None
     except KedgeError as error:
-        raise error.at(request.location, request.stage) from None
+        raise _explained(error, request).at(request.location, request.stage) from None
 
 
-def _with_nearest(error: NotFound, request: ImageRequest) -> NotFound:
-    """A mistyped stage name reads like an image: name the nearest stage."""
-    if not error.hint and request.alternatives:
+def _explained(error: KedgeError, request: ImageRequest) -> KedgeError:
+    """Name the image, and the stage it may have meant: a mistyped stage name reads like an image's."""
+    name = parse_reference(request.reference).familiar if request.scheme == "docker-image" else request.reference
+    if name not in error.message:
+        error.message = f"{name}: {error.message}"
+    if request.alternatives:
         from kedge.dockerfile.suggest import nearest
 
-        word = parse_reference(request.reference).familiar.partition(":")[0]
-        if close := nearest(word, request.alternatives):
-            error.hint = f"Did you mean {close}?"
+        if close := nearest(name.rpartition(":")[0] or name, request.alternatives):
+            error.hint = f"Did you mean the stage {close}?"
     return error

@@ -6,7 +6,7 @@ decisions.
     the key of a vertex: ask its operation how it is cached, and its inputs for their keys. Then
       an input known by key counts with its key;
       a volatile input counts with the checksum of its files, so it is solved first;
-      for other inputs known by content, recall what these keys led to last time, else solve them and look.
+      for other inputs known by content, recall what they held last time, else solve them and look.
     the results of a vertex: take its key.
       What is stored under it, unless to be ignored, is a hit: nothing is solved, opened or fetched.
       Else solve the inputs, claim the key (another build may make it meanwhile: a hit), run, and store.
@@ -39,6 +39,20 @@ class Known:
     ignore: bool
     volatile: bool
     manifest: Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What an input counts with in a key: a digest of its key, or of its content.
+
+    `tentative`: remembered of results that are gone. `definitions`: to remember the key by.
+    """
+
+    digest: Digest
+    ignore: bool = False
+    by_content: bool = False
+    tentative: bool = False
+    definitions: tuple[Digest, ...] = ()
 
 
 class Solver:
@@ -149,34 +163,42 @@ class Solver:
         except KedgeError as error:
             self._fail(vertex, error)
             raise
-        inputs = await self._trunk.gather(self._known(edge.vertex) for edge in vertex.inputs)
-        chosen = [
-            EVERYTHING if paths is None and known.volatile else paths
-            for paths, known in zip(cached_by.inputs, inputs, strict=True)
-        ]
-        # A volatile input's key says nothing of its content: look at its files first, and let them stand in for its
-        # key.
-        parts = [
-            await self._content(vertex, edge, paths)
-            if paths is not None and known.volatile
-            else digest_of((known.key, edge.output))
-            for known, edge, paths in zip(inputs, vertex.inputs, chosen, strict=True)
-        ]
-        ignore = vertex.digest in self._no_cache or any(
-            known.ignore and paths is None for known, paths in zip(inputs, chosen, strict=True)
-        )
-        open_ends = [i for i, paths in enumerate(chosen) if paths is not None and not inputs[i].volatile]
-        key = CacheKey(cached_by.op, tuple(parts))
-        if open_ends:
-            definition = digest_of((key, tuple(chosen)))
-            found = None if any(known.ignore for known in inputs) else self._cache.recall(definition)
-            if found is None:
-                for i in open_ends:
-                    parts[i] = await self._content(vertex, vertex.inputs[i], chosen[i] or EVERYTHING)
-                found = CacheKey(cached_by.op, tuple(parts))
-                self._cache.remember(definition, found)
-            key = found
-        return Known(key, ignore, cached_by.volatile, self._manifest(vertex, key, cached_by, chosen))
+        # At the same time: what one input holds never waits for another input, so that stages are built side by side.
+        seen = await self._trunk.gather(self._see(vertex, cached_by, i) for i in range(len(vertex.inputs)))
+        key = CacheKey(cached_by.op, tuple(one.digest for one in seen))
+        if any(one.tentative for one in seen) and self._cache.results(key) is None:
+            seen = await self._trunk.gather(
+                self._see(vertex, cached_by, i, anew=True) for i in range(len(vertex.inputs))
+            )
+            key = CacheKey(cached_by.op, tuple(one.digest for one in seen))
+        for definition in {definition for one in seen for definition in one.definitions}:
+            if self._cache.recall(definition) != key:
+                self._cache.remember(definition, key)
+        ignore = vertex.digest in self._no_cache or any(one.ignore for one in seen)
+        return Known(key, ignore, cached_by.volatile, self._manifest(vertex, key, cached_by, seen))
+
+    async def _see(self, vertex: Vertex, cached_by: CacheMap, index: int, anew: bool = False) -> Seen:
+        """What an input counts with. Its files are looked at if they decide and nobody remembers them."""
+        edge, paths = vertex.inputs[index], cached_by.inputs[index]
+        known = await self._known(edge.vertex)
+        if known.volatile:  # its key says nothing of its content
+            return Seen(await self._content(vertex, edge, paths or EVERYTHING), by_content=True)
+        if paths is None:
+            return Seen(digest_of((known.key, edge.output)), known.ignore)
+        if known.ignore:
+            return Seen(await self._content(vertex, edge, paths), by_content=True)
+        # Results that are here have the content of when they were looked at. Of those that are gone only the content
+        # that led to other results is remembered: good for a hit, but not to store anything under, for a rerun may
+        # differ.
+        results = self._cache.results(known.key)
+        what = (cached_by.op, index, known.key, edge.output, paths)
+        definitions = (digest_of((what, tuple(results or ()))), digest_of(what))
+        found = None if anew and results is None else self._cache.recall(definitions[results is None])
+        if found is not None:
+            return Seen(found.inputs[index], False, True, results is None, definitions if results else definitions[1:])
+        digest = await self._content(vertex, edge, paths)
+        made = self._cache.results(known.key) or []
+        return Seen(digest, False, True, False, (digest_of((what, tuple(made))), digest_of(what)))
 
     async def _content(self, vertex: Vertex, edge: Edge, selections: Selections) -> Digest:
         snapshot = await self._edge(edge)
@@ -186,12 +208,10 @@ class Solver:
             self._fail(vertex, error)
             raise
 
-    def _manifest(
-        self, vertex: Vertex, key: CacheKey, cached_by: CacheMap, chosen: Sequence[Selections | None]
-    ) -> Manifest:
+    def _manifest(self, vertex: Vertex, key: CacheKey, cached_by: CacheMap, seen: Sequence[Seen]) -> Manifest:
         inputs = tuple(
-            (edge.vertex.hints.name, "key" if paths is None else "content")
-            for edge, paths in zip(vertex.inputs, chosen, strict=True)
+            (edge.vertex.hints.name, "content" if one.by_content else "key")
+            for edge, one in zip(vertex.inputs, seen, strict=True)
         )
         return Manifest(place_of(vertex, self._scope), vertex.hints.name, key, cached_by.labels, inputs)
 

@@ -1,0 +1,107 @@
+"""Builds that fail: what is said, and what is left."""
+
+import io
+
+import pytest
+
+from kedge.model.errors import DockerfileError, InvalidInput, KedgeError, NotFound, StepFailed, Unsupported
+
+
+def test_a_failing_step_tells_code_output_file_line_and_stage(bench):
+    with pytest.raises(StepFailed) as raised:
+        bench.build("FROM base AS build\nRUN true\nRUN echo before; echo worse >&2; exit 7\n")
+    error = raised.value
+    assert error.exit_code == 7
+    assert error.tail == b"before\nworse\n" or sorted(error.tail.splitlines()) == [b"before", b"worse"]
+    assert str(error.location) == "Dockerfile:3"
+    assert error.stage == "build"
+    assert "exit code: 7" in error.message
+    failed = [name for name, state in bench.steps().items() if "exit code" in state]
+    assert len(failed) == 1
+
+
+def test_a_failure_keeps_the_steps_before_it_and_gives_no_name(bench):
+    with pytest.raises(StepFailed):
+        bench.build("FROM base\nRUN echo x > /x\nRUN false", tags=("x",))
+    with bench.store() as store:
+        assert store.images.get("docker.io/library/x:latest") is None
+        assert store.verify() == []
+    bench.build("FROM base\nRUN echo x > /x\nRUN true")
+    assert bench.steps()["[2/3] RUN echo x > /x"] == "CACHED"
+
+
+def test_one_failure_stops_the_other_stages_and_is_the_only_error(bench):
+    import time
+
+    begun = time.monotonic()
+    with pytest.raises(StepFailed) as raised:
+        bench.build(
+            "FROM base AS slow\nRUN sleep 30\nFROM base AS bad\nRUN sleep 0.2; exit 3\n"
+            "FROM base\nCOPY --from=slow /x /\nCOPY --from=bad /x /"
+        )
+    assert time.monotonic() - begun < 10
+    assert raised.value.exit_code == 3
+    slow = next(state for name, state in bench.steps().items() if "sleep 30" in name)
+    assert "cancel" in slow
+
+
+@pytest.mark.parametrize(
+    ("dockerfile", "kind", "words"),
+    [
+        ("FROM base\nRUN true\nCOPY --from=biuld /x /", KedgeError, "biuld"),
+        ("FROM base AS build\nRUM true", DockerfileError, "RUN"),
+        ("FROM base\nCOPY missing.txt /", NotFound, "missing.txt"),
+        ("FROM base\nCOPY --chown=nobody:none x /", KedgeError, ""),
+        ("FROM a AS b\nFROM b AS a\nCOPY --from=c / /\nFROM a AS c", KedgeError, ""),
+        ("", DockerfileError, ""),
+        ("# syntax=example.com/other:1\nFROM base", Unsupported, "example.com/other:1"),
+        ("FROM base\nRUN --mount=type=secret,id=s,required=true true", NotFound, "secret"),
+        ("FROM base\nRUN --security=insecure true", InvalidInput, "security.insecure"),
+        ("FROM base\nRUN --network=host true", InvalidInput, "network.host"),
+        ("FROM base\nUSER 99999999999\nRUN true", KedgeError, ""),
+        ("FROM base\nUSER ghost\nRUN true", NotFound, "ghost"),
+    ],
+)
+def test_what_cannot_be_built_says_why(bench, dockerfile, kind, words):
+    bench.write(x="x")
+    with pytest.raises(kind) as raised:
+        bench.build(dockerfile, tags=("x",))
+    shown = f"{raised.value.message} {raised.value.hint}"
+    assert words in shown
+    assert "Traceback" not in shown
+
+
+def test_a_missing_target_names_the_nearest(bench):
+    with pytest.raises(NotFound) as raised:
+        bench.build("FROM base AS runtime\nRUN true", target="runtme")
+    assert "runtime" in raised.value.message + raised.value.hint
+
+
+def test_a_missing_dockerfile_names_the_ones_there_are(bench):
+    bench.write(Dockerfile_dot_dev="FROM base")
+    with pytest.raises(NotFound) as raised:
+        bench.build()
+    assert "Dockerfile.dev" in raised.value.hint
+
+
+def test_a_missing_context(bench):
+    with pytest.raises(NotFound, match="does not exist"):
+        bench.build("FROM base", context=bench.context / "nowhere")
+
+
+def test_a_file_the_ignore_file_removed_names_the_pattern(bench):
+    bench.write(secret_dot_txt="x", _dot_dockerignore="*.txt\n")
+    with pytest.raises(NotFound) as raised:
+        bench.build("FROM base\nCOPY secret.txt /")
+    assert "*.txt" in raised.value.message + raised.value.hint
+    assert str(raised.value.location) == "Dockerfile:2"
+
+
+def test_a_wrong_image_name_is_told_before_anything_runs(bench):
+    with pytest.raises(InvalidInput):
+        bench.build("FROM base\nRUN true", tags=("UPPER CASE",))
+
+
+def test_standard_input_that_is_neither(bench):
+    with pytest.raises(InvalidInput, match="neither"):
+        bench.build(context=io.BytesIO(b"\0\1\2" * 1000))
