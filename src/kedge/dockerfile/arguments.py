@@ -4,6 +4,7 @@ Owns the table from keyword to reader. Does not know lines or locations: errors 
 """
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -168,7 +169,7 @@ def json_strings(text: str) -> tuple[str, ...] | None:
     if not text.startswith("["):
         return None
     try:
-        members = json.loads(text, parse_int=float, parse_constant=_no_constant)
+        members = json.loads(text, parse_int=_number, parse_float=_number, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         return None
     if not all(isinstance(member, str) for member in members):
@@ -185,6 +186,13 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 def _replacement(match: re.Match[str]) -> str:
     # U+DC80..DCFF stand for bytes of the file that were not UTF-8 (lines.decode): those are kept.
     return match[0] if "\udc80" <= match[0] <= "\udcff" else "\ufffd"
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(text)  # Go's decoder refuses what no float holds
+    return value
 
 
 def _no_constant(name: str) -> float:
