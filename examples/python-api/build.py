@@ -34,6 +34,9 @@ def build(context: Path) -> int:
     except kedge.DockerfileError as error:
         print(f"{error.location}: {error.message}", file=sys.stderr)
         return 1
+    except kedge.KedgeError as error:
+        print(f"{error.message}. {error.hint}", file=sys.stderr)
+        return 1
     print(f"id       {image.id}")
     print(f"size     {image.size} bytes in {len(image.layers)} layers")
     for layer in image.layers:

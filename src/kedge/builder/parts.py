@@ -82,9 +82,9 @@ class Parts:
     @cached_property
     def settings(self) -> "Settings":
         """What the configuration files say."""
-        from kedge.model.settings import Settings
+        from kedge.session.settings import load_settings
 
-        return Settings()
+        return load_settings()
 
     @cached_property
     def store(self) -> Store:

@@ -1,0 +1,91 @@
+"""Bad input ends in a clear message, the right exit code and an unchanged store; never in a traceback."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import Kedge, write_tree
+
+DOCKERFILES = {
+    "a syntax error": ("FROM busybox\nRUNN true\n", ["Dockerfile:2", ">>> RUNN true", "RUN"]),
+    "an unknown stage": ("FROM busybox AS base\nFROM scratch\nCOPY --from=bsae /x /\n", ["Dockerfile:3", "base"]),
+    "a file that is not there": ("FROM scratch\nCOPY missing.txt /\n", ["Dockerfile:2", "missing.txt", "not found"]),
+    "a failing step": (
+        "FROM busybox\nRUN echo about to fail; exit 3\n",
+        ["about to fail", "exit code: 3", "Dockerfile:2"],
+    ),
+    "no FROM": ("RUN true\n", ["Dockerfile:1"]),
+    "an image that does not exist": ("FROM no-such-image:1\n", ["no-such-image", "Dockerfile:1"]),
+    "a name that is no image name": ("FROM Upper/Case\n", ["Dockerfile:1"]),
+    "a cycle": ("FROM b AS a\nFROM a AS b\n", ["Dockerfile:"]),
+    "an empty file": ("", ["ERROR"]),
+}
+
+
+@pytest.mark.parametrize("case", DOCKERFILES)
+def test_a_wrong_dockerfile(case: str, shared: Kedge, tmp_path: Path) -> None:
+    text, wanted = DOCKERFILES[case]
+    context = write_tree(tmp_path / "context", {"Dockerfile": text})
+    before = shared("images", "-q", "--no-trunc").stdout
+    done = shared("build", "--progress", "plain", "--tag", "never", context, check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "ERROR: " in done.stderr
+    for word in wanted:
+        assert word in done.stderr
+    assert shared("images", "-q", "--no-trunc").stdout in (before, before)
+    assert shared("inspect", "never", check=False).returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["build", "/nonexistent/context"], 1, "/nonexistent/context"),
+        (["build", "--target", "nope", "CONTEXT"], 1, "nope"),
+        (["build", "--tag", "UPPER", "CONTEXT"], 1, "UPPER"),
+        (["build", "--tagg", "x", "CONTEXT"], 125, "Did you mean --tag?"),
+        (["build"], 125, "CONTEXT"),
+        (["build", "--platform", "windoes/amd64x/y/z", "CONTEXT"], 1, "platform"),
+        (["build", "--secret", "nonsense", "CONTEXT"], 1, "secret"),
+        (["build", "-o", "type=zip,dest=x", "CONTEXT"], 125, "zip"),
+        (["build", "-f", "Missing.Dockerfile", "CONTEXT"], 1, "Missing.Dockerfile"),
+        (["biuld", "."], 125, "Did you mean kedge build?"),
+        (["history", "no/such/image"], 1, "no such image"),
+        (["inspect", "no/such/image"], 1, "no such image"),
+        (["tag", "no/such/image", "x"], 1, "no such image"),
+        (["tag", "base", "Bad Name"], 1, "Bad Name"),
+        (["rmi", "no/such/image"], 1, "no such image"),
+        (["save", "-o", "/nonexistent/x.tar", "base"], 1, "/nonexistent"),
+        (["load", "-i", "/nonexistent.tar"], 1, "/nonexistent.tar"),
+        (["load", "-i", "GARBAGE"], 1, "archive"),
+        (["import", "GARBAGE", "x"], 1, ""),
+        (["import", "/nonexistent.tar"], 1, "/nonexistent.tar"),
+        (["import", "--change", "RUN true", "GARBAGE"], 1, "RUN true"),
+        (["pull", "UPPER"], 1, "UPPER"),
+        (["pull", "no-such-image"], 1, "no-such-image"),
+        (["prune"], 125, "--force"),
+        (["prune", "-f", "--filter", "colour=red"], 125, "colour=red"),
+        (["images", "--format", "{{.Nope}}"], 1, ".ID"),
+        (["completion", "cmd"], 125, "bash"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_words(words: list[str], code: int, message: str, shared: Kedge, tmp_path: Path) -> None:
+    context = write_tree(tmp_path / "context", {"Dockerfile": "FROM scratch AS only\nLABEL a=b\n"})
+    garbage = tmp_path / "garbage"
+    garbage.write_bytes(b"this is no archive at all\n" * 100)
+    shared.build(context, "-t", "base")
+    given = {"CONTEXT": str(context), "GARBAGE": str(garbage)}
+    done = shared(*(given.get(word, word) for word in words), check=False)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "ERROR: " in done.stderr
+    assert message in done.stderr
+
+
+def test_a_store_that_cannot_be_written_says_so(mirror: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = Kedge(tmp_path / "file" / "store", mirror)("images", check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert str(tmp_path / "file") in done.stderr
