@@ -44,7 +44,7 @@ def limited(process: Process, note: Callable[[str], None] | None) -> Iterator[li
 def _make(limits: Limits, parent: str, made: list[str]) -> None:
     name = f"kedge-{os.getpid()}-{os.urandom(4).hex()}"
     if version() == 2:
-        group = _group(f"{_ROOT}{_own('')}", parent, name, made)
+        group = _group(_version_2_base(), parent, name, made)
         _write(group, "memory.max", limits.memory)
         _write(group, "pids.max", limits.pids)
         if limits.cpus:
@@ -60,6 +60,23 @@ def _make(limits: Limits, parent: str, made: list[str]) -> None:
     if limits.pids:
         group = _group(f"{_ROOT}/pids{_own('pids')}", parent, name, made)
         _write(group, "pids.max", limits.pids)
+
+
+def _version_2_base() -> str:
+    """Where version 2 groups can have controllers: a group without processes of its own, below the hierarchy's root.
+
+    Elsewhere (a container, a user's session) it is our own group, which works if that was delegated with controllers.
+    """
+    base = f"{_ROOT}/kedge"
+    try:
+        os.makedirs(base, exist_ok=True)
+        for directory in (_ROOT, base):
+            for controller in ("memory", "cpu", "pids"):
+                with suppress(OSError):
+                    _write(directory, "cgroup.subtree_control", f"+{controller}")
+        return base
+    except OSError:
+        return f"{_ROOT}{_own('')}"
 
 
 def _own(controller: str) -> str:

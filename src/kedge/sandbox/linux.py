@@ -64,6 +64,9 @@ class LinuxExecutor:
         if cancel is not None and cancel.is_set():
             raise Cancelled("the step was stopped")
         plan = make_plan(process, mounts, self._machine, self._stubs, _kind_of)
+        if stdio.note is not None:
+            for text in plan.notes:
+                stdio.note(text)
         with cgroups.limited(process, stdio.note) as group:
             plan.values["cgroups"] = group
             run = _Run(plan, stdio, cancel)
@@ -257,8 +260,8 @@ class _Run:
             self.stdio.note(loads(body))
         elif kind == b"C":
             self.made = loads(body)
-        elif kind == b"T" and self.stdio.on_terminal is not None:
-            self.stdio.on_terminal(fds[0])
+        elif kind == b"T":
+            (self.stdio.on_terminal or os.close)(fds[0])
         elif not kind:
             raise StoreError("the sandbox's helper process was killed", hint="run the build again")
 

@@ -63,20 +63,20 @@ class Refused(Exception):
 
 def run_child(plan_fd: int, stdio: tuple[int, int, int], status: socket.socket) -> None:
     """Carry out the plan read from `plan_fd` and become the program. Never returns."""
-    code = 125
+    child = _Child(stdio, status)
     try:
         with open(plan_fd, "rb") as file:
             file.seek(0)
-            plan = loads(file.read())
-        _Child(plan, stdio, status).run()
+            child.plan = loads(file.read())
+        child.run()
     except Refused as refused:
-        _tell(status, b"E", (refused.kind, refused.text))
+        _tell(child.status, b"E", (refused.kind, refused.text))
     except OSError as error:
-        _tell(status, b"E", ("failed", f"cannot set up the sandbox: {error.strerror or error}"))
+        _tell(child.status, b"E", ("failed", f"sandbox: cannot {child.doing}: {error.strerror or error}"))
     except BaseException as error:
-        _tell(status, b"E", ("bug", f"{type(error).__name__}: {error} (line {_line_of(error)})"))
+        _tell(child.status, b"E", ("bug", f"{type(error).__name__}: {error} (line {_line_of(error)})"))
     finally:
-        os._exit(code)
+        os._exit(125)
 
 
 def _line_of(error: BaseException) -> int:
@@ -94,8 +94,10 @@ def _tell(status: socket.socket, kind: bytes, value: Any, fds: tuple[int, ...] =
 class _Child:
     """One step's child. `root` is the new root's mount, once it is in place."""
 
-    def __init__(self, plan: dict[str, Any], stdio: tuple[int, int, int], status: socket.socket) -> None:
-        self.plan, self.stdio, self.status = plan, stdio, status
+    def __init__(self, stdio: tuple[int, int, int], status: socket.socket) -> None:
+        self.plan: dict[str, Any] = {}
+        self.stdio, self.status = stdio, status
+        self.doing = "start"  # for the message, should a system call fail
         self.root = -1
         self.contents, self.files = -1, 0
         self.made: list[tuple[str, int, int, list[tuple[str, bool]]]] = []
@@ -103,20 +105,28 @@ class _Child:
     def run(self) -> None:
         plan = self.plan
         os.umask(0o22)
+        if plan["new_keyring"]:
+            with suppress(OSError):  # the quota of keys is used up
+                sc.new_session_keyring()
         for path in plan["cgroups"]:
             self._join_cgroup(path)
         if plan["cgroup_namespace"]:
             sc.unshare(sc.CLONE_NEWCGROUP)
+        self.doing = "mount the root"
         self._mount_root(plan["root"])
         for step in plan["mounts"]:
+            self.doing = f"mount {step['dest']}"
             self._mount(step)
         if self.made:
             _tell(self.status, b"C", self.made)
+        self.doing = "mask /proc and /sys"
         if plan["mask"]:
             self._mask()
         if plan["root_readonly"]:
             sc.mount_setattr(self.root, set=RDONLY)
+        self.doing = "enter the root"
         self._enter()
+        self.doing = "become the program"
         self._become()
 
     # ---- mounts ------------------------------------------------------------------------------------------------------
@@ -447,8 +457,8 @@ class _Child:
 
     def _streams(self) -> None:
         """Put the streams in place and close all else but the status channel, which closes when the program starts."""
+        os.setsid()
         if self.plan["terminal"]:
-            os.setsid()
             fcntl.ioctl(self.stdio[0], 0x540E, 0)  # TIOCSCTTY
         moved = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in (*self.stdio, self.status.fileno())]
         for fd in range(3):
@@ -459,10 +469,8 @@ class _Child:
         sc.close_range(4)
         uid = self.plan["uid"]
         if uid and not self.plan["fake_ids"]:
-            for fd in range(
-                3
-            ):  # so that /dev/stdout can be opened again by its owner; a device is not ours to give away
-                if not stat.S_ISCHR(os.fstat(fd).st_mode):
+            for fd in range(3):  # so that /dev/stdout can be opened again; files and devices are not ours to give away
+                if stat.S_ISFIFO(os.fstat(fd).st_mode):
                     with suppress(OSError):
                         os.fchown(fd, uid, -1)
 

@@ -54,6 +54,7 @@ class Plan:
     values: dict[str, Any]
     root: MountPoint
     works: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def make_plan(
@@ -65,7 +66,8 @@ def make_plan(
 ) -> Plan:
     """The plan of one run; raises InvalidInput for mounts that make no sense."""
     root = root_of(mounts)
-    asked = sorted((m for m in mounts if m is not root), key=lambda m: m.dest.count("/"))
+    latest = {mount.dest: mount for mount in mounts if mount is not root}  # of two at one place, the later one
+    asked = sorted(latest.values(), key=lambda m: m.dest.count("/"))
     for mount in asked:
         if mount.dest == "/proc" or mount.dest.startswith("/proc/"):
             raise InvalidInput(f"cannot mount at {mount.dest}: /proc belongs to the sandbox")
@@ -80,9 +82,15 @@ def make_plan(
         "cgroups": [],
         "cgroup_namespace": machine.cgroup_version > 0,
         "loopback": process.network == "none",
+        "new_keyring": process.security == "insecure",
     }
     works = tuple(m.source.work for m in mounts if isinstance(m.source, Overlay) and m.source.work)
-    return Plan(_namespaces(process), values, root, works)
+    notes: tuple[str, ...] = ()
+    if _fakes_ids(machine) and process.uid:
+        notes = (
+            f"user {process.uid} runs as the only user that this machine allows: `kedge doctor` tells how to get more",
+        )
+    return Plan(_namespaces(process), values, root, works, notes)
 
 
 def _namespaces(process: Process) -> int:

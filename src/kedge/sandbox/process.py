@@ -140,6 +140,8 @@ class Process:
         for text in (*self.args, *self.env, self.cwd, self.hostname):
             if "\0" in text:
                 raise InvalidInput("a NUL character cannot be part of a command, its environment or its directory")
+        if len(self.hostname.encode()) > 64:  # sethostname(2)
+            raise InvalidInput(f"the host name {self.hostname[:20]}… is longer than 64 bytes")
         for number in (self.uid, self.gid, *self.groups):
             if not 0 <= number < 0xFFFFFFFF:  # (uid_t)-1 means "unchanged" to the kernel (CVE-2024-40635)
                 raise InvalidInput(f"user or group id {number} is out of range")
