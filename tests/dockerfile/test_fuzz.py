@@ -75,7 +75,7 @@ FRAGMENTS = st.sampled_from(
 TEXTS = st.lists(FRAGMENTS, max_size=40).map("".join) | st.text(max_size=80)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500, deadline=None, database=None)
 @given(TEXTS)
 def test_the_parser_raises_nothing_else(text):
     for prefix in ("", "FROM x\n"):
@@ -89,7 +89,7 @@ def test_the_parser_raises_nothing_else(text):
         assert all(place is not None and 1 <= place.start <= place.end for place in places)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500, deadline=None, database=None)
 @given(TEXTS, st.sampled_from("\\`"), st.booleans(), st.booleans(), st.booleans(), st.booleans())
 def test_the_word_splitter_raises_nothing_else(text, escape, quotes, escapes, process, keep):
     env = {"a": "b", "b": "a*b/?\\}", "ab": ""}

@@ -209,7 +209,7 @@ def test_dockerfiles_of_real_projects_are_checked(path):
     assert all(warning.message and 1 <= warning.location.start <= lines for warning in outcome.warnings)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, database=None)
 @given(
     st.lists(
         st.sampled_from(["skip", "error", "experimental", "=", ";", ",", "all", "true", "A", " ", "\n", "é"]),

@@ -160,7 +160,7 @@ def test_a_hundred_thousand_paths_cost_few_steps(monkeypatch):
 PATHS = st.text(st.sampled_from("ab./*!\\[]-^? é"), max_size=30)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, database=None)
 @given(st.lists(PATHS, max_size=6), PATHS)
 def test_no_pattern_and_no_path_breaks_the_matcher(lines, path):
     try:
@@ -173,7 +173,7 @@ def test_no_pattern_and_no_path_breaks_the_matcher(lines, path):
     assert all(isinstance(line, str) for line in read_ignore_file("\n".join(lines)))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, database=None)
 @given(
     st.lists(st.from_regex(r"[ab*][ab/*]{0,7}", fullmatch=True), max_size=4),
     st.lists(st.text(st.sampled_from("ab"), min_size=1, max_size=2), min_size=1, max_size=4),

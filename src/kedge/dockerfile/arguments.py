@@ -59,15 +59,19 @@ class _FlagPatterns(NamedTuple):
 
 @lru_cache
 def _flag_patterns(escape: str) -> _FlagPatterns:
-    """An escape character escapes anything, inside both kinds of quotes too; at the very end it is nothing."""
+    """An escape character escapes anything, inside both kinds of quotes too; at the very end it is nothing.
+
+    The alternatives begin differently, so nothing backtracks. Possessive quantifiers would say so, but Python before 3.11.5
+    returns wrong groups for them.
+    """
     e = re.escape(escape)
     escaped = rf"{e}(?:.|\Z)"
-    single, double = (rf"{quote}(?:{escaped}|[^{quote}{e}])*+(?:{quote}|\Z)" for quote in "'\"")
+    single, double = (rf"{quote}(?:{escaped}|[^{quote}{e}])*(?:{quote}|\Z)" for quote in "'\"")
     plain = rf"""(?:{escaped}|[^{e}'"{BLANKS}])"""
-    quoted = rf"""(?P<quote>['"])(?P<inner>(?:{escaped}|(?!(?P=quote))[^{e}])*+)(?:(?P=quote)|\Z)"""
+    quoted = rf"""(?P<quote>['"])(?P<inner>(?:{escaped}|(?!(?P=quote))[^{e}])*)(?:(?P=quote)|\Z)"""
     return _FlagPatterns(
-        flag=re.compile(f"[{BLANKS}]*+(--(?:{single}|{double}|{plain})*+)", re.DOTALL),
-        part=re.compile(f"{quoted}|{plain}++", re.DOTALL),
+        flag=re.compile(f"[{BLANKS}]*(--(?:{single}|{double}|{plain})*)", re.DOTALL),
+        part=re.compile(f"{quoted}|{plain}+", re.DOTALL),
         escaped=re.compile(f"{e}(.?)", re.DOTALL),
     )
 

@@ -73,8 +73,8 @@ def split(text: str, escape: str = "\\") -> tuple[str, ...]:
 @lru_cache
 def _word_pattern(escape: str) -> re.Pattern[str]:
     e = re.escape(escape)
-    double_quoted = rf'"(?:{e}.|[^"{e}])*+"?'
-    return re.compile(rf"""(?:{e}.|'[^']*+'?|{double_quoted}|[^'"{e}{BLANKS}]++)++""", re.DOTALL)
+    double_quoted = rf'"(?:{e}.|[^"{e}])*"?'
+    return re.compile(rf"""(?:{e}.|'[^']*'?|{double_quoted}|[^'"{e}{BLANKS}]+)+""", re.DOTALL)
 
 
 @lru_cache
