@@ -61,8 +61,8 @@ class _FlagPatterns(NamedTuple):
 def _flag_patterns(escape: str) -> _FlagPatterns:
     """An escape character escapes anything, inside both kinds of quotes too; at the very end it is nothing.
 
-    The alternatives begin differently, so nothing backtracks. Possessive quantifiers would say so, but Python before 3.11.5
-    returns wrong groups for them.
+    The alternatives begin differently, so nothing backtracks. Possessive quantifiers would say so, but Python before
+    3.11.5 returns wrong groups for them.
     """
     e = re.escape(escape)
     escaped = rf"{e}(?:.|\Z)"
