@@ -191,7 +191,7 @@ class _Maker:
         return ("content", source.data, source.mode, source.uid, source.gid)
 
     def _overlay(self, mount: MountPoint, source: Overlay) -> tuple[Any, ...]:
-        """Paths relative to a common directory: names stay short, for kernels that want them all in one page.
+        """Paths relative to the layers' directory: names stay short, for kernels that want them all in one page.
 
         Mount points are in a layer below all others, so that making them changes nothing in the upper directory.
         """
@@ -201,7 +201,7 @@ class _Maker:
         if len(lowers) == 1 and not source.upper:
             lowers.insert(0, self.stubs(frozenset()))
         paths = [*lowers, *([source.upper, source.work] if source.upper else [])]
-        base = posixpath.commonpath(paths)
+        base = posixpath.dirname(paths[len(lowers) - 1])
         short = [posixpath.relpath(path, base) for path in paths]
         upper, work = short[len(lowers) :] if source.upper else ("", "")
         options: list[tuple[str, str | None]] = [("volatile", None)] if upper else []
