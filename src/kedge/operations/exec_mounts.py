@@ -4,8 +4,10 @@ Owns what each kind of mount is made of and what becomes of it afterwards: commi
 thrown away. Does not know the process. Everything opened here is closed by the ExitStack it is given.
 """
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -105,21 +107,22 @@ class Preparer:
         return HostPath(str(stack.enter_context(used)))
 
     def _fill(self, directory: Path, snapshot: Snapshot, selector: str) -> None:
-        import os
-
+        """What a new cache begins with: the content of the selected directory, and its owner and mode."""
+        from kedge.kernel.paths import open_in_root
         from kedge.model.ops import Copy
         from kedge.storage.copy import copy
 
-        fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            with self._store.layers.mounted(snapshot) as tree:
-                copy(
-                    Copy(selector or "/", "/", follow_symlinks=True, contents_only=True, create_dest_path=True),
-                    tree,
-                    fd,
-                )
-        finally:
-            os.close(fd)
+        selector = selector or "/"
+        with self._store.layers.mounted(snapshot) as tree, _opened(directory) as fd:
+            copy(Copy(selector, "/", follow_symlinks=True, contents_only=True, create_dest_path=True), tree, fd)
+            try:
+                source = open_in_root(tree.fd, selector, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except OSError:
+                return  # a file: it became the cache's only content
+            try:
+                _take_owner(source, fd)
+            finally:
+                os.close(source)
 
     def _secret(self, mount: Mount) -> MountSource | None:
         options = mount.secret
@@ -144,6 +147,27 @@ class Preparer:
                 f"no SSH agent was lent under the id {options.id!r}", hint=f"Run the build with --ssh {options.id}."
             )
         return SocketAt(str(path))
+
+
+@contextmanager
+def _opened(directory: Path) -> Iterator[int]:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _take_owner(source: int, target: int) -> None:
+    from kedge.storage import ownership
+
+    status, how = os.fstat(source), ownership.policy()
+    uid, gid = status.st_uid, status.st_gid
+    with suppress(OSError):
+        kept = ownership.decode(os.getxattr(source, ownership.OWNER_XATTR), uid, gid, how)
+        uid, gid = (kept.uid, kept.gid) if kept else (uid, gid)
+    ownership.give(target, uid, gid, how)
+    os.fchmod(target, stat.S_IMODE(status.st_mode))
 
 
 def progress_of(work: Work) -> "Progress":
