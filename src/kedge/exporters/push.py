@@ -116,7 +116,7 @@ def _entry(
 def _layer(
     store: "Store", layer: Descriptor, manifest: Manifest, compression: "Compression", level: int | None
 ) -> Descriptor:
-    if COMPRESSION_OF.get(layer.media_type) != "uncompressed":
+    if COMPRESSION_OF.get(layer.media_type) != "uncompressed" or store.layers.origins(layer.digest):
         return layer
     packed = store.layers.packed(layer.digest, compression, level)
     if packed is None:
