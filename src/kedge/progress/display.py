@@ -56,7 +56,7 @@ class Screen:
         self._interval = interval
         self._events: deque[Event] = deque()
         self._wake = threading.Event()
-        self._closing = False
+        self._closing = threading.Event()
         self._thread: threading.Thread | None = None
 
     def __call__(self, event: Event) -> None:
@@ -74,20 +74,19 @@ class Screen:
     def close(self) -> None:
         """Draw what is left and stop; may be called twice."""
         if self._thread:
-            self._closing = True
+            self._closing.set()
             self._wake.set()
             self._thread.join()
             self._thread = None
 
     def _draw(self) -> None:
         try:
-            while not self._closing:
+            while not self._closing.is_set():
                 self._wake.wait(self._interval)
                 self._wake.clear()
                 self._step(self._display)
-                if not self._closing:
-                    # Events that come in a burst are drawn together: plain output jumps less between steps.
-                    threading.Event().wait(self._interval / 4)
+                # Events that come in a burst are drawn together: plain output jumps less between steps.
+                self._closing.wait(self._interval / 4)
             self._step(self._display)
             self._display.close()
         except (OSError, ValueError):  # the reader of our output is gone, or the stream is closed
