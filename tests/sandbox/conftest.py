@@ -19,7 +19,7 @@ from kedge.sandbox.process import MountPoint, Overlay, Process
 BUSYBOX = next((p for p in ("/bin/busybox", "/usr/bin/busybox") if os.path.exists(p)), "")
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 HARNESS = Path(__file__).with_name("harness.py")
-USER = int(os.environ.get('KEDGE_TEST_USER', '1000'))
+USER = int(os.environ.get("KEDGE_TEST_USER", "1000"))
 
 
 @dataclass

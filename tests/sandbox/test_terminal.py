@@ -6,15 +6,9 @@ import pty
 import select
 import signal
 import struct
-import sys
 import termios
 import time
 from pathlib import Path
-
-import pytest
-
-from kedge.model.errors import InvalidInput
-from kedge.sandbox.terminal import attached
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 PROGRAM = """
@@ -24,13 +18,12 @@ from kedge.kernel import identity
 identity.enter_user_namespace()
 from kedge.sandbox.linux import LinuxExecutor
 from kedge.sandbox.process import *
-from kedge.sandbox.terminal import attached
+from kedge.cli.container import Container, _run
 base, terminal, command = sys.argv[1], sys.argv[2] == "t", sys.argv[3]
 root = MountPoint("/", Overlay((base + "/layers/root",), base + "/draft/upper", base + "/draft/work"))
 executor = LinuxExecutor(Path(base) / "state")
 process = Process(("/bin/sh", "-c", command), env=("PATH=/bin", "TERM=xterm"), terminal=terminal)
-with attached(True, terminal) as stdio:
-    code = executor.run(process, (root,), stdio)
+code = _run(executor, process, (root,), Container(interactive=True, terminal=terminal))
 executor.close()
 sys.exit(code)
 """
@@ -117,23 +110,3 @@ def test_a_program_that_ignores_signals_dies_at_the_third(box):
         os.kill(session.pid, signal.SIGTERM)
         time.sleep(0.1)
     assert session.end() == 137
-
-
-def test_a_terminal_is_wanted_where_there_is_none():
-    saved, null = os.dup(0), os.open("/dev/null", os.O_RDONLY)
-    os.dup2(null, 0)
-    try:
-        with pytest.raises(InvalidInput), attached(True, True):
-            pass
-    finally:
-        os.dup2(saved, 0)
-        os.close(saved)
-        os.close(null)
-
-
-def test_handlers_are_given_back():
-    before = signal.getsignal(signal.SIGINT)
-    with attached(False, False):
-        assert signal.getsignal(signal.SIGINT) != before
-    assert signal.getsignal(signal.SIGINT) == before
-    assert sys.stdout

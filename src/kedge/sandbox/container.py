@@ -7,7 +7,6 @@ A record is a JSON file, replaced by rename. A container runs exactly while some
 so a killed `kedge` leaves no container that only seems to run.
 """
 
-import dataclasses
 import fcntl
 import json
 import os
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from kedge.model.errors import Conflict, InvalidInput, NotFound, StoreError
-from kedge.model.value import dataclass
+from kedge.model.value import dataclass, fields, replace
 from kedge.sandbox.process import Executor, MountPoint, Overlay, Process, Signaller, Stdio
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
@@ -143,7 +142,7 @@ class Container:
     def run(self, executor: Executor, process: Process, mounts: tuple[MountPoint, ...], stdio: Stdio) -> int:
         """Run it to the end, keeping the record; gives the exit code."""
         if not process.hostname and process.network != "host":
-            process = dataclasses.replace(process, hostname=self.record.id[:12])
+            process = replace(process, hostname=self.record.id[:12])
         started = stdio.on_start
 
         def on_start(send: Signaller, pid: int) -> None:
@@ -155,7 +154,7 @@ class Container:
         code = 125
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            code = executor.run(process, mounts, dataclasses.replace(stdio, on_start=on_start))
+            code = executor.run(process, mounts, replace(stdio, on_start=on_start))
             return code
         finally:
             self._update(state="exited", pid=0, exit_code=code, finished=time.time())
@@ -169,7 +168,7 @@ class Container:
         """Write the record; atomic."""
         aside = self._home / f"record.{os.getpid()}"
         try:
-            aside.write_text(json.dumps(dataclasses.asdict(self.record)))
+            aside.write_text(json.dumps({one.name: getattr(self.record, one.name) for one in fields(self.record)}))
             aside.replace(self._home / "record.json")
         except FileNotFoundError:
             pass  # removed by force meanwhile
@@ -177,7 +176,7 @@ class Container:
             raise StoreError(f"cannot write {aside}: {error.strerror}") from None
 
     def _update(self, **changes: object) -> None:
-        self.record = dataclasses.replace(self.record, **changes)  # type: ignore[arg-type]
+        self.record = replace(self.record, **changes)  # type: ignore[arg-type]
         self.save()
 
 
@@ -188,7 +187,7 @@ def _load(home: Path) -> ContainerRecord | None:
     except (OSError, ValueError, TypeError, KeyError):
         return None
     if record.state == "running" and not _is_locked(home):
-        return dataclasses.replace(record, state="exited", pid=0, exit_code=137)
+        return replace(record, state="exited", pid=0, exit_code=137)
     return record
 
 

@@ -7,11 +7,9 @@ means (`plan`), nor how it is made (`perform`).
 import hashlib
 import os
 import select
-import shutil
 import socket
 import stat
 import struct
-import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -124,8 +122,8 @@ class LinuxExecutor:
 
 def _make_stubs(path: Path, stubs: frozenset[tuple[str, Kind]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(dir=path.parent))
-    os.chmod(aside, 0o755)
+    aside = path.with_name(f"{path.name}.{os.urandom(4).hex()}")
+    aside.mkdir(mode=0o755)
     for name, kind in sorted(stubs):
         stub = aside / name
         (stub if kind == "d" else stub.parent).mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -134,6 +132,8 @@ def _make_stubs(path: Path, stubs: frozenset[tuple[str, Kind]]) -> None:
     try:
         aside.rename(path)
     except OSError:
+        import shutil
+
         shutil.rmtree(aside)  # another process was faster
         if not path.is_dir():
             raise
