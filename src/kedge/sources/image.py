@@ -159,6 +159,7 @@ class ImageSource:
             return
         from kedge.storage.images import ImageRecord
 
+        self._declare(reference, image)  # so that whoever finds the name can also find its layers
         self._store.images.set(ImageRecord(str(reference), image.target, image.manifest.config.digest, time.time()))
 
 
