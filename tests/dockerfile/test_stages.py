@@ -123,6 +123,20 @@ def test_step_numbers_are_aligned(lowered: Lower) -> None:
     assert names[1] == "[b  2/11] RUN x"
 
 
+def test_from_of_an_image_without_layers_is_no_step_but_is_counted(lowered: Lower) -> None:
+    empty = ImageConfig(AMD, env=("X=1",))
+    assert lowered("FROM a\nRUN x\n", {"docker.io/library/a:latest": empty}).names == ["[1/2] RUN x"]
+
+
+def test_from_does_not_count_the_triggers_of_its_image(lowered: Lower) -> None:
+    base = ImageConfig(AMD, on_build=("RUN y",), diff_ids=(sha256(b"x"),))
+    assert lowered("FROM a\nRUN x\n", {"docker.io/library/a:latest": base}).names == [
+        "[1/2] FROM docker.io/library/a:latest",
+        "[2/3] ONBUILD RUN y",
+        "[3/3] RUN x",
+    ]
+
+
 def test_platforms_are_shown_in_multi_platform_builds(lowered: Lower) -> None:
     text = "FROM --platform=$BUILDPLATFORM a AS build\nARG TARGETARCH\nRUN make\nFROM b\nCOPY --from=build /x /\n"
     assert lowered(text, target_platform=ARM, multi_platform=True).names == [
@@ -184,6 +198,11 @@ def test_stages_that_need_each_other_are_refused(lowered: Lower, text: str) -> N
     error = refused(lowered, text)
     assert error.message.startswith("stages need each other: ")
     assert "one" in error.message
+
+
+def test_a_circle_through_a_base_that_nothing_needs_is_no_error(lowered: Lower) -> None:
+    text = "FROM a AS one\nCOPY --from=two /x /\nFROM one AS two\nFROM scratch\nCOPY f /\n"
+    assert lowered(text).top
 
 
 def test_an_index_without_stage_is_refused(lowered: Lower) -> None:

@@ -17,7 +17,8 @@ from kedge.dockerfile.lower_copy import lower_copy
 from kedge.dockerfile.lower_run import lower_run
 from kedge.dockerfile.options import ImageRequest, LowerOptions, ResolvedImage, SecretUse
 from kedge.dockerfile.outline import Outline, OutlineArg
-from kedge.dockerfile.plan import Plan, StagePlan, Step, make_plan
+from kedge.dockerfile.plan import make_plan
+from kedge.dockerfile.stage_plan import Plan, StagePlan, Step
 from kedge.dockerfile.stages import StagedFile
 from kedge.dockerfile.state import Lowering, StageState
 from kedge.dockerfile.suggest import nearest

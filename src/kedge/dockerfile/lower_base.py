@@ -7,7 +7,7 @@ from kedge.dockerfile import contexts
 from kedge.dockerfile.config import DEFAULT_PATH, ConfigDraft, empty_config
 from kedge.dockerfile.drafts import DraftEdge
 from kedge.dockerfile.lower_config import set_workdir
-from kedge.dockerfile.plan import StagePlan
+from kedge.dockerfile.stage_plan import StagePlan
 from kedge.dockerfile.state import Lowering, StageState
 from kedge.dockerfile.variables import platform_text
 from kedge.model.graph import Hints
@@ -64,16 +64,12 @@ def _image(state: StageState) -> DraftEdge | None:
     assert one.request
     image = one.image
     name = contexts.image_name(one.request.reference, image)
-    title = f"FROM {name}"
-    if one.total:
-        state.number += 1
-        title = state.title_again(title, env={})
     if image and not image.config.diff_ids and all(entry.empty_layer for entry in image.config.history):
         return None  # an image without layers
     if image:
         _check_platform(state, image.config.platform)
     attrs = (("image.resolvemode", options.resolve_mode),) if options.resolve_mode != "default" else ()
-    hints = Hints(title, location=one.location, stage=one.called)
+    hints = Hints(state.title_of_base(f"FROM {name}"), location=one.location, stage=one.called)
     return state.lowering.drafts.add(Source(f"docker-image://{name}", attrs), platform=state.platform, hints=hints)
 
 

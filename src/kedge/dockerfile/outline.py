@@ -104,8 +104,9 @@ def table(rows: Iterable[Row], padding: int) -> str:
 
 
 def location_json(location: Location) -> dict[str, Any]:
-    """A place in the source, as BuildKit's pb.Location."""
-    return {"ranges": [{"start": {"line": location.start}, "end": {"line": location.end}}]}
+    """A place in the source, as BuildKit's pb.Location: a range for each line."""
+    lines = range(location.start, location.end + 1)
+    return {"ranges": [{"start": {"line": line}, "end": {"line": line}} for line in lines]}
 
 
 def source_json(text: str) -> str:

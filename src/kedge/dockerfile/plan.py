@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 
 from kedge.dockerfile import contexts
+from kedge.dockerfile.cycles import refuse_cycles
 from kedge.dockerfile.findings import Findings
 from kedge.dockerfile.instructions import Add, Command, Copy, From, Onbuild, Run, Workdir
 from kedge.dockerfile.mounts import mount_stage
@@ -20,94 +21,18 @@ from kedge.dockerfile.options import ImageRequest, LowerOptions, ResolvedImage
 from kedge.dockerfile.outline import Capture
 from kedge.dockerfile.parser import parse
 from kedge.dockerfile.read import read_instruction
+from kedge.dockerfile.stage_plan import SCRATCH, Plan, StagePlan, Step
 from kedge.dockerfile.stages import Stage, StagedFile
 from kedge.dockerfile.suggest import nearest
-from kedge.dockerfile.variables import Globals, expand_in_from, platform_text, read_globals, unknown_stage
+from kedge.dockerfile.variables import expand_in_from, platform_text, read_globals, unknown_stage
 from kedge.dockerfile.words import Expansion, expand
 from kedge.model.errors import DockerfileError, KedgeError, Location
 from kedge.model.platform import Platform, parse_platform
 from kedge.model.reference import parse_reference
-from kedge.model.value import dataclass, field, replace
+from kedge.model.value import replace
 
-SCRATCH = "scratch"
 _INDEX = re.compile(r"[+-]?[0-9]{1,9}")
 _COMMON_IMAGES = ("alpine", "busybox", "centos", "debian", "golang", "ubuntu", "fedora", "node", "python")
-
-
-@dataclass(eq=False, slots=True)
-class Step:
-    """An instruction in a stage; `sources` are the stages its --from or its mounts name, in the mounts' order."""
-
-    command: Command
-    sources: list["StagePlan"] = field(default_factory=list)
-    onbuild: bool = False
-
-
-@dataclass(eq=False, slots=True)
-class StagePlan:
-    """A stage, or an image that --from names (`stage` is None). `base` is the stage it is built on, if it is one.
-
-    `context` replaces the whole stage, `base_context` what it starts from. `total` counts the steps that names show.
-    """
-
-    stage: Stage | None
-    index: int
-    label: str
-    base_name: str
-    location: Location
-    platform: Platform | None = None
-    base: "StagePlan | None" = None
-    context: contexts.NamedContext | None = None
-    base_context: contexts.NamedContext | None = None
-    image: ResolvedImage | None = None
-    request: ImageRequest | None = None
-    steps: list[Step] = field(default_factory=list)
-    needs: dict["StagePlan", Step] = field(default_factory=dict)
-    total: int = 0
-    no_cache: bool = False
-    triggers_read: bool = False
-    capture: Capture = field(default_factory=Capture)
-
-    @property
-    def name(self) -> str:
-        return self.stage.name if self.stage else ""
-
-    @property
-    def called(self) -> str:
-        """What errors call the stage; empty for an image that --from names."""
-        return self.stage.label if self.stage else ""
-
-    @property
-    def comments(self) -> tuple[str, ...]:
-        return self.stage.source.comments if self.stage else ()
-
-    @property
-    def is_scratch(self) -> bool:
-        return self.base is None and self.base_name == SCRATCH and self.context is None
-
-
-@dataclass(slots=True)
-class Plan:
-    """All stages in order, images named by --from after them.
-
-    `needed` are those to lower, `missing` images unknown yet.
-    """
-
-    file: StagedFile
-    options: LowerOptions
-    globals: Globals
-    findings: Findings
-    stages: list[StagePlan] = field(default_factory=list)
-    by_name: dict[str, StagePlan] = field(default_factory=dict)
-    nameless: dict[str, StagePlan] = field(default_factory=dict)
-    target: StagePlan = field(init=False, repr=False)
-    needed: list[StagePlan] = field(default_factory=list)
-    missing: set[ImageRequest] = field(default_factory=set)
-
-    @property
-    def names(self) -> list[str]:
-        """What stages are called, for hints."""
-        return [plan.label for plan in self.stages if plan.stage and plan.label]
 
 
 def make_plan(
@@ -124,7 +49,7 @@ def make_plan(
     for one in list(plan.stages):
         for command in one.stage.commands if one.stage and not one.context else ():
             _add_step(plan, one, len(one.steps), command)
-    _refuse_cycles(plan)
+    refuse_cycles(plan.stages, through_bases=False)
     if len(plan.stages) == 1:
         plan.stages[0].label = ""
     _resolve(plan, images)
@@ -153,6 +78,7 @@ def _add_stage(plan: Plan, stage: Stage) -> None:
     one.capture.used |= {*base.matched, *read}
     one.total = sum(isinstance(command, (Add, Copy, Run, Workdir)) for command in stage.commands)
     one.total += one.base is None and one.base_name != SCRATCH
+    one.written = one.total
     one.no_cache = plan.options.ignores_cache(stage.name)
 
 
@@ -250,41 +176,6 @@ def _by_name(plan: Plan, name: str, location: Location) -> StagePlan:
     return plan.nameless[name]
 
 
-def _refuse_cycles(plan: Plan) -> None:
-    """Depth first, without recursion: `path` holds the stages from which the current one was reached."""
-    done: set[StagePlan] = set()
-    for start in plan.stages:
-        path: list[StagePlan] = []
-        stack: list[tuple[StagePlan, bool]] = [(start, False)]
-        on_path: set[StagePlan] = set()
-        while stack:
-            one, leave = stack.pop()
-            if leave:
-                on_path.discard(path.pop())
-                done.add(one)
-                continue
-            if one in done or one in on_path:
-                continue
-            path.append(one)
-            on_path.add(one)
-            stack.append((one, True))
-            for needed, location in _needs(one):
-                if needed in on_path:
-                    raise _cycle(path[path.index(needed) :], location)
-                stack.append((needed, False))
-
-
-def _needs(one: StagePlan) -> list[tuple[StagePlan, Location]]:
-    needs = [(needed, step.command.location) for needed, step in one.needs.items()]
-    return [*needs, (one.base, one.location)] if one.base else needs
-
-
-def _cycle(path: list[StagePlan], location: Location) -> DockerfileError:
-    names = [one.label for one in path]
-    way = " needs ".join([*names, names[0]])
-    return DockerfileError(f"stages need each other: {way}", location=location, stage=names[-1])
-
-
 # ---- (3) what the target needs ---------------------------------------------------------------------------------------
 
 
@@ -299,6 +190,7 @@ def _resolve(plan: Plan, images: Mapping[ImageRequest, ResolvedImage]) -> None:
         more = False
         for one in plan.needed:
             more |= _read_triggers(plan, one)
+    refuse_cycles(plan.needed, through_bases=True)
 
 
 def _reach(target: StagePlan) -> set[StagePlan]:
@@ -363,10 +255,7 @@ def _read_triggers(plan: Plan, one: StagePlan) -> bool:
         triggers += [step.command.trigger for step in one.base.steps if isinstance(step.command, Onbuild)]
     steps = [_add_step(plan, one, at, _read_trigger(plan, one, text), True) for at, text in enumerate(triggers)]
     one.total += len(triggers)
-    if any(step.sources for step in steps):
-        _refuse_cycles(plan)
-        return True
-    return False
+    return any(step.sources for step in steps)
 
 
 def _read_trigger(plan: Plan, one: StagePlan, text: str) -> Command:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from kedge.dockerfile.config import ConfigDraft
 from kedge.dockerfile.drafts import DraftEdge, Drafts
 from kedge.dockerfile.instructions import Command
-from kedge.dockerfile.plan import Plan, StagePlan
+from kedge.dockerfile.stage_plan import Plan, StagePlan
 from kedge.dockerfile.suggest import nearest
 from kedge.dockerfile.variables import NOT_IN_ENVIRONMENT, platform_text
 from kedge.dockerfile.words import expand
@@ -109,14 +109,21 @@ class StageState:
         self.number += 1
         return self.title_again(text)
 
-    def title_again(self, text: str, env: Mapping[str, str] | None = None) -> str:
-        """A name under the current step's number."""
-        total = self.plan.total
-        if not total:
+    def title_of_base(self, text: str) -> str:
+        """The name of FROM, if it is a step: no variable of the stage and no trigger of the base is known yet."""
+        if not self.plan.written:
             return text
+        self.number += 1
+        return self._title(text, {}, self.plan.written)
+
+    def title_again(self, text: str) -> str:
+        """A name under the current step's number."""
+        return self._title(text, self.env, self.plan.total)
+
+    def _title(self, text: str, env: Mapping[str, str], total: int) -> str:
         words = [self.plan.label] if self.plan.label else []
         if self.lowering.plan.options.multi_platform:
-            words.insert(0, platform_text(self.platform) + self._cross(self.env if env is None else env))
+            words.insert(0, platform_text(self.platform) + self._cross(env))
         words.append(f"{self.number:{len(str(total))}d}/{total}")
         return f"[{' '.join(words)}] {'ONBUILD ' if self.in_trigger else ''}{text}"
 
