@@ -69,7 +69,9 @@ def test_a_definition_recalls_its_key_as_long_as_there_are_results(root: Path) -
 
 def test_the_manifest_of_a_place_is_the_latest(store: Store, make: Callable[..., Layer]) -> None:
     manifests = [
-        KeyManifest("place", f"RUN {n}", key("op", str(n)), (("command", str(n)),), (("base", "key"), ("ctx", "content")))
+        KeyManifest(
+            "place", f"RUN {n}", key("op", str(n)), (("command", str(n)),), (("base", "key"), ("ctx", "content"))
+        )
         for n in range(2)
     ]
     assert store.results.previous("place") is None

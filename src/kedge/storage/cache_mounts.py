@@ -41,7 +41,7 @@ class CacheMounts:
         `prepare(directory)` puts that there when the directory is new, and may raise, which leaves no directory behind.
         May be left on another thread than it was entered on.
         """
-        place = hashlib.sha256(f"{id}\0{base}".encode()).hexdigest()[:32]
+        place = hashlib.sha256(f"{id}\0{base}".encode(errors="surrogatepass")).hexdigest()[:32]
         if sharing == "private":
             with self._first_free(place) as name, self._prepared(name, id, prepare) as directory:
                 yield directory

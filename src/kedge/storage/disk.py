@@ -172,6 +172,33 @@ def _empty(directory: Path) -> list[str]:
     return below
 
 
+_BALLAST = 512 << 10  # bytes: more than SQLite's journal and its index take while rows are removed
+
+
+def take_ballast(root: Path) -> None:
+    """Put some space aside, if there is any."""
+    fd = os.open(root / "ballast", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        if os.fstat(fd).st_blocks * 512 < _BALLAST:
+            os.posix_fallocate(fd, 0, _BALLAST)
+    except OSError:
+        os.ftruncate(fd, 0)
+    finally:
+        os.close(fd)
+
+
+def drop_ballast(root: Path) -> None:
+    """Give that space back when the disk is nearly full."""
+    if free_space(root) < 2 * _BALLAST:
+        (root / "ballast").unlink(missing_ok=True)
+
+
+def free_space(directory: Path) -> int:
+    """Bytes that may still be written to the directory's file system."""
+    status = os.statvfs(directory)
+    return status.f_bavail * status.f_frsize
+
+
 # ---- for good --------------------------------------------------------------------------------------------------------
 
 

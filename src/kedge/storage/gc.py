@@ -166,12 +166,14 @@ class Collector:
 
     def sweep(self) -> None:
         """Remove what dead processes left: drafts, partial files, rubbish, directories of layers never recorded."""
+        # First what there is, then who lives: who comes meanwhile is not taken for dead.
+        found = [Path(entry.path) for part in ("drafts", "ingest") for entry in os.scandir(self._root / part)]
         living = living_leases(self._root)
-        for part in ("drafts", "ingest"):
-            for entry in list(os.scandir(self._root / part)):
-                if "." in entry.name and owner_of(entry.name) not in living:
-                    self._throw_away(Path(entry.path))
+        for path in found:
+            if "." in path.name and owner_of(path.name) not in living:
+                self._throw_away(path)
         with self._database.transaction() as rows:
+            living = living_leases(self._root) | living  # nobody can add rows now
             known = {row[0] for row in rows.execute("SELECT id FROM layers WHERE state <> ?", (LAZY,))}
             for name in os.listdir(self._root / "layers"):
                 if name not in known:
@@ -180,7 +182,9 @@ class Collector:
                 if owner_of(name) not in living:
                     rows.execute("DELETE FROM reservations WHERE name = ?", (name,))
             files = {row[0] for row in rows.execute("SELECT file FROM logs")}
-            for name in os.listdir(self._root / "logs"):
+            logs = os.listdir(self._root / "logs")
+            living |= living_leases(self._root)
+            for name in logs:
                 if name not in files and owner_of(name) not in living:
                     self._throw_away(self._root / "logs" / name)
         self.empty_trash()

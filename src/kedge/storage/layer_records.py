@@ -222,7 +222,7 @@ def _declare(rows: sqlite3.Connection, declared: Declared, now: float) -> Layer:
     if not declared.origin and found and _makes(rows, layer, blob.digest):
         return layer  # an image made here names its layers by what they are made into on demand
     rows.execute(
-        "INSERT OR REPLACE INTO sources VALUES (?, ?, ?, ?, ?)",
+        "INSERT OR REPLACE INTO sources (layer, digest, media_type, size, origin) VALUES (?, ?, ?, ?, ?)",
         (layer, blob.digest, blob.media_type, blob.size, declared.origin),
     )
     return layer
@@ -235,7 +235,7 @@ def _makes(rows: sqlite3.Connection, layer: Layer, digest: Digest) -> bool:
 
 def _new_id(rows: sqlite3.Connection) -> Layer:
     """The next short name: a number in base 36."""
-    number = rows.execute("UPDATE meta SET value = value + 1 WHERE key = 'next_layer' RETURNING value").fetchone()[0]
+    number = rows.execute("UPDATE meta SET value = value + 1 WHERE key = 'last_layer' RETURNING value").fetchone()[0]
     digits = ""
     while number:
         number, digit = divmod(number, 36)

@@ -9,6 +9,7 @@
     trash/              on the way out
     leases/ locks       who is alive; who may do what
     empty/              the lowest directory of a stack that needs one
+    ballast             thrown overboard when the disk is full, so that prune can work
 
 Owns the layout and puts the parts together. Does not know registries (`fetch` is given), ops, or what an image is made
 of.
@@ -27,7 +28,7 @@ from kedge.storage.blobs import BlobStore
 from kedge.storage.budget import Budget
 from kedge.storage.cache_mounts import CacheMounts
 from kedge.storage.database import Database
-from kedge.storage.disk import sync_file_system, this_boot, translated
+from kedge.storage.disk import drop_ballast, sync_file_system, take_ballast, this_boot, translated
 from kedge.storage.images import ImageStore
 from kedge.storage.layer_records import LayerRecords
 from kedge.storage.layers import LayerStore
@@ -89,6 +90,7 @@ class Store:
         with translated(f"use the store at {root}"):
             if not (root / "empty").is_dir():
                 root.mkdir(0o700, parents=True, exist_ok=True)
+                take_ballast(root)
                 for part in _PARTS:
                     (root / part).mkdir(0o755, exist_ok=True)
         return cls(root, fetch, max_size)
@@ -126,7 +128,11 @@ class Store:
     def prune(self, options: "PruneOptions | None" = None) -> "Pruned":
         """Remove what nobody needs. Safe while builds run."""
         with translated("prune the store"):
-            return self._collector.prune(options)
+            drop_ballast(self.root)
+            try:
+                return self._collector.prune(options)
+            finally:
+                take_ballast(self.root)
 
     def verify(self) -> list[str]:
         """Hash every blob again, check every record against the disk; one sentence for each fault."""
