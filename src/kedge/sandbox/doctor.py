@@ -85,7 +85,7 @@ def _privileges() -> Check:
         ids = "one id" if who.single_id else f"{who.subuids + 1} ids"
         return Check("privileges", True, f"user {who.outer_uid} in a user namespace with {ids}", needed=True)
     remedy = "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0" if _apparmor_restricts() else ""
-    remedy = remedy or "run kedge as root, or allow user namespaces (see the next check)"
+    remedy = remedy or "run kedge as root, or see what `kedge doctor` says of user namespaces"
     return Check("privileges", False, "neither root nor in a user namespace", remedy, needed=True)
 
 
@@ -169,6 +169,7 @@ def _mount_overlay(scratch: str) -> None:
         sc.fsconfig_string(fs, "lowerdir", f"{scratch}/lower")
         sc.fsconfig_string(fs, "upperdir", f"{scratch}/upper")
         sc.fsconfig_string(fs, "workdir", f"{scratch}/work")
+        sc.fsconfig_flag(fs, "volatile")  # or its end would sync the whole file system below
         if not identity.current().privileged:
             sc.fsconfig_flag(fs, "userxattr")
         sc.fsconfig_create(fs)

@@ -31,7 +31,8 @@ class Helper:
             self.pid = _spawn(theirs)
         except OSError as error:
             ours.close()
-            raise Unsupported(f"cannot start the sandbox's helper process: {error.strerror}") from None
+            text = f"cannot start the sandbox's helper process, {sys.executable}: {error.strerror}"
+            raise Unsupported(text, hint="use a Python that this user may execute") from None
         finally:
             theirs.close()
         self._control = ours

@@ -50,7 +50,7 @@ class LinuxExecutor:
         self._lock = threading.Lock()
         self._helper: Helper | None = None
         self._stub_paths: dict[frozenset[tuple[str, Kind]], str] = {}
-        self._closed = False
+        self._closed = self._checked = False
 
     def run(
         self,
@@ -97,13 +97,28 @@ class LinuxExecutor:
                 raise Cancelled("the sandbox was closed")
             for _ in range(2):
                 if self._helper is None:
-                    self._helper = Helper()
+                    self._helper = self._new_helper()
                 try:
                     return self._helper.request(flags, fds)
                 except OSError:  # the helper was killed: once more with a new one
                     self._helper.close()
                     self._helper = None
         raise Unsupported("the sandbox's helper process dies at once", hint="run `kedge doctor`")
+
+    def _new_helper(self) -> Helper:
+        """A started helper; while it comes up, what the machine lacks for steps is found and raised by name."""
+        helper = Helper()
+        if self._checked:
+            return helper
+        from kedge.sandbox import doctor
+
+        try:
+            doctor.require(self._state)
+        except BaseException:
+            helper.close()
+            raise
+        self._checked = True
+        return helper
 
     def _stubs(self, stubs: frozenset[tuple[str, Kind]]) -> str:
         """The directory with these empty mount points; made once, never changed, shared by all runs."""
