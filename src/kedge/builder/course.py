@@ -18,7 +18,7 @@ from kedge.dockerfile.options import ImageRequest, LowerOptions, ResolvedImage
 from kedge.dockerfile.parser import parse
 from kedge.dockerfile.stages import StagedFile, read_stages
 from kedge.model.digest import digest_of
-from kedge.model.errors import SourceFile
+from kedge.model.errors import KedgeError, SourceFile
 from kedge.model.event import Report, WarningEvent, silent
 from kedge.model.graph import Snapshot
 from kedge.model.platform import Platform, parse_platform
@@ -42,6 +42,8 @@ def build(request: BuildRequest, session: Session, report: Report = silent) -> B
         try:
             return parts.trunk.run(course.run(solver))
         except BaseException as error:
+            if isinstance(error, KedgeError):
+                course.warn()  # what was found on the way may explain the error
             solver.abandon(error)
             raise
 
@@ -53,6 +55,8 @@ class _Course:
     parts: Parts
     findings: Findings = field(default_factory=Findings)
     checks: CheckOptions = field(default_factory=CheckOptions)
+    file: StagedFile | None = None
+    warned: bool = False
 
     @property
     def scope(self) -> str:
@@ -76,7 +80,9 @@ class _Course:
             return BuildResult(answer=list_targets(file))
         options = [_lower_options(parts, definition, platform, len(platforms) > 1) for platform in platforms]
         targets = await parts.trunk.gather(self._lower(file, one) for one in options)
-        warnings = self._warn(file)
+        warnings = self.warn()
+        if request.call == "build":
+            self._require_clean(warnings)
         if request.call != "build":
             return BuildResult(warnings=warnings, answer=targets[0].outline)
         for target in targets:
@@ -93,14 +99,15 @@ class _Course:
         require_own_frontend(find_directive(SourceFile(definition.name, definition.text), "syntax"))
         file = parse(definition.text, definition.name)
         self.checks = check_options(file, dict(self.parts.request.build_args))
-        return read_stages(file, self.findings)
+        self.file = read_stages(file, self.findings)
+        return self.file
 
     async def _lower(self, file: StagedFile, options: LowerOptions) -> Target:
         """The graph for one platform. Base images are asked for until lowering needs no more of them."""
         from kedge.dockerfile.lower import needed_images
 
         known: dict[ImageRequest, ResolvedImage] = {}
-        while needed := needed_images(file, options, known):
+        while needed := needed_images(file, options, known, self.findings):
             from kedge.builder.images import resolve
 
             asked = sorted(needed, key=lambda request: (request.reference, str(request.platform)))
@@ -108,17 +115,23 @@ class _Course:
             known |= dict(zip(asked, answers, strict=True))
         return lower(file, options, known, self.findings)
 
-    def _warn(self, file: StagedFile) -> tuple[WarningEvent, ...]:
-        """Tell what reading and lowering found, as far as it is not silenced."""
-        if not self.findings.found and not file.file.warnings:
+    def warn(self) -> tuple[WarningEvent, ...]:
+        """Tell what reading and lowering found, as far as it is not silenced; once."""
+        if self.warned or self.file is None or not (self.findings.found or self.file.file.warnings):
             return ()
-        from kedge.dockerfile.lint import lint, require_clean
+        self.warned = True
+        from kedge.dockerfile.lint import lint
 
-        warnings = lint(file.file, self.findings.found, self.checks)
+        warnings = lint(self.file.file, self.findings.found, self.checks)
         for warning in warnings:
             self.parts.report(warning)
-        require_clean(warnings, self.checks)
         return warnings
+
+    def _require_clean(self, warnings: tuple[WarningEvent, ...]) -> None:
+        if warnings and self.checks.error:
+            from kedge.dockerfile.lint import require_clean
+
+            require_clean(warnings, self.checks)
 
 
 async def _solve(solver: Solver, target: Target) -> Snapshot:
