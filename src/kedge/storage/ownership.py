@@ -82,7 +82,7 @@ def give(target: int | str, uid: int, gid: int, how: Policy, directory_fd: int |
                 raise
         else:
             return
-    if uid or gid:
+    if (uid, gid) != (os.geteuid(), os.getegid()):
         record(target, Record(uid, gid), directory_fd)
 
 
