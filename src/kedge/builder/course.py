@@ -18,7 +18,7 @@ from kedge.dockerfile.options import ImageRequest, LowerOptions, ResolvedImage
 from kedge.dockerfile.parser import parse
 from kedge.dockerfile.stages import StagedFile, read_stages
 from kedge.model.digest import digest_of
-from kedge.model.errors import KedgeError, SourceFile
+from kedge.model.errors import SourceFile
 from kedge.model.event import Report, WarningEvent, silent
 from kedge.model.graph import Snapshot
 from kedge.model.platform import Platform, parse_platform
@@ -42,8 +42,7 @@ def build(request: BuildRequest, session: Session, report: Report = silent) -> B
         try:
             return parts.trunk.run(course.run(solver))
         except BaseException as error:
-            if isinstance(error, KedgeError):
-                course.warn()  # what was found on the way may explain the error
+            course.warn()  # what was found on the way may explain the error
             solver.abandon(error)
             raise
 

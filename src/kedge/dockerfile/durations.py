@@ -4,7 +4,6 @@ Owns both directions, in whole nanoseconds and bytes. Does not know who uses the
 """
 
 import re
-from fractions import Fraction
 
 from kedge.model.errors import DockerfileError
 
@@ -34,6 +33,8 @@ def parse_duration(text: str) -> int:
         term = _TERM.match(rest, position)
         if term is None or not (term[1] or term[3]):
             break
+        from fractions import Fraction  # imports decimal: not for a Dockerfile without durations
+
         amount = Fraction(int(term[1] or 0)) + Fraction(int(term[3] or 0), 10 ** len(term[3] or ""))
         total += int(amount * _UNITS[term[4]])
         position = term.end()
@@ -74,6 +75,8 @@ def parse_size(text: str) -> int:
     if match is None or unit is None:
         raise DockerfileError(f"invalid size {text[:100]!r}", hint="Write a number and a unit, such as 64m.")
     power = "kmgtp".index(unit[1]) + 1 if unit[1] else 0
+    from fractions import Fraction
+
     size = int(Fraction(match[1]) * 1024**power)
     if size > _LARGEST:
         raise DockerfileError(f"size {text[:100]!r} is too large")

@@ -3,8 +3,6 @@
 Owns their fields. Does not know how they are found.
 """
 
-from dataclasses import dataclass, field
-
 from kedge.dockerfile import contexts
 from kedge.dockerfile.findings import Findings
 from kedge.dockerfile.instructions import Command
@@ -14,6 +12,7 @@ from kedge.dockerfile.stages import Stage, StagedFile
 from kedge.dockerfile.variables import Globals
 from kedge.model.errors import Location
 from kedge.model.platform import Platform
+from kedge.model.value import dataclass, field
 
 SCRATCH = "scratch"
 

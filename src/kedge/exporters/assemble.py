@@ -9,9 +9,8 @@ as they were published.
 """
 
 import datetime
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar
 
 from kedge.exporters.options import ImageOptions
 from kedge.model.digest import Digest, sha256
@@ -44,6 +43,7 @@ from kedge.storage.unpacking import Progress
 # Late enough for zip archives, which know nothing before 1980; the time Cloud Native Buildpacks chose too. In
 # seconds.
 DEFAULT_EPOCH: Final = 315532801
+T = TypeVar("T")
 EMPTY_COMMENT: Final = "kedge.exporter.image"
 
 _OCI_LAYERS: Final[dict[str, str]] = {"uncompressed": OCI_LAYER, "gzip": OCI_LAYER_GZIP, "zstd": OCI_LAYER_ZSTD}
@@ -105,13 +105,8 @@ def assemble(
     no document anywhere. Raises IntegrityError, StoreError.
     """
     oci = options.oci_types is not False
-    with ThreadPoolExecutor(thread_name_prefix="layers") as pool:
-        diffs = list(pool.map(lambda layer: store.layers.diff_id(layer, clamp=stage.clamp)[0], stage.snapshot))
-        blobs = list(
-            pool.map(
-                lambda layer: _layer_descriptor(store, layer, stage, options, compression, progress), stage.snapshot
-            )
-        )
+    diffs = _each(store, stage, lambda layer: store.layers.diff_id(layer, clamp=stage.clamp)[0])
+    blobs = _each(store, stage, lambda layer: _layer_descriptor(store, layer, stage, options, compression, progress))
     config = complete_config(stage, diffs)
     config_document = document(OCI_CONFIG if oci else DOCKER_CONFIG, config.to_bytes())
     manifest = Manifest(
@@ -123,6 +118,16 @@ def assemble(
     return Assembled(
         config, config_document, manifest, document(manifest.media_type, manifest.to_bytes()), stage.snapshot
     )
+
+
+def _each(store: Store, stage: Stage, function: Callable[[Layer], T]) -> list[T]:
+    """`function` of all layers at the same time; one after the other where all are remembered and nothing is to do."""
+    if all(store.layers.knows_diff_id(layer, clamp=stage.clamp) for layer in stage.snapshot):
+        return [function(layer) for layer in stage.snapshot]
+    from concurrent.futures import ThreadPoolExecutor  # imports logging: not for a cached build
+
+    with ThreadPoolExecutor(thread_name_prefix="layers") as pool:
+        return list(pool.map(function, stage.snapshot))
 
 
 def _layer_descriptor(

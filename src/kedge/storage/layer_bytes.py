@@ -39,10 +39,10 @@ class LayerBytes:
         unpacker.remake = self.remake
 
     def diff_id(self, layer: Layer, clamp: int | None, progress: Progress | None) -> tuple[Digest, int]:
-        from kedge.storage.packing import Packer
-
         if made := self._known_tar(layer, clamp):
             return made
+        from kedge.storage.packing import Packer
+
         with self._locks.held(f"form:{layer}:{tar_form(clamp)}"):
             if made := self._known_tar(layer, clamp):
                 return made
@@ -50,6 +50,9 @@ class LayerBytes:
                 self._feed(self._records.info(layer), packer, clamp, progress)
             self._records.remember_forms(layer, _tar(packer, clamp))
         return packer.digest, packer.size
+
+    def knows_diff_id(self, layer: Layer, clamp: int | None) -> bool:
+        return self._known_tar(layer, clamp) is not None
 
     def blob(
         self,

@@ -150,6 +150,10 @@ class LayerStore:
         """
         return self._bytes.diff_id(self._materialized(layer), clamp, progress)
 
+    def knows_diff_id(self, layer: Layer, *, clamp: int | None = None) -> bool:
+        """Would `diff_id` answer at once?"""
+        return self._bytes.knows_diff_id(layer, clamp)
+
     def blob(
         self,
         layer: Layer,

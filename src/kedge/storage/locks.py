@@ -9,7 +9,6 @@ import errno
 import fcntl
 import hashlib
 import os
-import secrets
 import struct
 import threading
 import time
@@ -130,7 +129,7 @@ class Lease:
             if self._fd >= 0:
                 return
             while self._fd < 0:
-                self._name = secrets.token_hex(5)
+                self._name = os.urandom(5).hex()
                 self._fd = _locked_file(self._directory / self._name)
             # The file's time, not the clock's: file times lag by the kernel's tick, and blobs are marked used by
             # theirs.
