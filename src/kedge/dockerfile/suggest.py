@@ -5,8 +5,10 @@ and looks at no word that is too long to be a typing error.
 """
 
 from collections.abc import Iterable
+from itertools import islice
 
 _LONGEST = 64
+_MOST_CANDIDATES = 300  # a file can set any number of variables, and mistype as many
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
@@ -18,10 +20,14 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     if not word or len(word) > _LONGEST:
         return None
     best, best_distance = None, max(1, len(word) // 3) + 1
-    for candidate in known:
+    lower, letters = word.lower(), set(word.lower())
+    for candidate in islice(known, _MOST_CANDIDATES):
         if abs(len(candidate) - len(word)) >= best_distance:
             continue
-        found = distance(word.lower(), candidate.lower())
+        other = candidate.lower()
+        if len(letters.symmetric_difference(other)) >= 2 * best_distance:
+            continue  # an edit makes at most one letter appear and one disappear
+        found = distance(lower, other)
         # Two short words with nothing in common are as far apart as they are long.
         if found < best_distance and found < max(len(word), len(candidate)):
             best, best_distance = candidate, found
