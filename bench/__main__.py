@@ -25,9 +25,8 @@ def main() -> int:
         parser.error(f"no workload {unknown[0]}: there are {', '.join(WORKLOADS)}")
     chosen = [WORKLOADS[name] for name in options.names or WORKLOADS]
     machine = os.uname()
-    print(
-        f"{machine.sysname} {machine.release}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}, medians of {options.times}"
-    )
+    load = os.getloadavg()[0]
+    print(f"{machine.sysname} {machine.release}, {os.cpu_count()} CPUs, load {load:.1f}, medians of {options.times}")
     serve = _bases()
     names = sorted({name for workload in chosen for name in workload.bases})
     with tempfile.TemporaryDirectory(prefix="kedge-bench-") as folder, serve.Served(names) as served:
