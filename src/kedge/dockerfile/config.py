@@ -4,8 +4,6 @@ Owns the config's rules (a variable set again keeps its place; ENTRYPOINT resets
 variables' expansion or the graph.
 """
 
-from datetime import UTC, datetime
-
 from kedge.dockerfile.history import COMMENT
 from kedge.model.errors import Location
 from kedge.model.image import Healthcheck, History, ImageConfig
@@ -101,6 +99,8 @@ def epoch_text(epoch: int | None) -> str:
     """SOURCE_DATE_EPOCH as RFC 3339, empty for None."""
     if epoch is None:
         return ""
+    from datetime import UTC, datetime
+
     try:
         return datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     except (OverflowError, ValueError, OSError):

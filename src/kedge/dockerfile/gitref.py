@@ -4,7 +4,6 @@ Owns the grammar of BuildKit's git references and the Source op they lower to. F
 """
 
 import re
-from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 from kedge.model.errors import DockerfileError
 from kedge.model.ops import Source
@@ -75,6 +74,8 @@ def parse_git_reference(text: str, *, context: bool = False) -> GitReference | N
 
 
 def _from_url(text: str) -> GitReference | None:
+    from urllib.parse import urlsplit, urlunsplit
+
     try:
         parts = urlsplit(text)
     except ValueError:
@@ -90,6 +91,8 @@ def _from_url(text: str) -> GitReference | None:
 
 
 def _with_options(bare: GitReference, query: str, fragment: str) -> GitReference:
+    from urllib.parse import parse_qs
+
     ref, _, subdir = fragment.partition(":")
     found = replace(bare, ref=ref, subdir=_join("/", subdir).lstrip("/"))
     qualified: dict[str, str] = {}

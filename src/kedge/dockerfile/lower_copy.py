@@ -5,7 +5,6 @@ Owns where sources come from (context, stage, URL, git, heredoc) and what each b
 
 import posixpath
 import re
-from urllib.parse import unquote, urlsplit
 
 from kedge.dockerfile import paths
 from kedge.dockerfile.drafts import DraftEdge
@@ -16,7 +15,6 @@ from kedge.model import ops
 from kedge.model.digest import parse_digest
 from kedge.model.errors import DockerfileError
 from kedge.model.graph import Hints
-from kedge.model.patterns import Patterns
 from kedge.model.value import dataclass, replace
 
 _OCTAL = re.compile(r"[0-7]{1,11}")
@@ -187,6 +185,8 @@ def _lower_git(state: StageState, command: Add, git: GitReference, pattern: ops.
 
 
 def _lower_url(state: StageState, command: Add, url: str, pattern: ops.Copy, title: str) -> _Piece:
+    from urllib.parse import unquote, urlsplit
+
     try:
         name = posixpath.basename(unquote(urlsplit(url).path).rstrip("/"))
     except ValueError:
@@ -267,6 +267,8 @@ def _check_ignored(state: StageState, command: Copy | Add, source: str) -> None:
     if path in (".", "/"):
         ignored = any(line in _ALL_IGNORED for line in lines)
     else:
+        from kedge.model.patterns import Patterns
+
         ignored = Patterns(lines).matches(path.lstrip("/"))
     if ignored:
         state.report("CopyIgnoredFile", command, "Add" if isinstance(command, Add) else "Copy", path)

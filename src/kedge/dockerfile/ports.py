@@ -3,7 +3,6 @@
 Owns the grammar (Docker's nat port specifications, of which only the container's part counts). Does not know variables.
 """
 
-import ipaddress
 import re
 from collections.abc import Iterable
 
@@ -54,9 +53,12 @@ def _split(word: str) -> tuple[str, str, str]:
 
 
 def _check_address(address: str, word: str) -> None:
+    if not address:
+        return
+    import ipaddress  # only here: almost no EXPOSE names an address
+
     try:
-        if address:
-            ipaddress.ip_address(address[1:-1] if address.startswith("[") and address.endswith("]") else address)
+        ipaddress.ip_address(address[1:-1] if address.startswith("[") and address.endswith("]") else address)
     except ValueError:
         raise DockerfileError(f"invalid port {word[:100]!r}: {address[:100]!r} is no IP address") from None
 
