@@ -167,9 +167,10 @@ def test_cut_connections_on_both_sides_end_in_the_right_bytes(
 def test_a_failure_leaves_no_name(fake: FakeRegistry, other: FakeRegistry, client: Registry, steps: Told) -> None:
     root = add_index(fake)
     other.on("POST", "/uploads/", answer(403, b"read-only"), -1)
-    with FakeRegistry() as third, pytest.raises(RegistryError, match="read-only"):
+    with FakeRegistry() as third:
         writers = [RegistryWriter(client, at(other)), RegistryWriter(client, at(third))]
-        copy_image(RegistryReader(client, at(fake)), writers, root, steps)
+        with pytest.raises(RegistryError, match="read-only"):
+            copy_image(RegistryReader(client, at(fake)), writers, root, steps)
     assert not other.repository("some/image").tags
 
 
