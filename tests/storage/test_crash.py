@@ -75,7 +75,7 @@ def killed(root: Path, seed: int, seconds: float) -> list[list[str]]:
 def check(root: Path, seed: int, done: list[list[str]]) -> None:
     with Store.open(root) as store:
         assert store.verify() == []
-        assert [name for name in os.listdir(root / "drafts") + os.listdir(root / "trash")] == []
+        assert os.listdir(root / "drafts") + os.listdir(root / "trash") == []
         assert [name for name in os.listdir(root / "ingest") if "." in name] == []
         for what, *rest in done:
             if what == "result":

@@ -80,7 +80,8 @@ def test_the_diff_id_is_that_of_the_tar_and_is_remembered(store: Store, make: Ca
     assert store.layers.diff_id(layer) == expected
     assert (store.layers.info(layer).diff_id, store.layers.info(layer).size) == expected
     assert store.layers.find(expected[0]) == layer
-    assert tarfile.open(fileobj=io.BytesIO(out.getvalue())).getnames() == ["a"]
+    with tarfile.open(fileobj=io.BytesIO(out.getvalue())) as archive:
+        assert archive.getnames() == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -112,7 +113,8 @@ def test_a_clamp_is_another_form(store: Store, make: Callable[..., Layer]) -> No
     assert store.layers.find(clamped[0]) == store.layers.find(plain[0]) == layer
     data = store.blobs.read(store.layers.blob(layer, "uncompressed", clamp=0).digest)
     assert sha256(data) == clamped[0]
-    assert tarfile.open(fileobj=io.BytesIO(data)).getmember("a").mtime == 0
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        assert archive.getmember("a").mtime == 0
 
 
 def test_a_declared_layer_stays_what_it_came_as(store: Store) -> None:

@@ -1,5 +1,7 @@
 """Layers: lazy ones are fetched and unpacked once, drafts become layers by a rename, trees are what the stack says."""
 
+# ruff: noqa: PT012 (what is opened must be used to fail)
+
 import os
 import stat
 import subprocess

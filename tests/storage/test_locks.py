@@ -73,7 +73,8 @@ with Locks(pathlib.Path({str(tmp_path)!r})).held("a"):
     time.sleep(60)
 """
     child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
-    assert child.stdout and child.stdout.readline() == b"held\n"
+    assert child.stdout
+    assert child.stdout.readline() == b"held\n"
     with locks.tried("a") as got:
         assert not got
     child.kill()

@@ -15,7 +15,7 @@ def test_a_sound_store_has_no_faults(store: Store, make: Callable[..., Layer]) -
     layer = make(a="1")
     store.results.put(key("a"), [(layer,)])
     image(store, "x", layer)
-    data, blob, diff_id = layer_blob({"a": b"1"})
+    _data, blob, diff_id = layer_blob({"a": b"1"})
     store.layers.declare(diff_id, blob, "a://")
     assert store.verify() == []
 

@@ -4,12 +4,11 @@ Owns the ledger (one number in the database: what is on disk plus what is about 
 nor what may go: `collect` is given.
 """
 
-import threading
 from collections.abc import Callable
 
 from kedge.model.errors import StoreError
 from kedge.storage.database import Database
-from kedge.storage.locks import Lease
+from kedge.storage.locks import Lease, Locks
 
 _STEP = 16 << 20  # bytes reserved at once for a stream of unknown length
 _HEADROOM = 16 << 20  # at most so much of the cap is left for the database and its journal
@@ -21,10 +20,9 @@ class Budget:
     `count()` measures what the store takes on disk; `collect(bytes)` frees that much of what nobody needs, if it can.
     """
 
-    def __init__(self, database: Database, lease: Lease, max_size: int) -> None:
-        self._database, self._lease, self.max_size = database, lease, max_size
+    def __init__(self, database: Database, locks: Locks, lease: Lease, max_size: int) -> None:
+        self._database, self._locks, self._lease, self.max_size = database, locks, lease, max_size
         self._limit = max_size - min(_HEADROOM, max_size // 8)
-        self._lock = threading.Lock()
         self.count: Callable[[], int] = lambda: 0
         self.collect: Callable[[int], None] = lambda _: None
 
@@ -38,7 +36,8 @@ class Budget:
 
     def change(self, name: str, size: int) -> None:
         """Set what `name` has reserved. Raises StoreError when there is no room."""
-        with self._lock:
+        # One at a time, also among processes: what is written must be seen as promised or as counted, never as neither.
+        with self._locks.held("budget"):
             if self._admitted(name, size, self.count()):
                 return
             self.collect(self.count() + size - self._limit)
@@ -50,7 +49,8 @@ class Budget:
         )
 
     def release(self, name: str) -> None:
-        with self._database.transaction() as rows:
+        """What `name` wrote can be counted now."""
+        with self._locks.held("budget"), self._database.transaction() as rows:
             rows.execute("DELETE FROM reservations WHERE name = ?", (name,))
 
     def _admitted(self, name: str, size: int, taken: int) -> bool:

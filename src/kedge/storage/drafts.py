@@ -98,8 +98,8 @@ def _like(directory: Path, other: Path) -> None:
     with suppress(PermissionError):  # with a single id, all owners are ours; the real one is the attribute below
         os.chown(directory, status.st_uid, status.st_gid)
     os.chmod(directory, status.st_mode & 0o7777)
-    for name in os.listxattr(other):
-        if not name.startswith(("trusted.overlay.", "user.overlay.")):
-            with suppress(OSError):
+    with suppress(OSError):  # a file system without extended attributes
+        for name in os.listxattr(other):
+            if not name.startswith(("trusted.overlay.", "user.overlay.")):
                 os.setxattr(directory, name, os.getxattr(other, name))
     os.utime(directory, ns=(status.st_atime_ns, status.st_mtime_ns))

@@ -99,7 +99,9 @@ class Collector:
             if row is None or row[0] >= since:
                 return False
             _drop_layer(rows, usage.id)
-            self._throw_away(self._root / "layers" / usage.id)
+        # Only now: killed in between, it is a directory without a record, which a sweep removes; the other way round it
+        # would be a record without a directory.
+        self._throw_away(self._root / "layers" / usage.id)
         return True
 
     def _remove_blob(self, usage: Usage, since: float) -> bool:
@@ -107,16 +109,16 @@ class Collector:
         path = self._root / "blobs" / algorithm / hexadecimal
         aside = self._root / "trash" / self._lease.new_name()
         with self._database.transaction() as rows:
-            try:
-                os.rename(path, aside)
-            except FileNotFoundError:
-                return False
-            if aside.stat().st_mtime >= since:  # somebody marked it as used after we had looked
-                os.rename(aside, path)
+            if not path.exists() or path.stat().st_mtime >= since:
                 return False
             for (layer,) in rows.execute(_LAYERS_WITHOUT_BYTES, (usage.id, usage.id)).fetchall():
                 _drop_layer(rows, layer)
-        aside.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            os.rename(path, aside)
+            if aside.stat().st_mtime >= since:  # somebody marked it as used just now
+                os.rename(aside, path)
+                return False
+            aside.unlink()
         return True
 
     def _remove_cache_mount(self, usage: Usage, since: float) -> bool:

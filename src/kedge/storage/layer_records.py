@@ -74,7 +74,8 @@ class LayerRecords:
     """The rows of layers. Every method is atomic."""
 
     def __init__(self, root: Path, database: Database, lease: Lease) -> None:
-        self._directories, self._database, self._lease = root / "layers", database, lease
+        self._directories, self._trash = root / "layers", root / "trash"
+        self._database, self._lease = database, lease
         self.wrote = False  # a directory was added through this object: Store.flush has something to do
 
     def directory(self, layer: Layer) -> Path:
@@ -116,6 +117,8 @@ class LayerRecords:
         """Make `directory` that of a lazy layer whose lock the caller holds; `size` is its tar's."""
         self.wrote = True
         with self._database.transaction() as rows, translated("keep a layer"):
+            if self.directory(layer).exists():  # somebody was killed at this very point
+                os.rename(self.directory(layer), self._trash / self._lease.new_name())
             os.rename(directory, self.directory(layer))
             rows.execute(
                 "UPDATE layers SET state = ?, size = ?, opaque = ?, boot = ?, bytes = NULL, used = ? WHERE id = ?",

@@ -11,6 +11,7 @@ frame by libzstd's own threads, whose job size depends on the level alone.
 import hashlib
 import os
 import struct
+import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +25,9 @@ from kedge.storage.layer_bytes import Compression as Compression
 MEDIA_TYPES: dict[str, str] = {"gzip": OCI_LAYER_GZIP, "zstd": OCI_LAYER_ZSTD, "uncompressed": OCI_LAYER}
 _LEVELS = {"gzip": range(10), "zstd": range(1, 23), "uncompressed": range(1)}
 _PIECE = 1 << 20
+_MOST_CORES = 8  # and pieces: what more would win is not worth their memory
+_MOST_ZSTD_CORES = 4  # each takes some 20 MB
+_LARGE = threading.BoundedSemaphore(2)  # layers of more than one piece packed at the same time
 _GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"  # deflate, no flags, no time, unknown system
 _GZIP_LAST_BLOCK = b"\x03\x00"  # an empty final deflate block
 
@@ -56,7 +60,7 @@ class Packer:
         self._pool: ThreadPoolExecutor | None = None
         self._hashing: Future[None] | None = None
         self._pieces: deque[Future[bytes]] = deque()
-        self._cores = len(os.sched_getaffinity(0))
+        self._cores = min(_MOST_CORES, len(os.sched_getaffinity(0)))
 
     def write(self, data: bytes | memoryview) -> None:
         self._buffer += data
@@ -85,6 +89,7 @@ class Packer:
     def __exit__(self, *_: object) -> None:
         if self._pool:
             self._pool.shutdown(wait=True, cancel_futures=True)
+            _LARGE.release()
 
     def _push(self, piece: bytes, last: bool = False) -> None:
         first = self.size == 0
@@ -96,6 +101,7 @@ class Packer:
             self._emit(self._encoder.encode(piece))
             return
         if self._pool is None:
+            _LARGE.acquire()
             self._pool = ThreadPoolExecutor(self._cores + 1, "kedge-pack")
         if self._hashing:
             self._hashing.result()
@@ -181,7 +187,7 @@ class _Zstd(_Nothing):
         import zstandard
 
         # threads=0 would choose another algorithm, with other bytes, than any number of threads.
-        cores = len(os.sched_getaffinity(0))
+        cores = min(_MOST_ZSTD_CORES, len(os.sched_getaffinity(0)))
         self._stream = zstandard.ZstdCompressor(level=level or 3, threads=cores, write_checksum=True).compressobj()
 
     def encode(self, piece: bytes) -> bytes:

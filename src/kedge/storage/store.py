@@ -67,7 +67,7 @@ class Store:
         self.root, self.fetch = root, fetch
         self._database = Database(root / "kedge.db", overlay_prefix(), self._after_open)
         self._locks, self._lease = Locks(root), Lease(root, self._on_lease)
-        self._budget = Budget(self._database, self._lease, max_size)
+        self._budget = Budget(self._database, self._locks, self._lease, max_size)
         self._records = LayerRecords(root, self._database, self._lease)
         self.blobs = BlobStore(root, self._locks, self._lease, self._budget)
         self.layers = LayerStore(
