@@ -378,6 +378,17 @@ def test_owners(place: Place) -> None:
 
 
 @needs_root
+def test_nothing_that_overlayfs_obeys_is_copied(place: Place) -> None:
+    plant(place.source, {"d/f": "x"})
+    os.setxattr(place.source / "d", "trusted.overlay.opaque", b"y")
+    place.copy("d", "/n")
+    assert os.listxattr(place.dest / "n") == []
+    os.mknod(place.source / "w", 0o20644, 0)
+    with pytest.raises(InvalidInput):
+        place.copy("w", "/n")
+
+
+@needs_root
 def test_devices_and_capabilities(place: Place) -> None:
     os.mknod(place.source / "null", 0o20640, os.makedev(1, 3))
     (place.source / "ping").write_text("x")

@@ -241,6 +241,15 @@ def test_overlayfs_attributes_of_an_archive_are_escaped(place: Place, key: str) 
     assert os.getxattr(place.root / "d", f"{prefix}overlay.{key}") == b"/etc"
 
 
+def test_add_into_a_bare_layer_makes_nothing_that_overlayfs_obeys(place: Place) -> None:
+    prefix = ownership.overlay_prefix()
+    place.unpack(entry("d/", b"5", xattrs={(prefix + "opaque").encode(): b"y"}), layer=False)
+    assert prefix + "opaque" not in os.listxattr(place.root / "d")
+    with pytest.raises(IntegrityError):
+        place.unpack(entry("w", b"3"), layer=False)
+    assert place.names() == ["d"]
+
+
 def test_our_own_records_cannot_be_forged(place: Place) -> None:
     place.unpack(file("f", xattrs={b"user.kedge.owner": b"0:0:c:1:5"}))
     assert os.listxattr(place.root / "f") == []

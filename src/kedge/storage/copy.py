@@ -226,6 +226,8 @@ class _Copier:
         if stat.S_ISLNK(mode):
             os.symlink(os.readlink(found.name, dir_fd=found.directory_fd), name, dir_fd=parent)
         else:
+            if stat.S_ISCHR(mode) and not found.status.st_rdev:
+                raise InvalidInput(f"{found.real} is a device 0:0, which overlayfs takes for a whiteout")
             try:
                 os.mknod(name, stat.S_IFMT(mode) | 0o600, found.status.st_rdev, dir_fd=parent)
             except PermissionError:

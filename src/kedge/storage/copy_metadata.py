@@ -26,6 +26,7 @@ def read_metadata(directory_fd: int, name: str, status: os.stat_result, in_place
     """The metadata of a file (not followed).
 
     A client's files count as root's, and carry only capabilities and `user.` attributes: everything else is the host's.
+    overlayfs's own never travel: the destination may be a layer's bare directory, where they would act.
     """
     path = f"/proc/self/fd/{directory_fd}/{name}"
     uid, gid = (0, 0) if in_place else (status.st_uid, status.st_gid)
@@ -34,8 +35,9 @@ def read_metadata(directory_fd: int, name: str, status: os.stat_result, in_place
     except OSError:  # a file system without them
         names = []
     pairs = []
+    overlay = ownership.overlay_prefix()
     for key in sorted(names):
-        if key.startswith(_HOST_ONLY) or (in_place and not key.startswith(_OF_A_CLIENT)):
+        if key.startswith((*_HOST_ONLY, overlay)) or (in_place and not key.startswith(_OF_A_CLIENT)):
             continue
         if key.startswith(ownership.PRIVATE_PREFIX):
             record = None

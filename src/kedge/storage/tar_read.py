@@ -339,6 +339,8 @@ class _Unpacker:
         kinds = {tar.FIFO: stat.S_IFIFO, tar.CHARACTER: stat.S_IFCHR, tar.BLOCK_DEVICE: stat.S_IFBLK}
         if not (0 <= entry.major < 1 << 12 and 0 <= entry.minor < 1 << 20):  # the kernel's MAJOR and MINOR widths
             raise malformed(f"a device {entry.major}:{entry.minor}")
+        if not self._layer and entry.kind == tar.CHARACTER and not entry.major and not entry.minor:
+            raise malformed("a device 0:0, which overlayfs takes for a whiteout")
         try:
             os.mknod(name, 0o600 | kinds[entry.kind], os.makedev(entry.major, entry.minor), dir_fd=parent)
         except PermissionError:
@@ -420,12 +422,16 @@ class _Unpacker:
         _set_time_by_name(path, entry.mtime, parent)
 
     def _set_xattrs(self, target: int | str, entry: Entry) -> None:
-        """Those the kernel takes; overlayfs's own are escaped (Documentation/filesystems/overlayfs.rst, "Nesting")."""
+        """Those the kernel takes, never overlayfs's own: a layer has them escaped (Documentation/filesystems/
+        overlayfs.rst, "Nesting overlayfs mounts"), what ADD unpacks, perhaps right into a layer, not at all.
+        """
         follow = isinstance(target, int)
         for key, value in entry.xattrs.items():
             if key.startswith(ownership.PRIVATE_PREFIX.encode()):
                 continue
-            if self._layer and key.startswith(self._overlay):
+            if key.startswith(self._overlay):
+                if not self._layer:
+                    continue
                 key = self._overlay + b"overlay." + key[len(self._overlay) :]
             try:
                 os.setxattr(target, key, value, follow_symlinks=follow)
