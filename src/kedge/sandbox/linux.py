@@ -4,6 +4,7 @@ Owns the helper's life, one run's conversation with it, and what is left on disk
 means (`plan`), nor how it is made (`perform`).
 """
 
+import fcntl
 import hashlib
 import os
 import select
@@ -34,7 +35,8 @@ from kedge.sandbox.process import (
 )
 
 _CANCEL_GRAIN = 0.04  # seconds between looks at the cancel event
-_CHUNK = 1 << 16
+_CHUNK = 1 << 18  # bytes; also the size of the output pipes
+_F_SETPIPE_SZ = 1031
 _ERRORS: dict[str, type[KedgeError]] = {"input": InvalidInput, "unsupported": Unsupported, "failed": StoreError}
 
 
@@ -225,6 +227,8 @@ class _Run:
                 return null()
             read, write = os.pipe2(os.O_CLOEXEC)
             os.set_blocking(read, False)
+            with suppress(OSError):  # the user's share of pipe memory is used up
+                fcntl.fcntl(read, _F_SETPIPE_SZ, _CHUNK)
             stack.callback(os.close, read)
             given.callback(os.close, write)
             self.pipes[read] = stream
