@@ -156,7 +156,7 @@ def _stop_signal(state: StageState, command: i.StopSignal) -> None:
         number.isascii() and number.isdigit() and int(number[:9]) > 0 and signal[0] != "-"
     ):
         hint = did_you_mean(name, sorted(_SIGNALS)) or "It is a name such as SIGTERM, or a number."
-        raise DockerfileError(f"unknown signal {signal[:100]!r}", hint=hint)
+        raise DockerfileError(f"unknown signal {signal[:100]!r}", hint=hint, fault=signal)
     state.config.stop_signal = signal
     state.config.commit(f"STOPSIGNAL {signal}", command.location)
 

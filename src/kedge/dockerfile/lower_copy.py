@@ -78,9 +78,9 @@ def _expanded(state: StageState, command: Copy | Add) -> Copy | Add:
 def _check_checksum(command: Add) -> None:
     if command.checksum:
         if len(command.sources) != 1 or command.inline:
-            raise DockerfileError("--checksum is for a single source")
+            raise DockerfileError("--checksum is for a single source", fault="--checksum")
         if not is_http(command.sources[0]) and parse_git_reference(command.sources[0]) is None:
-            raise DockerfileError("--checksum is for http(s) and git sources")
+            raise DockerfileError("--checksum is for http(s) and git sources", fault="--checksum")
 
 
 def is_http(source: str) -> bool:
@@ -131,7 +131,7 @@ def _lower_source(
     if git or is_http(source):
         if isinstance(command, Copy):
             kind = "a git repository" if git else "a URL"
-            raise DockerfileError(f"COPY cannot take {kind}: {source[:200]}", hint="Use ADD.")
+            raise DockerfileError(f"COPY cannot take {kind}: {source[:200]}", hint="Use ADD.", fault=source)
         return (
             _lower_git(state, command, git, pattern, title)
             if git

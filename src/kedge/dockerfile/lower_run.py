@@ -113,7 +113,11 @@ def _add_mounts(
 def _add_tree(state: StageState, step: _Step, mount: RunMount, source: StageState) -> None:
     target = paths.join(state.cwd, mount.target)
     if target == "/":
-        raise DockerfileError(f"invalid mount target {mount.target!r}", hint="Write target=/some/directory.")
+        raise DockerfileError(
+            f"invalid mount target {mount.target!r}",
+            hint="Write target=/some/directory.",
+            fault=f"target={mount.target}",
+        )
     if mount.type == "tmpfs":
         op = ops.Mount(target, kind="tmpfs", readonly=bool(mount.readonly), tmpfs=ops.TmpfsOptions(mount.size))
         step.mounts.append((op, None))

@@ -64,7 +64,9 @@ def _add_stage(plan: Plan, stage: Stage) -> None:
         source, escape = stage.source, plan.file.file.escape
         base = expand_in_from(source.base, plan.globals, escape, stage.location, plan.findings, source.comments)
         if not base.text:
-            raise DockerfileError(f"the base name {source.base!r} is empty", hint=_give_value(plan, base))
+            raise DockerfileError(
+                f"the base name {source.base!r} is empty", hint=_give_value(plan, base), fault=source.base
+            )
         platform, read = _read_platform(plan, source)
     except KedgeError as error:
         raise error.at(stage.location, stage.label) from None
@@ -102,7 +104,9 @@ def _read_platform(plan: Plan, source: From) -> tuple[Platform | None, tuple[str
     if only_target and result.text == values["TARGETPLATFORM"]:
         findings.report("RedundantTargetPlatform", source.location, source.platform, comments=source.comments)
     if not result.text:
-        raise DockerfileError(f"the platform {source.platform!r} is empty", hint=_give_value(plan, result))
+        raise DockerfileError(
+            f"the platform {source.platform!r} is empty", hint=_give_value(plan, result), fault=source.platform
+        )
     platform = parse_platform(result.text, plan.options.build_platform)
     constant = not result.matched and not result.unmatched
     if constant and platform.os not in source.stage and platform.architecture not in source.stage:

@@ -32,16 +32,18 @@ def _parse(word: str) -> PortWord:
     address, host, container = _split(word)
     ports, _, protocol = container.partition("/")
     if not ports:
-        raise DockerfileError(f"invalid port {word[:100]!r}: no port is given")
+        raise DockerfileError(f"invalid port {word[:100]!r}: no port is given", fault=word)
     if protocol.lower() not in ("", *_PROTOCOLS):
         hint = f"It is one of {', '.join(_PROTOCOLS)}."
-        raise DockerfileError(f"invalid port {word[:100]!r}: unknown protocol {protocol[:100]!r}", hint=hint)
+        raise DockerfileError(
+            f"invalid port {word[:100]!r}: unknown protocol {protocol[:100]!r}", fault=word, hint=hint
+        )
     _check_address(address, word)
     start, end = _range(ports, word)
     if host:
         host_start, host_end = _range(host, word)
         if start != end and end - start != host_end - host_start:
-            raise DockerfileError(f"invalid port {word[:100]!r}: the two ranges differ in length")
+            raise DockerfileError(f"invalid port {word[:100]!r}: the two ranges differ in length", fault=word)
     protocol = protocol or "tcp"
     found = tuple(f"{port}/{protocol.lower()}" for port in range(start, end + 1))
     return PortWord(word, found, protocol != protocol.lower(), bool(address or host))
@@ -60,7 +62,7 @@ def _check_address(address: str, word: str) -> None:
     try:
         ipaddress.ip_address(address[1:-1] if address.startswith("[") and address.endswith("]") else address)
     except ValueError:
-        raise DockerfileError(f"invalid port {word[:100]!r}: {address[:100]!r} is no IP address") from None
+        raise DockerfileError(f"invalid port {word[:100]!r}: {address[:100]!r} is no IP address", fault=word) from None
 
 
 def _range(text: str, word: str) -> tuple[int, int]:
@@ -68,11 +70,11 @@ def _range(text: str, word: str) -> tuple[int, int]:
     start = _number(first, word)
     end = _number(last, word) if dash else start
     if end < start:
-        raise DockerfileError(f"invalid port {word[:100]!r}: the range ends before it starts")
+        raise DockerfileError(f"invalid port {word[:100]!r}: the range ends before it starts", fault=word)
     return start, end
 
 
 def _number(text: str, word: str) -> int:
     if not _NUMBER.fullmatch(text) or int(text) > 65535:
-        raise DockerfileError(f"invalid port {word[:100]!r}", hint="A port is a number from 0 to 65535.")
+        raise DockerfileError(f"invalid port {word[:100]!r}", fault=word, hint="A port is a number from 0 to 65535.")
     return int(text)
