@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from kedge.dockerfile.findings import Findings
 from kedge.dockerfile.lines import decode
 from kedge.dockerfile.lint import check_options, lint, parse_check_options, require_clean
+from kedge.dockerfile.lint_build_args import check_build_args
 from kedge.dockerfile.lint_report import report_json
 from kedge.dockerfile.lint_rules import RULES
 from kedge.dockerfile.lower import lower, needed_images
@@ -61,6 +62,7 @@ def check(text, build_args=None, ignore=()):
         return Outcome(error=error)
     try:
         staged = read_stages(file, findings)
+        check_build_args(staged, build_args or {}, findings)
         lower_options = LowerOptions(build_args=build_args or {}, ignore={"context": tuple(ignore)}, all_stages=True)
         lower(staged, lower_options, resolve(staged, lower_options), findings)
         outcome.warnings = lint(file, findings.found, options)
@@ -108,7 +110,7 @@ def test_the_rules_are_the_reference_s():
         ours = RULES[rule["name"]]
         assert (ours.documented, ours.experimental) == (rule["documented"], rule["experimental"])
         assert ours.url.endswith(f"/rule/{rule['url_fragment']}/") if rule["documented"] else not ours.url
-    assert set(RULES) == {rule["name"] for rule in TABLE["rules"]}
+    assert {rule.name for rule in RULES.values() if not rule.own} == {rule["name"] for rule in TABLE["rules"]}
 
 
 # ---- options ---------------------------------------------------------------------------------------------------------
@@ -186,6 +188,9 @@ def test_a_mistyped_variable_is_answered_with_the_right_one():
 def test_the_examples_of_each_rule_are_right(rule):
     """What the pages show as bad breaks just this rule, what they show as good none."""
     args = {"TAG": "1"} if rule.name == "InvalidDefaultArgInFrom" else {}
+    if rule.option:
+        name, _, value = rule.option.removeprefix("--build-arg ").partition("=")
+        args[name] = value
     bad = check(rule.bad, args, ["secret"])
     assert {name for name, _ in bad.reports} == {rule.name}
     assert all(warning.message and warning.detail == rule.summary for warning in bad.warnings)
@@ -243,3 +248,29 @@ def test_the_report_has_docker_s_shape():
 
 def test_a_clean_report_is_empty():
     assert json.loads(report_json(())) == {"warnings": [], "sources": []}
+
+
+# ---- build arguments -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("VERSOIN", "VERSION"),
+        ("version", "VERSION"),
+        ("VERSION", ""),
+        ("LATER", ""),
+        ("LATRE", "LATER"),
+        ("NOTHING_LIKE_IT", ""),
+        ("VERSIONS", "VERSION"),
+        ("PERSION", ""),
+        ("TARGETARCH", ""),
+        ("BUILDKIT_INLINE_CACHE", ""),
+        ("https_proxy", ""),
+        ("SOURCE_DATE_EPOCH", ""),
+    ],
+)
+def test_a_mistyped_build_argument_is_answered_with_the_right_one(name, near):
+    text = "ARG VERSION=1\nARG TARGETARCHES\nARG BUILDKIT_INLINE_CACHES\nARG https_proxies\nFROM busybox\nARG LATER\n"
+    expected = [f"no ARG declares the build argument {name} (did you mean {near}?)"] if near else []
+    assert messages(text, build_args={name: "1"}) == expected

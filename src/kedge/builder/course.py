@@ -99,6 +99,10 @@ class _Course:
         file = parse(definition.text, definition.name)
         self.checks = check_options(file, dict(self.parts.request.build_args))
         self.file = read_stages(file, self.findings)
+        if self.parts.request.build_args:
+            from kedge.dockerfile.lint_build_args import check_build_args
+
+            check_build_args(self.file, (name for name, _ in self.parts.request.build_args), self.findings)
         return self.file
 
     async def _lower(self, file: StagedFile, options: LowerOptions) -> Target:

@@ -51,19 +51,20 @@ def _page(rule: Rule) -> str:
     link = f"\nDocker's page on this rule: <{rule.url}>\n" if rule.documented else ""
     verb, option = ("switch it on", "experimental") if rule.experimental else ("silence it", "skip")
     switch = f"To {verb}: `# check={option}={rule.name}`, at the top of the file or above the instruction."
+    given = f", with `{rule.option}`" if rule.option else ""
     return f"""# {rule.name}
 
 {rule.summary}{_mark(rule)}.
 
 {textwrap.fill(rule.why, 120)}
 
-Reported:
+Reported{given}:
 
 ```dockerfile
 {rule.bad.rstrip()}
 ```
 
-Not reported:
+Not reported{given}:
 
 ```dockerfile
 {rule.good.rstrip()}

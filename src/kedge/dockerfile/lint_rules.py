@@ -1,4 +1,4 @@
-"""The rules: BuildKit's checks under BuildKit's names, with what they say and why.
+"""The rules: BuildKit's checks under BuildKit's names and those of Kedge's own, with what they say and why.
 
 Owns the table from which messages, the reference pages and the tests are made. Does not know how a breach is found:
 reading and lowering report it while they resolve the file (see `findings`), with the arguments of `Rule.message`.
@@ -17,7 +17,8 @@ class Rule:
 
     `message` is filled with the finding's arguments; `suggestion` is added to it when the last of them is not empty.
     `summary` is one sentence for lists, `why` the page's text. `bad` breaks this rule and no other, `good` none at all.
-    `documented` tells whether Docker's own pages know the rule. An `experimental` rule is off unless asked for.
+    `documented` tells whether Docker's own pages know the rule, `own` that only Kedge has it. An `experimental` rule is
+    off unless asked for. `option` is what the examples are built with.
     """
 
     name: str
@@ -29,6 +30,8 @@ class Rule:
     suggestion: str = ""
     documented: bool = True
     experimental: bool = False
+    own: bool = False
+    option: str = ""
 
     @property
     def slug(self) -> str:
@@ -252,6 +255,19 @@ _TABLE = (
         "when the container is run; here they are ignored, and BuildKit means to refuse them in time.",
         "FROM busybox\nEXPOSE 127.0.0.1:8080:80\n",
         "FROM busybox\nEXPOSE 80\n",
+    ),
+    Rule(
+        "UndeclaredBuildArg",
+        "A build argument and an ARG have almost the same name",
+        "no ARG declares the build argument {0}",
+        "A build argument that no `ARG` declares has no effect. When there is an `ARG` with almost its name, one of "
+        "the two is probably mistyped.",
+        "ARG VERSOIN=36\nFROM busybox:1.${VERSOIN}\n",
+        "ARG VERSION=36\nFROM busybox:1.${VERSION}\n",
+        suggestion=" (did you mean {1}?)",
+        documented=False,
+        own=True,
+        option="--build-arg VERSION=37",
     ),
 )
 

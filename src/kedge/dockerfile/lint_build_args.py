@@ -1,0 +1,45 @@
+"""A check of Kedge's own: build arguments that seem to be mistyped, here or in the Dockerfile.
+
+Owns which build arguments are meant for an ARG. Does not know their values. A build argument that no ARG is near to is
+left alone: the same arguments are often given to many files.
+"""
+
+from collections.abc import Iterable
+
+from kedge.dockerfile.findings import Findings
+from kedge.dockerfile.instructions import Arg
+from kedge.dockerfile.stages import StagedFile
+from kedge.dockerfile.suggest import distance
+
+RULE = "UndeclaredBuildArg"
+_PREDEFINED = frozenset(
+    f"{side}{part}"
+    for side in ("BUILD", "TARGET")
+    for part in ("PLATFORM", "OS", "OSVERSION", "ARCH", "VARIANT", "STAGE")
+) | {"SOURCE_DATE_EPOCH"}
+
+
+def check_build_args(file: StagedFile, names: Iterable[str], findings: Findings) -> None:
+    """Report each of `names` that no ARG declares while one is near, at the ARG that is."""
+    declared: dict[str, Arg] = {}
+    for instruction in (*file.args, *(command for stage in file.stages for command in stage.commands)):
+        if isinstance(instruction, Arg):
+            for entry in instruction.args:
+                declared.setdefault(entry.key, instruction)
+    for name in names:
+        found = next((known for known in declared if _is_slip(name, known)), None)
+        if found and name not in declared and not _is_predefined(name):
+            arg = declared[found]
+            findings.report(RULE, arg.location, name, found, comments=arg.comments)
+
+
+def _is_slip(name: str, known: str) -> bool:
+    """Whether one edit or another case makes them equal. A replaced letter is no slip: PHP_VERSION is not PIP_VERSION."""
+    name, known = name.lower(), known.lower()
+    if abs(len(name) - len(known)) > 1 or (len(name) == len(known) and sorted(name) != sorted(known)):
+        return False
+    return distance(name, known) <= 1
+
+
+def _is_predefined(name: str) -> bool:
+    return name in _PREDEFINED or name.startswith("BUILDKIT_") or name.lower().endswith("_proxy")
