@@ -49,6 +49,12 @@ def malformed(what: str) -> IntegrityError:
 
 def parse_number(text: bytes) -> int:
     """A header's number: octal digits ended by space or NUL, or GNU's base-256, which may be negative."""
+    digits = text[:-1]
+    if digits.isdigit() and text[-1] in b"\0 ":  # as almost all are written
+        try:
+            return int(digits, 8)
+        except ValueError:
+            raise malformed(f"{digits!r} is no octal number") from None
     if text[0] & 0x80:
         if text[0] & 0x40:
             value = int.from_bytes(text, "big", signed=True)

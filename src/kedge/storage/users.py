@@ -42,9 +42,7 @@ def resolve_user(tree: Tree | int | None, text: str) -> User:
     files too large to be honest.
     """
     root = tree.fd if isinstance(tree, Tree) else tree
-    user, colon, group = text.partition(":")
-    if colon and not group:
-        raise InvalidInput(f"invalid user {text!r}: nothing follows the colon")
+    user, _, group = text.partition(":")
     wanted = _id_or_name(user, "user") if user else 0
     found = _passwd(root, wanted)
     if found is None:
