@@ -34,7 +34,7 @@ def check_build_args(file: StagedFile, names: Iterable[str], findings: Findings)
 
 
 def _is_slip(name: str, known: str) -> bool:
-    """Whether one edit or another case makes them equal. A replaced letter is no slip: PHP_VERSION is not PIP_VERSION."""
+    """Whether one edit or another case makes them equal. A replaced letter is no slip: PHP_HOME is not PIP_HOME."""
     name, known = name.lower(), known.lower()
     if abs(len(name) - len(known)) > 1 or (len(name) == len(known) and sorted(name) != sorted(known)):
         return False

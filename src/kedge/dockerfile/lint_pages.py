@@ -44,6 +44,8 @@ A comment `# check=skip=RULE` above an instruction silences a rule for that inst
 
 
 def _mark(rule: Rule) -> str:
+    if rule.own:
+        return " (only Kedge has this check)"
     return " (experimental: off unless switched on)" if rule.experimental else ""
 
 
