@@ -286,6 +286,41 @@ def test_reservations_of_the_dead_do_not_count(root: Path) -> None:
     grow(root, MB, 8 * MB)
 
 
+def test_a_step_that_writes_beyond_the_cap_is_stopped_while_it_writes(root: Path) -> None:
+    stop = threading.Event()
+    written = 0
+    with (
+        Store.open(root, max_size=16 * MB) as store,
+        pytest.raises(StoreError, match="may not grow"),
+        store.layers.draft() as draft,
+        draft.watched(stop.set),
+        (draft.upper / "f").open("wb") as file,
+    ):
+        while not stop.wait(0.02) and written < 200 * MB:
+            file.write(os.urandom(MB))
+            file.flush()
+            written += MB
+    assert stop.is_set()
+    assert written < 40 * MB
+    with Store.open(root) as store:
+        assert store.verify() == []
+        assert store._database.rows("SELECT * FROM reservations") == []
+
+
+def test_a_step_within_the_cap_pushes_old_layers_out_while_it_writes(root: Path) -> None:
+    for _ in range(6):
+        grow(root, 2 * MB, 16 * MB)
+    with Store.open(root, max_size=16 * MB) as store, store.layers.draft() as draft:
+        with draft.watched(lambda: None), (draft.upper / "f").open("wb") as file:
+            for _ in range(8):
+                file.write(os.urandom(MB))
+                file.flush()
+                time.sleep(0.15)
+                assert disk(root) <= 16 * MB
+        draft.commit()
+        assert disk(root) <= 16 * MB
+
+
 # ---- power failure ---------------------------------------------------------------------------------------------------
 
 

@@ -92,7 +92,10 @@ class ExecOperation:
             output(2, f"kedge: {text}\n".encode())
 
         stdio = Stdio(output=output, note=note)
-        code = self._executor.run(process, tuple(prepared.points), stdio, work.cancel)
+        with ExitStack() as watches:
+            for _, draft in prepared.drafts.values():
+                watches.enter_context(draft.watched(work.cancel.set))
+            code = self._executor.run(process, tuple(prepared.points), stdio, work.cancel)
         work.check()
         return code, bytes(tail)
 

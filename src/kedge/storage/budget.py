@@ -10,7 +10,7 @@ from kedge.model.errors import StoreError
 from kedge.storage.database import Database
 from kedge.storage.locks import Lease, Locks
 
-_STEP = 16 << 20  # bytes reserved at once for a stream of unknown length
+_STEP = 16 << 20  # at most so many bytes are reserved ahead for a stream of unknown length
 _HEADROOM = 16 << 20  # at most so much of the cap is left for the database and its journal
 
 
@@ -38,11 +38,11 @@ class Budget:
         """Set what `name` has reserved. Raises StoreError when there is no room."""
         # One at a time, also among processes: what is written must be seen as promised or as counted, never as neither.
         with self._locks.held("budget"):
-            if self._admitted(name, size, self.count()):
-                return
-            self.collect(self.count() + size - self._limit)
-            if self._admitted(name, size, self.count()):
-                return
+            if missing := self._missing(name, size):
+                self.collect(missing)
+                missing = self._missing(name, size)
+        if not missing:
+            return
         raise StoreError(
             f"the store may not grow beyond {self.max_size} bytes, and nothing more can be removed from it",
             hint="Raise max-size in the configuration file, or remove images with `kedge rmi`.",
@@ -53,14 +53,19 @@ class Budget:
         with self._locks.held("budget"), self._database.transaction() as rows:
             rows.execute("DELETE FROM reservations WHERE name = ?", (name,))
 
-    def _admitted(self, name: str, size: int, taken: int) -> bool:
+    def step(self) -> int:
+        """How much to reserve ahead: asking is not free, holding too much keeps others out."""
+        return min(_STEP, self.max_size // 32)
+
+    def _missing(self, name: str, size: int) -> int:
+        """Promise `size` bytes to `name`, if they are there; else say how many are missing."""
+        taken = self.count()
         with self._database.transaction() as rows:
             promised = "SELECT coalesce(sum(bytes), 0) FROM reservations WHERE name <> ?"
-            others = rows.execute(promised, (name,)).fetchone()[0]
-            if taken + others + size > self._limit:
-                return False
-            rows.execute("INSERT OR REPLACE INTO reservations VALUES (?, ?)", (name, size))
-        return True
+            missing = taken + rows.execute(promised, (name,)).fetchone()[0] + size - self._limit
+            if missing <= 0:
+                rows.execute("INSERT OR REPLACE INTO reservations VALUES (?, ?)", (name, size))
+        return int(max(0, missing))
 
 
 class Reservation:
@@ -72,7 +77,7 @@ class Reservation:
     def cover(self, size: int) -> None:
         """Make the room at least `size` bytes. Raises StoreError when there is not that much."""
         if self._name and size > self._size:
-            size = max(size, self._size + _STEP) if self._size else size
+            size = max(size, self._size + self._budget.step()) if self._size else size
             self._budget.change(self._name, size)
             self._size = size
 

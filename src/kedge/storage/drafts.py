@@ -5,17 +5,22 @@ Owns `drafts/<lease>.<n>/`. Does not know who writes: the sandbox through its ow
 """
 
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
+from kedge.model.errors import KedgeError
 from kedge.model.graph import Layer
 from kedge.storage import overlay
-from kedge.storage.budget import Budget
-from kedge.storage.disk import measure, remove_tree, translated
+from kedge.storage.budget import Budget, Reservation
+from kedge.storage.disk import free_space, measure, remove_tree, translated
 from kedge.storage.layer_records import LayerRecords
 from kedge.storage.tree import Tree
+
+_PAUSE = 0.1  # seconds between two looks at what a step has written
+_NOTICE = 1 << 20  # bytes of growth that are looked at
 
 
 class Draft:
@@ -30,6 +35,7 @@ class Draft:
         self.upper, self.work, self.lowers = directory / "fs", directory / "work", lowers
         self._directory, self._records, self._budget = directory, records, budget
         self._open = True
+        self._reservation = budget.reserve(0)
         with translated("start a layer"):
             directory.mkdir(0o700)
             self.work.mkdir(0o700)
@@ -57,22 +63,36 @@ class Draft:
         Raises StoreError when the disk, or the store's cap, has no room for it; the draft can then only be discarded.
         """
         if self._budget.max_size:
-            size = measure(self.upper).bytes
-            reservation = self._budget.reserve(size)
-        else:
-            reservation = self._budget.reserve(0)
-        try:
-            layer = self._records.publish(self.upper, description)
-        finally:
-            reservation.settle(0)
+            self._reservation.cover(measure(self.upper).bytes)
+        layer = self._records.publish(self.upper, description)
         self.discard()
         return layer
+
+    @contextmanager
+    def watched(self, stop: Callable[[], None]) -> Iterator[None]:
+        """While entered, hold what a running step writes against the store's cap; without a cap, do nothing.
+
+        When the cap has no room for it, `stop` is called (from another thread) to end the step, and leaving raises the
+        StoreError. What a step writes within a tenth of a second may exceed the cap for that long.
+        """
+        if not self._budget.max_size:
+            yield
+            return
+        watch = _Watch(self.upper, self._reservation, stop)
+        watch.start()
+        try:
+            yield
+        finally:
+            watch.end()
+            if watch.error:
+                raise watch.error
 
     def discard(self) -> None:
         """Drop it, or after a commit what is left of it. Idempotent."""
         if not self._open:
             return
         self._open = False
+        self._reservation.settle(0)
         with suppress(OSError):
             os.rmdir(self.work / "work")
             os.rmdir(self.work)
@@ -90,6 +110,39 @@ class Draft:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.discard()
+
+
+class _Watch:
+    """A thread that reserves room for what a directory grows by."""
+
+    def __init__(self, directory: Path, reservation: Reservation, stop: Callable[[], None]) -> None:
+        self._directory, self._reservation, self._stop = directory, reservation, stop
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="kedge-watch", daemon=True)
+        self.error: KedgeError | None = None
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def end(self) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _work(self) -> None:
+        # The file system's free space says at no cost whether anything can have grown; only then the tree is measured.
+        looked = free_space(self._directory)
+        while not self._ended.wait(_PAUSE):
+            free = free_space(self._directory)
+            if looked - free < _NOTICE:
+                looked = max(looked, free)
+                continue
+            looked = free
+            try:
+                self._reservation.cover(measure(self._directory).bytes + _NOTICE)
+            except KedgeError as error:
+                self.error = error
+                self._stop()
+                return
 
 
 def _like(directory: Path, other: Path) -> None:
