@@ -13,7 +13,6 @@ Owns refs, pins and checkouts. Does not know what the files are for. The leash:
 import os
 import re
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -28,6 +27,7 @@ from kedge.model.ops import Source
 from kedge.model.platform import Platform
 from kedge.model.value import dataclass
 from kedge.session.session import Session
+from kedge.sources.git_command import CONFIG, Git, environment
 from kedge.sources.handler import Pin, Work
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ TRANSPORTS = ("https", "http", "ssh", "git")
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _REF = re.compile(r"(?!-)(?!.*(?:\.\.|//|@\{|\.lock(?:/|$)|/\.|[\x00-\x20\x7f~^:?*\[\\]))[^/.][^\s]*(?<![/.])")
 _URL = re.compile(r"(?:https?|ssh|git)://(?!-)[^\s/]+/[^\s]*|(?!-)[a-zA-Z0-9_.-]+@(?!-)[a-zA-Z0-9.-]+:(?!-)[^\s]+")
-_PROXIES = ("http_proxy", "https_proxy", "no_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +132,7 @@ class GitSource:
         with Locks(self._store.root).held(f"git {name}", cancel=work.cancel):
             yield folder / name
 
-    def _bring(self, git: "_Git", bare: Path, wanted: _Wanted, commit: str, ref: str) -> None:
+    def _bring(self, git: Git, bare: Path, wanted: _Wanted, commit: str, ref: str) -> None:
         if not (bare / "HEAD").exists():
             shutil.rmtree(bare, ignore_errors=True)
             formats = ["--object-format=sha256"] if len(commit) == 64 else []
@@ -155,7 +154,7 @@ class GitSource:
         if not git.succeeds("cat-file", "-e", f"{commit}^{{commit}}", bare=bare):
             raise NotFound(f"{_shown(wanted.remote)} has no commit {commit}")
 
-    def _check_out(self, git: "_Git", bare: Path, wanted: _Wanted, commit: str, ref: str, target: Path) -> None:
+    def _check_out(self, git: Git, bare: Path, wanted: _Wanted, commit: str, ref: str, target: Path) -> None:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".checkout-") as aside:
             tree = Path(aside) / "tree"
             tree.mkdir(mode=0o755)
@@ -175,7 +174,7 @@ class GitSource:
                 _drop_git_files(tree)
             _move(tree, wanted.subdir, target, wanted)
 
-    def _clone(self, git: "_Git", bare: Path, own: Path, wanted: _Wanted, commit: str, ref: str) -> None:
+    def _clone(self, git: Git, bare: Path, own: Path, wanted: _Wanted, commit: str, ref: str) -> None:
         """A repository with this commit only, fetched over the transport protocol: a local clone would link files."""
         formats = ["--object-format=sha256"] if len(commit) == 64 else []
         git.run("init", "-q", "--bare", *formats, "--", str(own))
@@ -226,7 +225,7 @@ class GitSource:
         )
 
     @contextmanager
-    def _git(self, wanted: _Wanted, work: Work) -> Iterator["_Git"]:
+    def _git(self, wanted: _Wanted, work: Work) -> Iterator[Git]:
         program = shutil.which("git")
         if not program:
             raise Unsupported(
@@ -234,8 +233,8 @@ class GitSource:
             )
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kedge-git-")))
-            environ = _environment(self._transports, folder)
-            config = dict(_CONFIG)
+            environ = environment(self._transports, folder)
+            config = dict(CONFIG)
             if header := self._authorization(wanted):
                 scope = urlsplit(wanted.remote)
                 config[f"http.{scope.scheme}://{scope.netloc.rpartition('@')[2]}/.extraHeader"] = (
@@ -256,7 +255,7 @@ class GitSource:
             environ["GIT_CONFIG_COUNT"] = str(len(config))
             for number, (key, value) in enumerate(config.items()):
                 environ[f"GIT_CONFIG_KEY_{number}"], environ[f"GIT_CONFIG_VALUE_{number}"] = key, value
-            yield _Git(program, environ, _shown(wanted.remote), work)
+            yield Git(program, environ, _shown(wanted.remote), work)
 
     def _authorization(self, wanted: _Wanted) -> str:
         """The Authorization header: BuildKit's GIT_AUTH_HEADER and GIT_AUTH_TOKEN secrets, those for the host first."""
@@ -270,101 +269,6 @@ class GitSource:
                     text = data.decode("latin-1").strip()
                     return "basic " + base64.b64encode(f"x-access-token:{text}".encode()).decode() if is_token else text
         return ""
-
-
-# What no repository, user or machine may decide for us. An empty hooks path and these values run nothing.
-_CONFIG = {
-    "core.hooksPath": os.devnull,
-    "core.fsmonitor": "false",
-    "core.symlinks": "true",
-    "core.protectHFS": "true",
-    "core.protectNTFS": "true",
-    "core.attributesFile": os.devnull,
-    "core.excludesFile": os.devnull,
-    "credential.helper": "",
-    "fetch.fsckObjects": "false",
-    "filter.lfs.required": "false",
-    "filter.lfs.smudge": "",
-    "filter.lfs.process": "",
-    "gc.auto": "0",
-    "init.defaultBranch": "master",
-    "init.templateDir": "",
-    "protocol.allow": "never",
-    "protocol.ext.allow": "never",
-    "safe.directory": "*",
-    "submodule.recurse": "false",
-    "advice.detachedHead": "false",
-    "http.followRedirects": "initial",
-    "uploadpack.allowAnySHA1InWant": "true",
-}
-
-
-def _environment(transports: Sequence[str], folder: Path) -> dict[str, str]:
-    environ = {
-        "PATH": os.environ.get("PATH", os.defpath),
-        "HOME": str(folder),
-        "LC_ALL": "C",
-        "GIT_CONFIG_NOSYSTEM": "1",
-        "GIT_CONFIG_GLOBAL": os.devnull,
-        "GIT_TERMINAL_PROMPT": "0",
-        "GIT_ASKPASS": "/bin/false",
-        "GIT_ATTR_NOSYSTEM": "1",
-        "GIT_ALLOW_PROTOCOL": ":".join(transports),
-        "GIT_PROTOCOL_FROM_USER": "0",
-    }
-    return environ | {name: os.environ[name] for name in _PROXIES if name in os.environ}
-
-
-@dataclass(frozen=True, slots=True)
-class _Git:
-    """git(1) with our environment; every command is watched, and killed with its children when the build stops."""
-
-    program: str
-    environ: dict[str, str]
-    remote: str
-    work: Work
-
-    def run(self, *words: str, bare: Path | None = None, tree: Path | None = None, local: bool = False) -> bytes:
-        """The command's output; raises SourceError with git's own last line."""
-        code, out, err = self._run(words, bare, tree, local)
-        if code:
-            raise SourceError(f"git {words[0]} of {self.remote} failed: {_last_line(err)}")
-        return out
-
-    def succeeds(self, *words: str, bare: Path | None = None) -> bool:
-        """Whether the command ends well."""
-        return self._run(words, bare, None, False)[0] == 0
-
-    def _run(self, words: Sequence[str], bare: Path | None, tree: Path | None, local: bool) -> tuple[int, bytes, bytes]:
-        where = [f"--git-dir={bare}"] if bare else []
-        where += [f"--work-tree={tree}"] if tree else []
-        environ = self.environ | ({"GIT_ALLOW_PROTOCOL": "file"} if local else {})
-        self.work.check()
-        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-            process = subprocess.Popen(
-                [self.program, *where, *words],
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                env=environ,
-                cwd=tree or self.environ["HOME"],
-                start_new_session=True,
-                umask=0o022,
-            )
-            try:
-                while True:
-                    with suppress(subprocess.TimeoutExpired):
-                        code = process.wait(0.05)
-                        break
-                    self.work.check()
-            except BaseException:
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, 9)
-                process.wait()
-                raise
-            out.seek(0)
-            err.seek(0)
-            return code, out.read(64 << 20), err.read(1 << 20)
 
 
 def _choose(refs: dict[str, str], wanted: _Wanted, head: str) -> tuple[str, str]:
@@ -398,12 +302,6 @@ def _shown(remote: str) -> str:
     if not parts.netloc:
         return remote
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
-
-
-def _last_line(data: bytes) -> str:
-    lines = [line.strip() for line in data.decode("utf-8", "replace").splitlines() if line.strip()]
-    told = [line for line in lines if line.startswith(("fatal:", "error:", "remote:"))]
-    return re.sub(r"://[^/\s@]*@", "://", (told or lines or ["no reason given"])[-1])[:300]
 
 
 # ---- the checkout ----------------------------------------------------------------------------------------------------

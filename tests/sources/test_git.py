@@ -1,0 +1,270 @@
+"""Commits by git: refs, pins, subdirectories, submodules, and repositories that mean harm. Real git, over file://."""
+
+import os
+import shutil
+import subprocess
+
+import pytest
+
+from kedge.model.digest import digest_of
+from kedge.model.errors import IntegrityError, InvalidInput, KedgeError, NotFound, SourceError
+from kedge.model.ops import Source
+from kedge.session.local import LocalSession
+from kedge.sources.git import GitSource
+from kedge.sources.handler import Work
+from kedge.storage.store import Store
+
+pytestmark = pytest.mark.skipif(not shutil.which("git"), reason="git is not installed (apt-get install git)")
+
+
+class Repository:
+    def __init__(self, path):
+        self.path = path
+        path.mkdir()
+        self.git("init", "-q", "-b", "main")
+
+    def git(self, *words):
+        environ = {"PATH": os.environ["PATH"], "HOME": str(self.path), "GIT_CONFIG_NOSYSTEM": "1"}
+        for role in ("AUTHOR", "COMMITTER"):
+            environ |= {f"GIT_{role}_NAME": "t", f"GIT_{role}_EMAIL": "t@t", f"GIT_{role}_DATE": "1546300800 +0000"}
+        environ["GIT_CONFIG_COUNT"], environ["GIT_CONFIG_KEY_0"] = "1", "protocol.file.allow"
+        environ["GIT_CONFIG_VALUE_0"] = "always"
+        done = subprocess.run(["git", *words], cwd=self.path, env=environ, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def commit(self, message="m", **files):
+        for name, text in files.items():
+            path = self.path / name.replace("__", "/").replace("_dot_", ".")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        self.git("add", "-A")
+        self.git("commit", "-q", "--allow-empty", "-m", message)
+        return self.git("rev-parse", "HEAD")
+
+
+@pytest.fixture
+def repository(tmp_path):
+    return Repository(tmp_path / "repo")
+
+
+@pytest.fixture
+def store(tmp_path):
+    with Store.open(tmp_path / "store") as store:
+        yield store
+
+
+def bring(store, repository, fragment="", *, also=("file",), session=None, **attrs):
+    """The checkout's directory and the pin."""
+    remote = repository if isinstance(repository, str) else f"file://{repository.path}"
+    handler = GitSource(store, session or LocalSession(), also=also)
+    attributes = {"git.fullurl": remote} | {f"git.{name}": value for name, value in attrs.items()}
+    source = Source("git://x/y" + (f"#{fragment}" if fragment else ""), tuple(sorted(attributes.items())))
+    work = Work(digest_of(remote))
+    pin = handler.pin(source, None, work)
+    (layer,) = handler.fetch(source, None, pin, work)
+    return store.layers.directory(layer), pin
+
+
+def files(directory):
+    return sorted(os.path.relpath(os.path.join(d, f), directory) for d, _, names in os.walk(directory) for f in names)
+
+
+def test_the_default_branch_without_its_history(store, repository):
+    repository.commit(a="1", sub__b="2")
+    directory, _ = bring(store, repository)
+    assert files(directory) == ["a", "sub/b"]
+
+
+def test_branches_tags_and_commits_name_what_they_name(store, repository):
+    one = repository.commit(a="1")
+    repository.git("tag", "v1")
+    repository.git("tag", "-a", "v1a", "-m", "annotated")
+    repository.git("checkout", "-q", "-b", "feature/x")
+    repository.commit(a="2")
+    repository.git("checkout", "-q", "main")
+    repository.commit(a="3")
+    for fragment, text in (
+        ("v1", "1"),
+        ("v1a", "1"),
+        ("feature/x", "2"),
+        ("main", "3"),
+        (one, "1"),
+        ("refs/heads/feature/x", "2"),
+        ("refs/tags/v1", "1"),
+    ):
+        assert (bring(store, repository, fragment)[0] / "a").read_text() == text
+    assert bring(store, repository, "v1")[1] == bring(store, repository, "v1a")[1]
+
+
+def test_the_pin_is_the_commit(store, repository):
+    repository.commit(a="1")
+    first = bring(store, repository, "main")[1]
+    repository.commit(a="2")
+    second = bring(store, repository, "main")[1]
+    repository.git("branch", "same")
+    assert first != second
+    assert bring(store, repository, "same")[1] == second
+
+
+def test_a_subdirectory_becomes_the_root(store, repository):
+    repository.commit(a="1", deep__er__b="2")
+    assert files(bring(store, repository, "main:deep/er")[0]) == ["b"]
+
+
+@pytest.mark.parametrize("subdir", ["../../etc", "/../..", "a/../../..", "link", "link/x", "missing", "file"])
+def test_a_subdirectory_never_leaves_the_repository(store, repository, subdir, tmp_path):  # CVE-2026-33748
+    (tmp_path / "x").mkdir()
+    os.symlink("/", repository.path / "link")
+    repository.commit(file="1")
+    with pytest.raises(KedgeError):
+        bring(store, repository, f"main:{subdir}")
+
+
+def test_the_git_directory_is_kept_when_asked_for(store, repository):
+    commit = repository.commit(a="1")
+    directory, _ = bring(store, repository, "main", keepgitdir="true")
+    shown = subprocess.run(
+        ["git", "-c", "safe.directory=*", "-C", directory, "log", "--format=%H %D"], capture_output=True, text=True
+    )
+    assert shown.stdout.split()[0] == commit
+    clean = subprocess.run(
+        ["git", "-c", "safe.directory=*", "-C", directory, "status", "--porcelain"], capture_output=True, text=True
+    )
+    assert clean.stdout == ""
+    assert not (directory / ".git" / "hooks").exists()
+
+
+def test_a_checksum_is_held_to(store, repository):
+    commit = repository.commit(a="1")
+    bring(store, repository, "main", checksum=commit[:12])
+    with pytest.raises(IntegrityError, match="expected dead"):
+        bring(store, repository, "main", checksum="dead" * 10)
+
+
+def test_commit_times(store, repository):
+    repository.commit(a="1")
+    assert (bring(store, repository, "main", mtime="commit")[0] / "a").stat().st_mtime == 1546300800
+
+
+def test_submodules_come_along_unless_told_otherwise(store, repository, tmp_path):
+    inner = Repository(tmp_path / "inner")
+    inner.commit(deep="d")
+    repository.git("submodule", "add", "-q", f"file://{inner.path}", "sub")
+    repository.commit()
+    assert "sub/deep" in files(bring(store, repository, "main")[0])
+    assert "sub/deep" not in files(bring(store, repository, "main", skipsubmodules="true")[0])
+    assert not any(name.endswith(".git") for name in files(bring(store, repository, "main")[0]))
+
+
+def test_a_submodule_may_not_be_a_place_of_this_machine(store, repository, tmp_path):
+    inner = Repository(tmp_path / "inner")
+    inner.commit(deep="d")
+    repository.git("submodule", "add", "-q", f"file://{inner.path}", "sub")
+    repository.commit()
+    handler = GitSource(store, LocalSession(), also=("file",))
+    handler._transports = ("https",)  # what production allows, for all but the first fetch, which this test needs
+    with pytest.raises(KedgeError):
+        bring(store, repository, "main", also=())
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "file:///etc",
+        "ext::sh -c touch% /tmp/pwned",
+        "--upload-pack=touch /tmp/pwned",
+        "-oProxyCommand=x",
+        "/etc",
+        "ssh://-oProxyCommand=touch/x",
+        "git@-oProxyCommand=x:y",
+        "https:///x",
+        "ftp://host/x.git",
+        "fd::17",
+    ],
+)
+def test_urls_that_are_no_repository_are_refused_before_git_sees_them(store, url):  # CVE-2020-10696, CVE-2019-13139
+    with pytest.raises(InvalidInput):
+        bring(store, url, also=())
+    assert not os.path.exists("/tmp/pwned")
+
+
+@pytest.mark.parametrize(
+    "ref",
+    [
+        "-btest",
+        "--upload-pack=touch",
+        "a..b",
+        "a b",
+        "a^{}",
+        "a~1",
+        "a:b:c",
+        "@{u}",
+        "x.lock",
+        "/a",
+        "a//b",
+        ".a",
+        "a\n",
+    ],
+)
+def test_refs_that_are_none_are_refused(store, repository, ref):
+    repository.commit(a="1")
+    with pytest.raises((InvalidInput, NotFound)):
+        bring(store, repository, ref)
+
+
+def test_hooks_filters_and_aliases_of_a_repository_do_nothing(store, repository, tmp_path):
+    mark = tmp_path / "pwned"
+    for hook in ("post-checkout", "post-merge", "pre-commit"):
+        path = repository.path / ".git" / "hooks" / hook
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"#!/bin/sh\ntouch {mark}\n")
+        path.chmod(0o755)
+    repository.commit(
+        a="1", _dot_gitattributes="* filter=evil\n* text=auto eol=crlf\n", _dot_gitconfig="[alias] x = y\n"
+    )
+    repository.git("config", "filter.evil.smudge", f"touch {mark}")
+    mark.unlink(missing_ok=True)
+    directory, _ = bring(store, repository)
+    assert not mark.exists()
+    assert (directory / "a").exists()
+
+
+def test_a_link_in_a_repository_stays_a_link(store, repository):  # CVE-2026-44517
+    os.symlink("/etc/shadow", repository.path / "x")
+    repository.commit()
+    directory, _ = bring(store, repository)
+    assert os.readlink(directory / "x") == "/etc/shadow"
+
+
+def test_the_users_configuration_is_not_read(store, repository, monkeypatch, tmp_path):
+    mark = tmp_path / "pwned"
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / ".gitconfig").write_text(f"[core]\n\tfsmonitor = touch {mark}\n\thooksPath = {tmp_path}\n")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("GIT_SSH_COMMAND", f"touch {mark}")
+    monkeypatch.setenv("GIT_EXTERNAL_DIFF", f"touch {mark}")
+    repository.commit(a="1")
+    bring(store, repository)
+    assert not mark.exists()
+
+
+def test_credentials_are_never_shown(store):
+    with pytest.raises(SourceError) as raised:
+        bring(store, "http://user:hunter2@127.0.0.1:1/x.git", also=())
+    assert "hunter2" not in str(raised.value)
+
+
+def test_a_missing_ref_and_an_empty_repository(store, repository):
+    with pytest.raises(NotFound):
+        bring(store, repository)
+    repository.commit(a="1")
+    with pytest.raises(NotFound, match="no branch or tag"):
+        bring(store, repository, "nowhere")
+
+
+def test_a_second_fetch_of_the_same_commit_asks_nobody(store, repository):
+    commit = repository.commit(a="1")
+    bring(store, repository, commit)
+    shutil.rmtree(repository.path)
+    assert files(bring(store, repository, commit)[0]) == ["a"]
