@@ -77,6 +77,7 @@ class _Below:
     metadata: Metadata | None
     mode: int
     mtime: int | None
+    fresh: bool = False  # made by this copy: nothing can be in the way
 
 
 class _Copier:
@@ -217,7 +218,8 @@ class _Copier:
         if stat.S_ISDIR(mode):
             stack.append(self._directory(found, parent, name))
             return
-        self._make_way(found, parent, name)
+        if not stack[-1].fresh:
+            self._make_way(found, parent, name)
         where = posixpath.join(dest, found.path) if found.path else dest
         metadata = self._metadata(found)
         if stat.S_ISREG(mode):
@@ -254,7 +256,7 @@ class _Copier:
             os.close(fd)
             raise
         mtime = self._time(found.status) if gives or not found.path else None
-        return _Below(found.path, parent, fd, name, metadata, self._mode(found.status.st_mode), mtime)
+        return _Below(found.path, parent, fd, name, metadata, self._mode(found.status.st_mode), mtime, created)
 
     def _leave(self, below: _Below) -> None:
         """Give a directory its metadata, last, when its children no longer change its time."""
