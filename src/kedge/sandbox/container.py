@@ -207,12 +207,14 @@ def _is_locked(home: Path) -> bool:
 
 def _delete(home: Path) -> None:
     """Delete a tree whatever the container did to its modes (overlayfs's own work directory has none)."""
-
-    def retry(function: object, path: str, error: object) -> None:
-        with suppress(OSError):
-            os.chmod(os.path.dirname(path), 0o700)
-            os.chmod(path, 0o700, follow_symlinks=False) if os.path.isdir(path) else None
-            shutil.rmtree(path) if os.path.isdir(path) and not os.path.islink(path) else os.unlink(path)
-
     (home / "record.json").unlink(missing_ok=True)
-    shutil.rmtree(home, onerror=retry)
+    try:
+        for top, directories, _ in os.walk(home):
+            for name in directories:
+                if not os.path.islink(os.path.join(top, name)):
+                    os.chmod(os.path.join(top, name), 0o700)
+        shutil.rmtree(home)
+    except FileNotFoundError:
+        return  # somebody else deletes it, too
+    except OSError as error:
+        raise StoreError(f"cannot delete {home}: {error.strerror}") from None

@@ -234,8 +234,13 @@ def _cgroups() -> Check:
 
 def _emulation() -> Check:
     other, platform = _FOREIGN.get(os.uname().machine, ("x86_64", "amd64"))
-    if _read(f"/proc/sys/fs/binfmt_misc/qemu-{other}").startswith("enabled"):
-        return Check("emulation", True, f"linux/{platform} steps run through qemu-{other}")
+    entry = _read(f"/proc/sys/fs/binfmt_misc/qemu-{other}")
+    if entry.startswith("enabled"):
+        # Without F the interpreter is looked up in the image, where it is not: binfmt-misc.rst.
+        if any(line.startswith("flags:") and "F" in line for line in entry.splitlines()):
+            return Check("emulation", True, f"linux/{platform} steps run through qemu-{other}")
+        remedy = "sudo apt-get install --reinstall qemu-user-static"
+        return Check("emulation", False, f"qemu-{other} is registered without the flag F", remedy)
     return Check(
         "emulation", False, f"linux/{platform} steps cannot run", "sudo apt-get install qemu-user-static binfmt-support"
     )

@@ -516,7 +516,8 @@ class _Child:
                 os.setgroups(plan["groups"])
                 os.setresgid(plan["gid"], plan["gid"], plan["gid"])
             except OSError:
-                raise Refused("unsupported", f"group {plan['gid']} is not mapped here: {_MAP_MORE}") from None
+                wanted = " ".join(str(gid) for gid in sorted({plan["gid"], *plan["groups"]}))
+                raise Refused("unsupported", f"not all of the groups {wanted} are mapped here: {_MAP_MORE}") from None
         keep = plan["capabilities"]
         if keep is not None:
             for number in range(plan["last_capability"] + 1):
