@@ -1,8 +1,11 @@
 """Commits by git: refs, pins, subdirectories, submodules, and repositories that mean harm. Real git, over file://."""
 
+import contextlib
 import os
 import shutil
+import socket
 import subprocess
+import time
 
 import pytest
 
@@ -157,15 +160,54 @@ def test_submodules_come_along_unless_told_otherwise(store, repository, tmp_path
     assert not any(name.endswith(".git") for name in files(bring(store, repository, "main")[0]))
 
 
-def test_a_submodule_may_not_be_a_place_of_this_machine(store, repository, tmp_path):
+@pytest.fixture
+def daemon(tmp_path):
+    """The base URL of a real git server (git:// on loopback) of everything below tmp_path."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    words = [
+        "git",
+        "daemon",
+        f"--base-path={tmp_path}",
+        "--export-all",
+        "--listen=127.0.0.1",
+        f"--port={port}",
+        "--reuseaddr",
+    ]
+    server = subprocess.Popen([*words, str(tmp_path)], stderr=subprocess.PIPE, start_new_session=True)
+    for _ in range(100):
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            break
+        if server.poll() is not None:
+            pytest.skip(f"git daemon does not run here: {server.stderr.read().decode().strip()}")
+        time.sleep(0.05)
+    yield f"git://127.0.0.1:{port}"
+    os.killpg(server.pid, 9)
+    server.communicate()
+
+
+def test_a_real_server_serves_branches_and_commits(store, repository, daemon):
+    one = repository.commit(a="1")
+    repository.commit(a="2")
+    url = f"{daemon}/repo/.git"
+    assert (bring(store, url, "main", also=())[0] / "a").read_text() == "2"
+    assert (bring(store, url, one, also=())[0] / "a").read_text() == "1"
+
+
+@pytest.mark.parametrize("url", ["file://{0}", "{0}", "ext::sh -c 'touch {1}'"])
+def test_a_submodule_may_not_be_a_place_or_a_program_of_this_machine(store, repository, daemon, tmp_path, url):
     inner = Repository(tmp_path / "inner")
-    inner.commit(deep="d")
-    repository.git("submodule", "add", "-q", f"file://{inner.path}", "sub")
+    commit = inner.commit(deep="d")
+    mark = tmp_path / "pwned"
+    where = url.format(inner.path, mark)
+    (repository.path / ".gitmodules").write_text(f'[submodule "sub"]\n\tpath = sub\n\turl = {where}\n')
+    (repository.path / "sub").mkdir()
+    repository.git("update-index", "--add", "--cacheinfo", f"160000,{commit},sub")
     repository.commit()
-    handler = GitSource(store, LocalSession(), also=("file",))
-    handler._transports = ("https",)  # what production allows, for all but the first fetch, which this test needs
-    with pytest.raises(KedgeError):
-        bring(store, repository, "main", also=())
+    with pytest.raises(SourceError):
+        bring(store, f"{daemon}/repo/.git", "main", also=())
+    assert not mark.exists()
 
 
 @pytest.mark.parametrize(
