@@ -7,7 +7,6 @@ copied.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -16,6 +15,7 @@ from kedge.model.errors import InvalidInput, NotFound
 from kedge.model.image import Descriptor
 from kedge.model.platform import Platform
 from kedge.model.reference import parse_reference, parse_tag
+from kedge.model.value import dataclass
 
 if TYPE_CHECKING:
     from kedge.registry.client import Registry
