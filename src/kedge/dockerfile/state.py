@@ -18,6 +18,8 @@ from kedge.model.graph import Hints
 from kedge.model.platform import Platform, normalize, parse_platform
 from kedge.model.value import dataclass, field
 
+_MANY = 100  # findings, after which nobody reads which variable each one may have meant
+
 
 @dataclass(slots=True)
 class Lowering:
@@ -89,7 +91,8 @@ class StageState:
     def _report_unset(self, names: tuple[str, ...], command: Command) -> None:
         for name in names:
             if name not in self.declared and name not in NOT_IN_ENVIRONMENT:
-                self.report("UndefinedVar", command, name, nearest(name, list(self.env)) or "")
+                few = len(self.lowering.plan.findings.found) < _MANY
+                self.report("UndefinedVar", command, name, (nearest(name, list(self.env)) or "") if few else "")
 
     @property
     def escape(self) -> str:
