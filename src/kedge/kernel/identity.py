@@ -102,7 +102,14 @@ def enter_user_namespace() -> Identity:
     mapped = helper.map()
     if not mapped:
         _map_single(uid, gid)
-    syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_SLAVE)
+    try:
+        syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_SLAVE)
+    except OSError as error:
+        # Ubuntu since 24.04: AppArmor gives the namespace, but no capabilities in it.
+        raise Unsupported(
+            f"the user namespace has no privileges: {error.strerror}",
+            hint="sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
+        ) from None
     current.cache_clear()
     return current()
 
