@@ -9,7 +9,6 @@ import os
 import stat
 import time
 from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from kedge.model.cachekey import Selection, Selections
@@ -22,6 +21,8 @@ from kedge.storage.copy_selection import Filters, Found, clean, expand, locate, 
 from kedge.storage.tree import Tree
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
+
     from kedge.storage.stats import StatCache
 
 _ALONE = 1 << 17  # a file of fewer bytes is hashed at once; handing it to a thread costs more
@@ -134,6 +135,8 @@ class _Work:
         if found.status.st_size < _ALONE:
             return self._hash(fd, found.real, found.status).encode()
         if self._pool is None:
+            from concurrent.futures import ThreadPoolExecutor
+
             self._pool = ThreadPoolExecutor(os.cpu_count() or 1, "kedge-hash")
         if len(self._running) >= _OPEN_AT_ONCE:
             self._running.pop(0).result()

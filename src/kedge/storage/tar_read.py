@@ -153,7 +153,7 @@ class _Unpacker:
         for path, mtime in self._times.items():
             try:
                 fd = paths.open_in_root(self._root, os.fsdecode(path), _DIRECTORY)
-            except (FileNotFoundError, NotADirectoryError, OSError):
+            except OSError:
                 continue  # replaced by a later entry
             try:
                 _set_time(fd, mtime)
