@@ -8,7 +8,6 @@ import re
 import time
 from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import urljoin
 
 from kedge.model.digest import Digest, parse_digest, sha256
 from kedge.model.errors import IntegrityError, InvalidDigest, Unsupported
@@ -74,11 +73,11 @@ def retry_after(header: str) -> float | None:
         return None
 
 
-def next_link(header: str, base: str) -> str:
-    """The absolute URL of the next page that a Link header names, "" when there is none (RFC 8288)."""
+def next_link(header: str) -> str:
+    """The URL of the next page, maybe relative, that a Link header names; "" when there is none (RFC 8288)."""
     for target, parameters in re.findall(r"<([^>]*)>((?:\s*;[^,]*)*)", header[:8192]):
         if re.search(r';\s*rel\s*=\s*"?next"?\s*(?:;|$)', parameters, re.IGNORECASE):
-            return str(urljoin(base, target))
+            return str(target)
     return ""
 
 

@@ -27,7 +27,7 @@ from kedge.registry.answers import (
 from kedge.registry.auth import pull_scope, push_scope
 from kedge.registry.exchange import Address, Server, worth_another_server
 from kedge.registry.transfer import BlobReader, BlobSink, OpenAt, Progress, no_progress
-from kedge.registry.transport import Answer, Transport, Unreachable, origin_of
+from kedge.registry.transport import Answer, Transport, Unreachable, absolute, origin_of
 
 __all__ = ["BlobSink", "Document", "OpenAt", "Progress", "Registry"]
 
@@ -274,7 +274,8 @@ class Registry:
             seen.add(url)
             answer = server.request("GET", url, scopes, headers={"Accept": accept} if accept else {})
             yield _limited(answer, _PAGE_LIMIT, "a list")
-            url = next_link(answer.headers.get("Link", ""), answer.url)
+            following = next_link(answer.headers.get("Link", ""))
+            url = absolute(answer.url, following) if following else ""
             if url and origin_of(url) != server.authorizer().origin:
                 raise RegistryError(f"{server.name} continues a list at {origin_of(url)}: not followed")
             if url in seen or len(seen) >= _PAGES:

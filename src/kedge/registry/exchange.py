@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Collection, Mapping
 from typing import Final, NoReturn
-from urllib.parse import urljoin
 
 from kedge.model.credential import Credential, CredentialSource
 from kedge.model.errors import KedgeError, NotFound, RegistryError, Unauthorized
@@ -24,6 +23,7 @@ from kedge.registry.transport import (
     Origin,
     Transport,
     Unreachable,
+    absolute,
     is_loopback,
     origin_of,
     without_identity,
@@ -232,7 +232,7 @@ class Server:
         """Where a Location header leads from `url`. RegistryError if from https to http, or from elsewhere into this
         machine.
         """
-        there = urljoin(url, location)
+        there = absolute(url, location)
         before, after = origin_of(url), origin_of(there)
         if before.scheme == "https" and after.scheme != "https":
             raise RegistryError(f"{before.host} redirects to {after}, which is not encrypted: refused")

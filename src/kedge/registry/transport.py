@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from kedge.model.errors import Cancelled, RegistryError
 from kedge.model.settings import NetworkSettings, RegistryHost
@@ -77,6 +77,14 @@ def origin_of(url: str) -> Origin:
     ):
         raise RegistryError(f"a registry named an address that is no plain http or https URL: {shown_url(url)!r}")
     return Origin(parts.scheme, parts.hostname, _PORTS[parts.scheme] if port is None else port)
+
+
+def absolute(base: str, relative: str) -> str:
+    """The URL that `relative` means on the page `base`; RegistryError for one that cannot be read."""
+    try:
+        return str(urljoin(base, relative))
+    except ValueError:
+        raise RegistryError(f"a registry named an address that is none: {shown_url(relative)!r}") from None
 
 
 def shown_url(url: str) -> str:
