@@ -68,12 +68,13 @@ def example_lines() -> list[str]:
 def test_every_command_line_in_the_documents_can_be_read(line: str) -> None:
     import shlex
 
-    words = shlex.split(re.sub(r"\$\(.*?\)", "x", line).split(" | ")[0].split(" > ")[0])[1:]
-    if words and words[0] in command_names():
-        command: Command = load(words[0])
-        parse(command, words[1:])
-    else:
-        assert words[:1] == [] or words[0].startswith("-") or " ".join(words[:2]) in ALIASES
+    words = shlex.split(re.sub(r"\$\(.*?\)", "x", line).split(" | ")[0].split(" > ")[0].split(" < ")[0])[1:]
+    for count in (2, 1):
+        if " ".join(words[:count]) in command_names():
+            command: Command = load(" ".join(words[:count]))
+            parse(command, words[count:])
+            return
+    assert words[:1] == [] or words[0].startswith("-") or " ".join(words[:2]) in ALIASES
 
 
 def test_no_name_of_a_package_registrys_host_is_committed() -> None:

@@ -89,6 +89,11 @@ class Command:
     aliases: tuple[str, ...] = field(default=())
 
     @property
+    def word(self) -> str:
+        """The first word of the name: what shells complete."""
+        return self.name.split()[0]
+
+    @property
     def usage(self) -> str:
         words = [f"kedge {self.name}", "[OPTIONS]"] if self.flags else [f"kedge {self.name}"]
         for argument in self.arguments:

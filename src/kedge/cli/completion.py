@@ -50,15 +50,17 @@ def _bash() -> Iterator[str]:
     yield "  done"
     yield '  case "$command" in'
     for command in _commands():
-        yield f'    "{command.name}")'
+        yield f'    "{command.word}")'
         for flag in _visible(command):
             if flag.choices:
-                yield f'      if [[ "$before" == "--{flag.name}" ]]; then COMPREPLY=($(compgen -W '
-                yield f'        "{" ".join(flag.choices)}" -- "$current")); return; fi'
+                choices = " ".join(flag.choices)
+                yield f'      if [[ "$before" == "--{flag.name}" ]]; then'
+                yield f'        COMPREPLY=($(compgen -W "{choices}" -- "$current")); return'
+                yield "      fi"
         flags = " ".join(f"--{flag.name}" for flag in _flags(command))
         yield f'      if [[ "$current" == -* ]]; then COMPREPLY=($(compgen -W "{flags}" -- "$current")); return; fi'
         yield f"      {_bash_argument(command)} ;;"
-    words = " ".join([c.name for c in _commands()] + [f"--{flag.name}" for flag in GLOBAL_FLAGS])
+    words = " ".join([c.word for c in _commands()] + [f"--{flag.name}" for flag in GLOBAL_FLAGS])
     yield f'    "") COMPREPLY=($(compgen -W "{words}" -- "$current")) ;;'
     yield "  esac"
     yield "  [[ ${#COMPREPLY[@]} -gt 0 ]] && type __ltrim_colon_completions >/dev/null 2>&1 && \\"
@@ -87,13 +89,13 @@ def _zsh() -> Iterator[str]:
     yield "_kedge() {"
     yield "  local -a commands"
     yield "  local state line"
-    yield f"  commands=({' '.join(_quoted(f'{c.name}:{c.summary}') for c in _commands())})"
+    yield f"  commands=({' '.join(_quoted(f'{c.word}:{c.summary}') for c in _commands())})"
     yield "  _arguments -C '1: :->command' '*:: :->rest'"
     yield '  if [[ "$state" == command ]]; then _describe command commands; return; fi'
     yield '  case "${line[1]}" in'
     for command in _commands():
         flags = " ".join(_quoted(text) for flag in _flags(command) for text in _zsh_flag(flag))
-        yield f"    {command.name}) _arguments {flags} {_quoted('*:argument:' + _zsh_argument(command))} ;;"
+        yield f"    {command.word}) _arguments {flags} {_quoted('*:argument:' + _zsh_argument(command))} ;;"
     yield "  esac"
     yield "}"
     yield "compdef _kedge kedge"
@@ -119,12 +121,12 @@ def _zsh_argument(command: Command) -> str:
 
 def _fish() -> Iterator[str]:
     yield "# kedge completion for fish: kedge completion fish | source"
-    names = " ".join(command.name for command in _commands())
+    names = " ".join(command.word for command in _commands())
     yield f"set -l kedge_commands {names}"
     for command in _commands():
-        chosen = f"-n '__fish_seen_subcommand_from {command.name}'"
+        chosen = f"-n '__fish_seen_subcommand_from {command.word}'"
         yield (
-            f'complete -c kedge -f -n "not __fish_seen_subcommand_from $kedge_commands" -a {command.name} '
+            f'complete -c kedge -f -n "not __fish_seen_subcommand_from $kedge_commands" -a {command.word} '
             f"-d {_quoted(command.summary)}"
         )
         for flag in _flags(command):

@@ -212,7 +212,9 @@ def _mounts(container: Container) -> Iterator[MountPoint]:
 
 
 def _run(executor: Any, process: Process, mounts: tuple[MountPoint, ...], container: Container) -> int:
-    note = lambda text: os.write(2, f"kedge: {text}\n".encode())  # noqa: E731
+    def note(text: str) -> None:
+        os.write(2, f"kedge: {text}\n".encode())
+
     with ExitStack() as stack:
         stdio = Stdio(
             stdin=0 if container.interactive else None,

@@ -35,7 +35,13 @@ GROUPS: Final[dict[str, dict[str, str]]] = {
     },
     "Move images": {
         "pull": "Bring an image from a registry into the store",
+        "push": "Send an image to a registry",
+        "copy": "Copy an image between registries, layouts and the store",
+        "manifest inspect": "Show what a name points at: an index and its platforms, or a manifest",
+        "login": "Keep a credential for a registry",
+        "logout": "Forget a registry's credential",
         "import": "Make an image of a root file system archive",
+        "export": "Write an image's file system as a tar",
         "save": "Write images to an archive",
         "load": "Read images from an archive",
     },
