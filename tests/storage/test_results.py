@@ -104,6 +104,43 @@ def test_what_one_build_was_told_stays_while_another_prunes(root: Path) -> None:
         assert [each.id for each in other.prune().records] == [layer]
 
 
+def test_a_build_that_finds_everything_writes_nothing(root: Path) -> None:
+    with Store.open(root) as store, store.layers.draft() as draft:
+        store.results.put(key("op"), [(draft.commit(),)])
+    for _ in range(2):
+        with Store.open(root) as store:
+            assert store.results.results(key("op"))
+            assert store._database._connection is not None
+            assert store._database._connection.total_changes == 0
+
+
+def test_what_was_used_long_ago_is_marked_as_used_and_stays(root: Path) -> None:
+    with Store.open(root) as store, store.layers.draft() as draft:
+        store.results.put(key("op"), [(draft.commit(),)])
+        with store._database.transaction() as rows:
+            rows.execute("UPDATE results SET used = 1")
+            rows.execute("UPDATE layers SET used = 1")
+    with Store.open(root) as build, Store.open(root) as other:
+        assert build.results.results(key("op"))
+        assert other.prune(PruneOptions(all=True)).records == ()
+        assert build.results.results(key("op"))
+
+
+def test_under_a_cap_only_what_this_build_used_is_spared(root: Path) -> None:
+    from tests.storage.test_gc import pass_time
+
+    with Store.open(root) as store:
+        for name in ("a", "b"):
+            with store.layers.draft() as draft:
+                store.results.put(key(name), [(draft.commit(),)])
+    pass_time()
+    with Store.open(root, max_size=1 << 30) as build, Store.open(root) as other:
+        assert build.results.results(key("a"))
+        other.prune()
+        assert build.results.results(key("a"))
+        assert build.results.results(key("b")) is None
+
+
 def test_many_threads_and_two_stores_put_and_find(root: Path) -> None:
     from concurrent.futures import ThreadPoolExecutor
 

@@ -7,6 +7,7 @@ next sweep finishes. Does not know how anything was made.
 
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -62,7 +63,7 @@ class Collector:
     def __init__(self, root: Path, database: Database, accounts: Accounts, locks: Locks, lease: Lease) -> None:
         self._root, self._database, self._accounts = root, database, accounts
         self._locks, self._lease = locks, lease
-        self._remove: dict[str, Callable[[Usage, float], bool]] = {
+        self._remove: dict[str, Callable[[Usage], bool]] = {
             "layer": self._remove_layer,
             "blob": self._remove_blob,
             "cache-mount": self._remove_cache_mount,
@@ -76,27 +77,26 @@ class Collector:
         self.sweep()
         self._sweep_partial()
         usage, held = self._accounts.usage(), self._accounts.held()
-        since = min(self._accounts.protected_since(), self._lease.start)
         total = sum(each.size for each in usage)
         gone: list[Usage] = []
         for each in sorted(usage, key=_order):
             if options.keep is not None and total <= options.keep:
                 break
             may_go = each.kind in self._remove and not each.in_use and options.cover(each)
-            if may_go and self._remove[each.kind](each, since):
+            if may_go and self._remove[each.kind](each):
                 gone.append(each)
                 total -= each.size
         if options.keep is None and not options.ids:
-            self._forget_rows(options, held, since)
+            self._forget_rows(options, held)
         self.empty_trash()
         return Pruned(tuple(gone), sum(each.size for each in gone))
 
     # ---- one thing each: True when it went ---------------------------------------------------------------------------
 
-    def _remove_layer(self, usage: Usage, since: float) -> bool:
+    def _remove_layer(self, usage: Usage) -> bool:
         with self._database.transaction() as rows:
             row = rows.execute("SELECT used FROM layers WHERE id = ?", (usage.id,)).fetchone()
-            if row is None or row[0] >= since:
+            if row is None or row[0] >= self._since():
                 return False
             _drop_layer(rows, usage.id)
         # Only now: killed in between, it is a directory without a record, which a sweep removes; the other way round it
@@ -104,24 +104,24 @@ class Collector:
         self._throw_away(self._root / "layers" / usage.id)
         return True
 
-    def _remove_blob(self, usage: Usage, since: float) -> bool:
+    def _remove_blob(self, usage: Usage) -> bool:
         algorithm, _, hexadecimal = usage.id.partition(":")
         path = self._root / "blobs" / algorithm / hexadecimal
         aside = self._root / "trash" / self._lease.new_name()
         with self._database.transaction() as rows:
-            if not path.exists() or path.stat().st_mtime >= since:
+            if not path.exists() or path.stat().st_mtime >= self._since():
                 return False
             for (layer,) in rows.execute(_LAYERS_WITHOUT_BYTES, (usage.id, usage.id)).fetchall():
                 _drop_layer(rows, layer)
         with suppress(FileNotFoundError):
             os.rename(path, aside)
-            if aside.stat().st_mtime >= since:  # somebody marked it as used just now
+            if aside.stat().st_mtime >= self._since():  # somebody marked it as used just now
                 os.rename(aside, path)
                 return False
             aside.unlink()
         return True
 
-    def _remove_cache_mount(self, usage: Usage, since: float) -> bool:
+    def _remove_cache_mount(self, usage: Usage) -> bool:
         with self._locks.tried(lock_name(usage.id)) as free:
             if not free:
                 return False
@@ -132,29 +132,33 @@ class Collector:
                 (self._root / "cache-mounts" / usage.id).parent.rmdir()
         return True
 
-    def _remove_log(self, usage: Usage, since: float) -> bool:
+    def _remove_log(self, usage: Usage) -> bool:
         with self._database.transaction() as rows:
             rows.execute("DELETE FROM logs WHERE file = ?", (usage.id,))
         (self._root / "logs" / usage.id).unlink(missing_ok=True)
         return True
 
-    def _remove_source(self, usage: Usage, since: float) -> bool:
+    def _remove_source(self, usage: Usage) -> bool:
         kind, _, name = usage.id.partition("/")
         with self._locks.tried(f"{kind} {name}") as free:  # the lock of who keeps it: sources/git.py
             if free:
                 self._throw_away(self._root / kind / name)
             return free
 
+    def _since(self) -> float:
+        """What was used since then is somebody's. Asked anew for each thing: builds begin while we collect."""
+        return min(self._accounts.protected_since(), self._lease.start)
+
     def _throw_away(self, path: Path) -> None:
         with suppress(FileNotFoundError):
             os.rename(path, self._root / "trash" / self._lease.new_name())
 
-    def _forget_rows(self, options: PruneOptions, held: Held, since: float) -> None:
+    def _forget_rows(self, options: PruneOptions, held: Held) -> None:
         """Forget what takes no space of its own: results, lazy layers, old notes."""
         if options.kinds and "layer" not in options.kinds:
             return
-        before = min(since, options.until or since)
         with self._database.transaction() as rows:
+            before = min(self._since(), options.until or time.time())
             if options.all:
                 forget(rows, [row[0] for row in rows.execute("SELECT key FROM results WHERE used < ?", (before,))])
             for (layer,) in rows.execute(_UNUSED_LAZY, (LAZY, before)).fetchall():

@@ -40,7 +40,13 @@ class ImageStore:
         return row and _read(row)
 
     def set(self, record: ImageRecord) -> ImageRecord | None:
-        """Give the name to the image; returns the record that had it before."""
+        """Give the name to the image; returns the record that had it before.
+
+        An image that has the name already keeps the time it got here.
+        """
+        before = self.get(record.name)
+        if before and (before.target, before.id) == (record.target, record.id):
+            return before
         self._flush()
         target = json.dumps(record.target.to_json())
         with self._database.transaction(durable=True) as rows:

@@ -84,13 +84,15 @@ def _request(name: str, shared: bool) -> bytes:
 class Lease:
     """A sign of life: a locked file under `leases/` from first use until `close` or death.
 
-    Its name marks the drafts and partial files of this store object; its age protects, from everyone's garbage
-    collection, all that was used since (`used >= start`).
+    Its name marks the drafts and partial files of this store object. Its file's time protects, from everyone's garbage
+    collection, all that was used since: since its start, or since `grace` seconds before that, once `reach_back` was
+    called, for those who would rather not write down what was used recently anyway.
     """
 
-    def __init__(self, root: Path, taken: Callable[[bool], None] = lambda _: None) -> None:
+    def __init__(self, root: Path, taken: Callable[[bool], None] = lambda _: None, grace: float = 0) -> None:
         """`taken` is called when the lease has been taken, with whether somebody died holding one."""
-        self._root, self._taken = root, taken
+        self._root, self._taken, self._grace = root, taken, grace
+        self._reached = False
         self._directory = root / "leases"
         self._lock = threading.Lock()
         self._fd = -1
@@ -114,6 +116,15 @@ class Lease:
     def now(self) -> float:
         """The time to record a use with: never before the lease's start, even if the clock was set back."""
         return max(time.time(), self.start)
+
+    def reach_back(self, used: float) -> bool:
+        """Protect, from now on, what was used at `used`; False, and nothing done, when that is too long ago."""
+        if used < self.start - self._grace:
+            return False
+        if not self._reached and used < self.start:
+            os.utime(self._fd, (self.start, self.start - self._grace))
+            self._reached = True
+        return True
 
     def close(self) -> None:
         with self._lock:

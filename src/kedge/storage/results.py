@@ -17,6 +17,8 @@ from kedge.storage.database import Database
 from kedge.storage.layer_records import mark_used
 from kedge.storage.locks import Lease, Locks
 
+_STORED = "SELECT snapshots, used FROM results WHERE key = ?"
+
 
 class ResultStore:
     """Implements kedge.solver.contracts.CacheStore; the contract of each method is there."""
@@ -24,28 +26,32 @@ class ResultStore:
     def __init__(self, database: Database, locks: Locks, lease: Lease) -> None:
         self._database, self._locks, self._lease = database, locks, lease
         self._used: set[Layer] = set()  # layers marked as used since our lease began
-        self._touched: set[Digest] = set()  # keys likewise
 
     def results(self, key: CacheKey) -> list[Snapshot] | None:
         """What is stored under the key, None when there is nothing or one of its layers is gone. Marks it as used."""
         digest = key.digest
-        row = self._database.row("SELECT snapshots FROM results WHERE key = ?", digest)
-        if row is None:
-            return None
-        snapshots = _read(row[0])
-        if digest in self._touched:
-            return snapshots
+        row = self._database.row(_STORED, digest)
+        if row and self._lease.reach_back(row[1]):
+            row = self._database.row(_STORED, digest)  # it may have gone before we protected it
+        elif row:
+            row = self._touched(digest)
+        return _read(row[0]) if row else None
+
+    def _touched(self, digest: Digest) -> tuple[str, float] | None:
+        """The row of a result, which it marks as used with its layers; None when it is gone."""
         now = self._lease.now()
-        layers = {layer for snapshot in snapshots for layer in snapshot}
         with self._database.transaction() as rows:
-            if not rows.execute("UPDATE results SET used = ? WHERE key = ?", (now, digest)).rowcount:
-                return None  # collected between the two statements
+            row: tuple[str, float] | None = rows.execute(_STORED, (digest,)).fetchone()
+            if row is None:
+                return None
+            layers = {layer for snapshot in _read(row[0]) for layer in snapshot}
             if not mark_used(rows, layers - self._used, now):
                 forget(rows, [digest])
                 return None
+            # Its layers were used since our lease began: `used` of a result is never later than that of its layers.
+            rows.execute("UPDATE results SET used = ? WHERE key = ?", (self._lease.start, digest))
         self._used |= layers
-        self._touched.add(digest)
-        return snapshots
+        return row
 
     def put(self, key: CacheKey, results: list[Snapshot], manifest: KeyManifest | None = None) -> None:
         """Store results, replacing earlier ones, and remember the manifest as its place's latest.
@@ -68,7 +74,6 @@ class ResultStore:
                     "INSERT OR REPLACE INTO places VALUES (?, ?, ?)", (manifest.place, _write_manifest(manifest), now)
                 )
         self._used |= layers
-        self._touched.add(digest)
 
     def recall(self, definition: Digest) -> CacheKey | None:
         """The key a definition led to, as long as results are stored under it."""

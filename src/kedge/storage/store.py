@@ -45,6 +45,9 @@ if TYPE_CHECKING:
     from kedge.storage.gc import Collector, Pruned, PruneOptions
 
 __all__ = ["Fetch", "Store", "default_root"]
+# Seconds. What was used so shortly before a build is not marked as used again by it: a build that finds everything
+# cached writes nothing. Not under a cap, where nothing may be spared that could make room.
+_GRACE = 600.0
 # `empty` last: where it is, all are.
 _PARTS = ("blobs", "blobs/sha256", "layers", "cache-mounts", "logs", "ingest", "drafts", "trash", "leases", "empty")
 
@@ -66,7 +69,7 @@ class Store:
     def __init__(self, root: Path, fetch: Fetch | None, max_size: int) -> None:
         self.root, self.fetch = root, fetch
         self._database = Database(root / "kedge.db", overlay_prefix(), self._after_open)
-        self._locks, self._lease = Locks(root), Lease(root, self._on_lease)
+        self._locks, self._lease = Locks(root), Lease(root, self._on_lease, 0 if max_size else _GRACE)
         self._budget = Budget(self._database, self._locks, self._lease, max_size)
         self._records = LayerRecords(root, self._database, self._lease)
         self.blobs = BlobStore(root, self._locks, self._lease, self._budget)
