@@ -20,6 +20,7 @@ from kedge.model import ops
 from kedge.model.cachekey import Selection
 from kedge.model.errors import IntegrityError, InvalidInput, KedgeError, NotFound, SourceError
 from kedge.model.patterns import Patterns
+from kedge.storage import ownership
 from kedge.storage.checksum import Witness, checksum
 from kedge.storage.copy import copy
 from kedge.storage.ownership import Ids
@@ -375,6 +376,18 @@ def test_owners(place: Place) -> None:
     assert {owners[name] for name in ("kept", "kept/f", "kept/l")} == {(1000, 2000)}
     assert {owners[name] for name in ("a", "a/given", "a/given/f", "a/given/l")} == {(5, 6)}
     assert {owners[name] for name in ("client", "client/f", "client/l")} == {(0, 0)}
+
+
+def test_a_single_id_records_who_should_own(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ownership, "policy", lambda: ownership.Policy.SINGLE)
+    plant(place.source, {"d/f": "x"})
+    place.copy("d", "/a/n", Ids(1000, 50))
+    for name in ("a", "a/n", "a/n/f"):
+        assert os.getxattr(place.dest / name, "user.kedge.owner") == b"1000:50"
+        assert (place.dest / name).stat().st_uid == os.geteuid()
+    again = Tree(place.fds[1])
+    copy(ops.Copy("/a/n", "/kept", create_dest_path=True), again, place.fds[1])
+    assert os.getxattr(place.dest / "kept/f", "user.kedge.owner") == b"1000:50"
 
 
 @needs_root

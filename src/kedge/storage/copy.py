@@ -132,20 +132,18 @@ class _Copier:
 
     def _make_dirs(self, path: str) -> None:
         mode = 0o755 if self._action.mode == _OWN_MODE or self._symbolic else self._action.mode & 0o7777
-        owner = None if self._owner is None else (self._owner.uid, self._owner.gid)
         try:
-            fd, made = paths.make_dirs_in_root(
-                self._root, path, mode, None if self._how is ownership.Policy.SINGLE else owner
-            )
+            fd, made = paths.make_dirs_in_root(self._root, path, mode)
         except NotADirectoryError:
             raise InvalidInput(
                 f"cannot copy to {self._action.dest}: something on the way to it is no directory"
             ) from None
         os.close(fd)
         self._made += made
-        if self._how is ownership.Policy.SINGLE and owner is not None:
+        if self._owner is not None:
+            uid, gid = self._owner.uid, self._owner.gid
             for name in made:
-                self._with_directory(name, lambda fd: ownership.give(fd, *owner, self._how))
+                self._with_directory(name, lambda fd: ownership.give(fd, uid, gid, self._how))
 
     def _with_directory(self, path: str, change: Callable[[int], None]) -> None:
         fd = paths.open_in_root(self._root, path, _DIRECTORY)
