@@ -87,7 +87,7 @@ def test_a_failed_step_ends_with_its_last_ten_lines() -> None:
     )
 
 
-@pytest.mark.parametrize("error", ["context canceled", "cancelled"])
+@pytest.mark.parametrize("error", ["context canceled", "cancelled: another step failed", "the build was stopped"])
 def test_a_cancelled_step_is_no_failure(error: str) -> None:
     assert Recorder().show(done(A, "RUN x", error=error)).text() == "#1 RUN x\n#1 CANCELED\n"
 

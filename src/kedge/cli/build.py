@@ -40,7 +40,8 @@ def work(options: Options, console: Console) -> int:
         return show_answer(request, result, console)
     _write_files(options, result)
     if options.quiet:
-        console.print(result.id)
+        if result.images:  # of files alone there is no id to show
+            console.print(result.id)
     elif mode != "rawjson":
         for line in warning_lines(result.warnings):
             console.complain(line)
@@ -201,7 +202,7 @@ def _client_environment(console: Console) -> Pairs:
 
 def _write_files(options: Options, result: "BuildResult") -> None:
     try:
-        if options.iidfile:
+        if options.iidfile and result.images:
             Path(options.iidfile).write_text(result.id)
         if options.metadata_file:
             import json

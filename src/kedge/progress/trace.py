@@ -11,7 +11,8 @@ from kedge.model.event import Event, LogEvent, StatusEvent, VertexEvent, Warning
 from kedge.model.value import dataclass, field
 
 KEPT_LINES = 20  # of a step's output, to be shown again when it fails
-_CANCELLED = ("context canceled", "canceled", "cancelled")
+# What a step's error says when nothing is wrong with the step itself: our own words, and BuildKit's.
+_CANCELLED = ("cancelled", "canceled", "stopped", "the build was stopped", "the step was stopped")
 
 
 @dataclass(slots=True)
@@ -61,7 +62,7 @@ class Row:
 
     @property
     def cancelled(self) -> bool:
-        return self.error.lower().endswith(_CANCELLED)
+        return self.error.startswith(_CANCELLED) or self.error.endswith("context canceled")
 
     @property
     def failed(self) -> bool:

@@ -82,7 +82,7 @@ class Tty:
         self._draw(final=True)
         for row in self._trace.rows:
             if row.failed:
-                self._out.write("".join(line + "\n" for line in failure_lines(row, 20)))
+                self._out.write("".join(line + "\n" for line in failure_lines(row, 20, clean=True)))
         self._out.flush()
 
     def _draw(self, final: bool = False) -> None:

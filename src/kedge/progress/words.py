@@ -45,8 +45,9 @@ def printable(line: bytes) -> str:
     return _CONTROLS.sub("", text)
 
 
-def failure_lines(row: Row, count: int) -> list[str]:
-    """The block that ends a build: a failed step's name and its last `count` lines."""
+def failure_lines(row: Row, count: int, *, clean: bool = False) -> list[str]:
+    """The block that ends a build: a failed step's name and its last `count` lines, `clean` for a terminal."""
     start = row.started or 0.0
-    lines = [f"{log_time(time - start)} {line.decode('utf-8', 'replace')}" for time, line in list(row.tail)[-count:]]
+    tail = [(time, printable(line) if clean else line.decode("utf-8", "replace")) for time, line in row.tail]
+    lines = [f"{log_time(time - start)} {text}" for time, text in tail[-count:]]
     return ["------", f" > {row.name}:", *lines, "------"]
