@@ -151,7 +151,7 @@ class ArchiveWriter:
     def __init__(self, path: Path, names: Sequence[str] = ()) -> None:
         self._path, self._names = path, names
         self._lock = threading.Lock()
-        self._written = set[Digest]()
+        self._written, self._directories = set[Digest](), set[str]()
         self._index = Index(())
         self._stack = contextlib.ExitStack()
 
@@ -180,6 +180,7 @@ class ArchiveWriter:
             if blob.digest in self._written:
                 return False
             self._written.add(blob.digest)
+            self._add_directories(blob.digest)
             with open_at(0) as source:
                 self._tar.addfile(
                     _tar_entry(_blob_path(blob.digest), blob.size),
@@ -193,6 +194,15 @@ class ArchiveWriter:
     def publish(self, root: Descriptor, data: bytes) -> None:
         self.put_manifest(root, data)
         self._index = _with_entries(self._index, root, self._names)
+
+    def _add_directories(self, digest: Digest) -> None:
+        """Readers that run as an ordinary user cannot make directories that no entry makes (containers/image)."""
+        for path in ("blobs", f"blobs/{digest.partition(':')[0]}"):
+            if path not in self._directories:
+                self._directories.add(path)
+                entry = _tar_entry(path, 0)
+                entry.type, entry.mode = tarfile.DIRTYPE, 0o755
+                self._tar.addfile(entry)
 
     def _add(self, path: str, data: bytes) -> None:
         self._tar.addfile(_tar_entry(path, len(data)), io.BytesIO(data))

@@ -145,20 +145,21 @@ class DockerCredentials:
 
     def _run(self, helper: str, action: str, text: str, *, missing_is_fine: bool = False) -> str:
         """What a helper prints. Its output may hold secrets, so that no error text repeats it."""
+        import shutil
         import subprocess
 
         if not isinstance(helper, str) or not _HELPER_NAME.fullmatch(helper):
             raise InvalidInput(f"{self.path} names a credential helper that is no name")
         program = f"docker-credential-{helper}"
+        if not shutil.which(program, path=self._environ.get("PATH")):
+            raise InvalidInput(
+                f"the credential helper {program} is not installed", hint=f"Install it, or take it out of {self.path}."
+            )
         try:
             done = subprocess.run(
                 [program, action], input=text.encode(), capture_output=True, timeout=_HELPER_TIMEOUT, check=False,
                 env=dict(self._environ),
             )  # fmt: skip
-        except FileNotFoundError:
-            raise InvalidInput(
-                f"the credential helper {program} is not installed", hint=f"Install it, or take it out of {self.path}."
-            ) from None
         except (OSError, subprocess.TimeoutExpired):
             raise InvalidInput(f"the credential helper {program} cannot be run or does not answer") from None
         if done.returncode == 0:
