@@ -1,8 +1,7 @@
 """The inside of a step: from a fresh child in new namespaces to the user's program, by a plan of plain values.
 
-Owns the order of system calls. Runs in the zygote's child only, so it imports nothing slow: no dataclasses, no errors
-of ours. Does not know why the plan says what it says (`plan`). Every target is resolved inside the new root and
-mounted on by descriptor; nothing here trusts a name in the image twice.
+Owns the order of system calls. Runs in the zygote's child only, so it imports nothing slow: no value classes, no errors
+of ours. Does not know why the plan says what it says (`plan`).
 
 The plan of one run, in words: build the root mount and put it over `/`; mount the list, in order, inside it; mask what
 /proc and /sys must not show; pivot; then hostname, limits, streams, ids, capabilities, filter; then execve.
@@ -17,48 +16,19 @@ import resource
 import socket
 import stat
 import struct
-from collections.abc import Callable
 from contextlib import suppress
 from marshal import dumps, loads
 
 from kedge.kernel import syscalls as sc
-from kedge.kernel.paths import make_dirs_in_root, open_in_root, resolve_in_root
+from kedge.kernel.paths import make_dirs_in_root
+from kedge.sandbox.mounting import RDONLY, Mounter, Refused
+from kedge.sandbox.system import System
 
 TYPE_CHECKING = False  # typing.TYPE_CHECKING without the import of typing, which is a third of the zygote's start
 if TYPE_CHECKING:
     from typing import Any
 
-NODEV, NOSUID, NOEXEC, RDONLY = (
-    sc.MOUNT_ATTR_NODEV,
-    sc.MOUNT_ATTR_NOSUID,
-    sc.MOUNT_ATTR_NOEXEC,
-    sc.MOUNT_ATTR_RDONLY,
-)
-_DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
-_DEVICE_NUMBERS = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
-_LINKS = (
-    ("fd", "/proc/self/fd"),
-    ("stdin", "/proc/self/fd/0"),
-    ("stdout", "/proc/self/fd/1"),
-    ("stderr", "/proc/self/fd/2"),
-    ("ptmx", "pts/ptmx"),
-)
-_MASKED = {
-    "proc": (
-        *("acpi", "asound", "interrupts", "kcore", "keys", "latency_stats"),
-        *("sched_debug", "scsi", "timer_list", "timer_stats"),
-    ),
-    "sys": ("devices/virtual/powercap", "firmware"),
-}
-_READ_ONLY = ("bus", "fs", "irq", "sys", "sysrq-trigger")
-
-
-class Refused(Exception):
-    """The plan cannot be carried out: `kind` is input, unsupported or failed; the text is for the user."""
-
-    def __init__(self, kind: str, text: str) -> None:
-        super().__init__(text)
-        self.kind, self.text = kind, text
+_MAP_MORE = "more ids are needed in /etc/subuid and /etc/subgid"
 
 
 def run_child(plan_fd: int, stdio: tuple[int, int, int], status: socket.socket) -> None:
@@ -92,15 +62,13 @@ def _tell(status: socket.socket, kind: bytes, value: Any, fds: tuple[int, ...] =
 
 
 class _Child:
-    """One step's child. `root` is the new root's mount, once it is in place."""
+    """One step's child."""
 
     def __init__(self, stdio: tuple[int, int, int], status: socket.socket) -> None:
         self.plan: dict[str, Any] = {}
         self.stdio, self.status = stdio, status
         self.doing = "start"  # for the message, should a system call fail
-        self.root = -1
-        self.contents, self.files = -1, 0
-        self.made: list[tuple[str, int, int, list[tuple[str, bool]]]] = []
+        self.root = -1  # the new root's mount
 
     def run(self) -> None:
         plan = self.plan
@@ -112,24 +80,37 @@ class _Child:
             self._join_cgroup(path)
         if plan["cgroup_namespace"]:
             sc.unshare(sc.CLONE_NEWCGROUP)
-        self.doing = "mount the root"
-        self._mount_root(plan["root"])
-        for step in plan["mounts"]:
-            self.doing = f"mount {step['dest']}"
-            self._mount(step)
-        if self.made:
-            _tell(self.status, b"C", self.made)
-        self.doing = "mask /proc and /sys"
-        if plan["mask"]:
-            self._mask()
-        if plan["root_readonly"]:
-            sc.mount_setattr(self.root, set=RDONLY)
+        self._mount_all()
         self.doing = "enter the root"
         self._enter()
         self.doing = "become the program"
         self._become()
 
-    # ---- mounts ------------------------------------------------------------------------------------------------------
+    def _mount_all(self) -> None:
+        plan, mounter = self.plan, Mounter(self.plan["stage"])
+        system = System(mounter)
+        self.doing = "mount the root"
+        mounter.mount_root(plan["root"])
+        self.root = mounter.root
+        for step in plan["mounts"]:
+            self.doing = f"mount {step['dest']}"
+            if not system.mount(step):
+                mounter.mount(step)
+        if mounter.made:
+            _tell(self.status, b"C", mounter.made)
+        if system.terminal:
+            self._take_terminal(*system.terminal)
+        self.doing = "mask /proc and /sys"
+        if plan["mask"]:
+            system.mask()
+        if plan["root_readonly"]:
+            sc.mount_setattr(self.root, set=RDONLY)
+
+    def _take_terminal(self, master: int, slave: int) -> None:
+        _tell(self.status, b"T", None, (master,))
+        os.close(master)
+        os.fchown(slave, self.plan["uid"] if not self.plan["fake_ids"] else 0, -1)
+        self.stdio = (slave, slave, slave)
 
     def _join_cgroup(self, path: str) -> None:
         try:
@@ -137,270 +118,6 @@ class _Child:
                 file.write("0")
         except OSError as error:
             _tell(self.status, b"N", f"resource limits are not in force: {path}: {error.strerror}")
-
-    def _mount_root(self, step: dict[str, Any]) -> None:
-        self.root = self._source(step)
-        sc.move_mount(self.root, sc.AT_FDCWD, "/")
-
-    def _mount(self, step: dict[str, Any]) -> None:
-        kind = step["source"][0]
-        if kind in _SYSTEM:
-            _SYSTEM[kind](self, step)
-            return
-        source = self._source(step)
-        self._attach(source, step["dest"])
-        os.close(source)
-
-    def _attach(self, source: int, dest: str) -> None:
-        """Put the detached mount on `dest` in the new root, making the mount point if need be."""
-        is_dir = stat.S_ISDIR(os.fstat(source).st_mode)
-        target = self._target(dest, is_dir)
-        try:
-            if stat.S_ISDIR(os.fstat(target).st_mode) != is_dir:
-                what = "a directory on a file" if is_dir else "a file on a directory"
-                raise Refused("input", f"cannot mount {what} at {dest}")
-            sc.move_mount(source, target)
-        finally:
-            os.close(target)
-
-    def _target(self, dest: str, is_dir: bool) -> int:
-        try:
-            return open_in_root(self.root, dest, os.O_PATH)
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            raise Refused("input", f"cannot mount at {dest}: {os.strerror(error.errno or 0)}") from None
-        try:
-            return self._make_target(resolve_in_root(self.root, dest), is_dir)
-        except OSError as error:
-            raise Refused("input", f"cannot make the mount point {dest}: {os.strerror(error.errno or 0)}") from None
-
-    def _make_target(self, path: str, is_dir: bool) -> int:
-        """Make a mount point that no stub layer could give; remembered, so that it is removed after the run."""
-        parent, before = self._existing_parent(path)
-        directory, _, name = path.rpartition("/")
-        fd, made = make_dirs_in_root(self.root, path if is_dir else directory or "/", 0o755)
-        stubs = [(made_path, True) for made_path in made]
-        if not is_dir:
-            os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644, dir_fd=fd))
-            stubs.append((path, False))
-            fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
-        self.made.append((parent, before, self._existing_parent(parent + "/x")[1], stubs))
-        return fd
-
-    def _existing_parent(self, path: str) -> tuple[str, int]:
-        """The nearest parent that exists, and its mtime."""
-        while True:
-            path = path.rpartition("/")[0]
-            try:
-                fd = open_in_root(self.root, path or "/", os.O_PATH)
-            except OSError:
-                if not path:
-                    raise
-                continue
-            mtime = os.fstat(fd).st_mtime_ns
-            os.close(fd)
-            return path, mtime
-
-    def _source(self, step: dict[str, Any]) -> int:
-        """A detached mount of the step's source, with its attributes."""
-        kind, *args = step["source"]
-        fd = _SOURCES[kind](self, step, *args)
-        if step["attributes"]:
-            sc.mount_setattr(fd, set=step["attributes"], recursive=kind == "bind")
-        return fd
-
-    def _overlay(
-        self, step: dict[str, Any], directory: str, lowers: list[str], upper: str, work: str, options: Any
-    ) -> int:
-        os.chdir(directory)
-        try:
-            fd = _overlay_by_fsopen(lowers, upper, work, options)
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOSYS):
-                raise self._overlay_refused(error) from None
-            try:
-                fd = self._overlay_by_mount(lowers, upper, work, options)
-            except OSError as second:
-                raise self._overlay_refused(second) from error
-        if step["selector"]:
-            fd = self._select_staged(fd, step)
-        return fd
-
-    def _overlay_refused(self, error: OSError) -> Refused:
-        return Refused("unsupported", f"cannot mount an overlay: {error.strerror}")
-
-    def _overlay_by_mount(self, lowers: list[str], upper: str, work: str, options: Any) -> int:
-        """Before Linux 6.5: all names in one page, so they are relative to a common directory and short."""
-        escaped = ":".join(_escape(path) for path in reversed(lowers))
-        words = [f"lowerdir={escaped}"]
-        if upper:
-            words += [f"upperdir={_escape(upper)}", f"workdir={_escape(work)}"]
-        words += [key if value is None else f"{key}={value}" for key, value in options]
-        stage = self.plan["stage"]
-        sc.mount("overlay", stage, "overlay", 0, ",".join(words))
-        fd = sc.open_tree(sc.AT_FDCWD, stage, sc.OPEN_TREE_CLONE)
-        sc.umount2(stage, sc.MNT_DETACH)
-        return fd
-
-    def _select_staged(self, fd: int, step: dict[str, Any]) -> int:
-        """The selected part of a detached mount; kernels clone only what is attached, so it is attached out of
-        sight."""
-        sc.move_mount(fd, sc.AT_FDCWD, self.plan["stage"])
-        return self._select(fd, step)
-
-    def _select(self, fd: int, step: dict[str, Any], recursive: bool = False) -> int:
-        selector = step["selector"]
-        try:
-            part = open_in_root(fd, selector, os.O_PATH)
-        except OSError as error:
-            why = "does not exist" if error.errno == errno.ENOENT else os.strerror(error.errno or 0)
-            raise Refused("input", f"cannot mount {selector!r} at {step['dest']}: {why}") from None
-        try:
-            return _clone(part, "", recursive)
-        finally:
-            os.close(part)
-            os.close(fd)
-
-    def _bind(self, step: dict[str, Any], path: str, recursive: bool) -> int:
-        try:
-            fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        except OSError as error:
-            raise Refused("input", f"cannot mount {path} at {step['dest']}: {error.strerror}") from None
-        if step["selector"]:
-            return self._select(fd, step, recursive)
-        try:
-            return _clone(fd, "", recursive)
-        finally:
-            os.close(fd)
-
-    def _tmpfs(self, step: dict[str, Any], size: int, mode: int) -> int:
-        options = [("mode", f"{mode:o}")] + ([("size", str(size))] if size else [])
-        return _new_mount("tmpfs", options, 0)
-
-    def _content(self, step: dict[str, Any], data: bytes, mode: int, uid: int, gid: int) -> int:
-        """A file on one tmpfs of all contents, which is attached out of sight so that its files can be cloned."""
-        if self.contents < 0:
-            self.contents = _new_mount("tmpfs", [("mode", "700")], NODEV | NOSUID | NOEXEC)
-            sc.move_mount(self.contents, sc.AT_FDCWD, self.plan["stage"])
-        self.files += 1
-        name = str(self.files)
-        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=self.contents)
-        try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(fd, view) :]
-            if uid or gid:
-                _chown_if_mapped(fd, uid, gid)
-            os.fchmod(fd, mode)
-        finally:
-            os.close(fd)
-        return sc.open_tree(self.contents, name, sc.OPEN_TREE_CLONE)
-
-    # ---- what every step gets ----------------------------------------------------------------------------------------
-
-    def _proc(self, step: dict[str, Any]) -> None:
-        try:
-            fd = _new_mount("proc", [], NODEV | NOSUID | NOEXEC)
-        except OSError as error:
-            raise Refused("unsupported", f"cannot mount /proc: {error.strerror}") from None
-        self._attach(fd, "/proc")
-        self.proc = fd
-
-    def _sys(self, step: dict[str, Any]) -> None:
-        attributes = NODEV | NOSUID | NOEXEC | step["attributes"]
-        try:
-            fd = _new_mount("sysfs", [], attributes)
-        except OSError:
-            # In a user namespace with the machine's network: show the machine's own, read-only.
-            fd = _clone(sc.AT_FDCWD, "/sys", True)
-            sc.mount_setattr(fd, set=attributes, recursive=True)
-        self._attach(fd, "/sys")
-        self.sys = fd
-
-    def _cgroup(self, step: dict[str, Any], version: int) -> None:
-        attributes = NODEV | NOSUID | NOEXEC | step["attributes"]
-        try:
-            fd = _new_mount("cgroup2" if version == 2 else "tmpfs", [], attributes)
-        except OSError:
-            fd = _new_mount("tmpfs", [], attributes)
-        try:
-            target = open_in_root(self.sys, "fs/cgroup", os.O_PATH)
-        except OSError:
-            return  # a kernel without cgroups
-        sc.move_mount(fd, target)
-
-    def _dev(self, step: dict[str, Any], shm_size: int, pts_gid: int, terminal: bool) -> None:
-        dev = _new_mount("tmpfs", [("mode", "755"), ("size", "64k"), ("nr_inodes", "4k")], NOSUID | NODEV | NOEXEC)
-        self._attach(dev, "/dev")
-        for name in _DEVICES:
-            self._device(dev, name)
-        for name, target in _LINKS:
-            os.symlink(target, name, dir_fd=dev)
-        for name in ("pts", "shm", "mqueue"):
-            os.mkdir(name, 0o755, dir_fd=dev)
-        options = [("mode", "620"), ("ptmxmode", "666")] + ([("gid", str(pts_gid))] if pts_gid else [])
-        sc.move_mount(_new_mount("devpts", options, NOSUID | NOEXEC), dev, "pts")
-        options = [("mode", "1777"), ("size", str(shm_size))]
-        sc.move_mount(_new_mount("tmpfs", options, NOSUID | NODEV | NOEXEC), dev, "shm")
-        try:
-            sc.move_mount(_new_mount("mqueue", [], NOSUID | NODEV | NOEXEC), dev, "mqueue")
-        except OSError as error:  # a kernel without POSIX message queues
-            if error.errno != errno.ENODEV:
-                raise
-        if terminal:
-            self._terminal(dev)
-
-    def _device(self, dev: int, name: str) -> None:
-        """The machine's own node, bound: the tmpfs below allows no devices, whatever a step makes there."""
-        fd = sc.open_tree(sc.AT_FDCWD, f"/dev/{name}", sc.OPEN_TREE_CLONE)
-        info = os.fstat(fd)
-        if not stat.S_ISCHR(info.st_mode) or info.st_rdev != os.makedev(*_DEVICE_NUMBERS[name]):
-            raise Refused("unsupported", f"/dev/{name} of this machine is not the device it should be")
-        os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=dev))
-        sc.move_mount(fd, dev, name)
-        os.close(fd)
-
-    def _terminal(self, dev: int) -> None:
-        """A pseudo-terminal of the step's own devpts: its master goes to the builder, the slave becomes our
-        streams."""
-        master = os.open("pts/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC, dir_fd=dev)
-        fcntl.ioctl(master, 0x40045431, struct.pack("i", 0))  # TIOCSPTLCK: unlock
-        slave = fcntl.ioctl(master, 0x5441, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)  # TIOCGPTPEER
-        _tell(self.status, b"T", None, (master,))
-        os.close(master)
-        os.fchown(slave, self.plan["uid"] if not self.plan["fake_ids"] else 0, -1)
-        os.close(os.open("console", os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=dev))
-        console = sc.open_tree(slave, "", sc.OPEN_TREE_CLONE | sc.AT_EMPTY_PATH)
-        sc.move_mount(console, dev, "console")
-        os.close(console)
-        self.stdio = (slave, slave, slave)
-
-    def _mask(self) -> None:
-        null = sc.open_tree(sc.AT_FDCWD, "/dev/null", sc.OPEN_TREE_CLONE)
-        sc.mount_setattr(null, set=RDONLY | NOSUID | NOEXEC)
-        first = True
-        for top, names in (("proc", _MASKED["proc"]), ("sys", _MASKED["sys"])):
-            base = self.proc if top == "proc" else self.sys
-            for name in names:
-                fd = _open_existing(base, name)
-                if fd < 0:
-                    continue
-                if stat.S_ISDIR(os.fstat(fd).st_mode):
-                    sc.move_mount(_new_mount("tmpfs", [("size", "0"), ("nr_inodes", "2")], RDONLY | NODEV | NOSUID), fd)
-                else:
-                    # A detached mount attaches once; the later ones are clones of the first, now attached, one.
-                    sc.move_mount(null if first else sc.open_tree(null, "", sc.OPEN_TREE_CLONE | sc.AT_EMPTY_PATH), fd)
-                    first = False
-                os.close(fd)
-        for name in _READ_ONLY:
-            fd = _open_existing(self.proc, name)
-            if fd >= 0:
-                copy = _clone(fd, "", True)
-                sc.mount_setattr(copy, set=RDONLY | NODEV | NOSUID | NOEXEC, recursive=True)
-                sc.move_mount(copy, fd)
-                os.close(copy)
-                os.close(fd)
 
     # ---- becoming the program ----------------------------------------------------------------------------------------
 
@@ -422,12 +139,11 @@ class _Child:
             raise Refused(
                 "input", f"cannot use {cwd} as the working directory: {os.strerror(error.errno or 0)}"
             ) from None
-        try:
-            if os.readlink(f"/proc/self/fd/{fd}").startswith("(unreachable)"):
-                raise Refused("input", f"the working directory {cwd} is outside of the root")
-        except OSError:
-            pass
         os.fchdir(fd)
+        try:
+            os.getcwd()
+        except OSError:
+            raise Refused("input", f"the working directory {cwd} is outside of the root") from None
 
     def _become(self) -> None:
         plan = self.plan
@@ -536,83 +252,7 @@ class _Child:
             sc.capset(keep, keep, 0)
 
 
-_MAP_MORE = "more ids are needed in /etc/subuid and /etc/subgid"
-_SOURCES: dict[str, Callable[..., int]] = {
-    "overlay": _Child._overlay,
-    "bind": _Child._bind,
-    "tmpfs": _Child._tmpfs,
-    "content": _Child._content,
-}
-_SYSTEM: dict[str, Callable[..., None]] = {
-    "proc": lambda child, step: child._proc(step),
-    "sys": lambda child, step: child._sys(step),
-    "cgroup": lambda child, step: child._cgroup(step, *step["source"][1:]),
-    "dev": lambda child, step: child._dev(step, *step["source"][1:]),
-}
-
-
 # ---- single acts -----------------------------------------------------------------------------------------------------
-
-
-def _new_mount(kind: str, options: list[tuple[str, str]], attributes: int) -> int:
-    fs = sc.fsopen(kind)
-    try:
-        for key, value in options:
-            sc.fsconfig_string(fs, key, value)
-        sc.fsconfig_create(fs)
-        return sc.fsmount(fs, attributes)
-    finally:
-        os.close(fs)
-
-
-def _overlay_by_fsopen(lowers: list[str], upper: str, work: str, options: Any) -> int:
-    fs = sc.fsopen("overlay")
-    try:
-        for path in reversed(lowers):  # the kernel wants the top one first
-            sc.fsconfig_string(fs, "lowerdir+", path)
-        if upper:
-            sc.fsconfig_string(fs, "upperdir", upper)
-            sc.fsconfig_string(fs, "workdir", work)
-        for key, value in options:
-            if value is None:
-                sc.fsconfig_flag(fs, key)
-            else:
-                sc.fsconfig_string(fs, key, value)
-        sc.fsconfig_create(fs)
-        return sc.fsmount(fs, 0)
-    finally:
-        os.close(fs)
-
-
-def _escape(path: str) -> str:
-    return path.replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,")
-
-
-def _clone(dir_fd: int, path: str, recursive: bool) -> int:
-    flags = sc.OPEN_TREE_CLONE | (0 if path else sc.AT_EMPTY_PATH)
-    if not recursive:
-        try:
-            return sc.open_tree(dir_fd, path, flags)
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
-            # In a user namespace a mount may not be shown without the ones that cover parts of it: take them along.
-    return sc.open_tree(dir_fd, path, flags | sc.AT_RECURSIVE)
-
-
-def _chown_if_mapped(fd: int, uid: int, gid: int) -> None:
-    try:
-        os.fchown(fd, uid, gid)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EPERM):
-            raise
-
-
-def _open_existing(base: int, name: str) -> int:
-    try:
-        return open_in_root(base, name, os.O_PATH)
-    except OSError:
-        return -1
 
 
 def _raise_loopback() -> None:
