@@ -45,7 +45,7 @@ def tree(tmp_path: Path) -> Path:
     return root
 
 
-def written(root: Path | int, options: TarOptions = TarOptions()) -> bytes:  # noqa: B008
+def written(root: Path | int, options: TarOptions | None = None) -> bytes:
     out = io.BytesIO()
     done = write_tar(root, out, options)
     assert done.bytes == len(out.getvalue())

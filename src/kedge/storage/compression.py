@@ -32,8 +32,11 @@ class Source(Protocol):
 class Decompressed(Protocol):
     """A stream of plain bytes. `consumed` counts the compressed bytes taken so far."""
 
-    format: Format
-    consumed: int
+    @property
+    def format(self) -> Format: ...
+
+    @property
+    def consumed(self) -> int: ...
 
     def read(self, size: int = -1, /) -> bytes:
         """Up to `size` bytes, all with -1; b"" at the end. Raises IntegrityError for damaged or cut off bytes."""
@@ -198,7 +201,7 @@ class _Zstd:
 
         self._error = zstandard.ZstdError
         self._source = source
-        self._frames = _Frames(source)
+        self._frames: Any = _Frames(source)  # all of a file that the library uses is read()
         decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
         self._reader = decompressor.stream_reader(self._frames, read_size=_IN, read_across_frames=True)
 

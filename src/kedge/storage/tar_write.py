@@ -64,7 +64,7 @@ class Written:
 def write_tar(
     directory: Path | int,
     out: Writable,
-    options: TarOptions = TarOptions(),
+    options: TarOptions | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Written:
     """Write the tree at `directory` (a path or a descriptor) to `out` as one tar with its end marker.
@@ -74,7 +74,7 @@ def write_tar(
     when the tree cannot be read; what `out.write` raises passes through.
     """
     base = f"/proc/self/fd/{directory}" if isinstance(directory, int) else str(directory)
-    writer = _Writer(os.fsencode(base), out, options, progress)
+    writer = _Writer(os.fsencode(base), out, options or TarOptions(), progress)
     writer.tree()
     return Written(writer.entries, writer.bytes)
 
