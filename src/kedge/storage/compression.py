@@ -5,7 +5,7 @@ the image is ever run (CVE-2026-41567). Does not know what the bytes mean.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, cast
 
 from kedge.model.errors import IntegrityError
 
@@ -201,9 +201,10 @@ class _Zstd:
 
         self._error = zstandard.ZstdError
         self._source = source
-        self._frames: Any = _Frames(source)  # all of a file that the library uses is read()
+        self._frames = _Frames(source)
+        file = cast(Any, self._frames)  # all of a file that the library uses is read()
         decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
-        self._reader = decompressor.stream_reader(self._frames, read_size=_IN, read_across_frames=True)
+        self._reader = decompressor.stream_reader(file, read_size=_IN, read_across_frames=True)
 
     @property
     def consumed(self) -> int:
