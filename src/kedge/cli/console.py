@@ -32,6 +32,7 @@ class Console:
     stderr: TextIO
     environment: Mapping[str, str]
     root: Path | None = None
+    debug: bool = False  # show a traceback with every error
     failure_code: int = 1  # what the process ends with when the command raises a KedgeError
     _store: "Store | None" = field(default=None, repr=False)
     _registry: "Registry | None" = field(default=None, repr=False)
@@ -47,6 +48,7 @@ class Console:
     def configure(self, options: Options) -> None:
         """Take over the global options that are given; called for what stands before the command and what behind."""
         self.root = Path(options.root).absolute() if options.root else self.root
+        self.debug = self.debug or bool(options.debug)
         if options.config:
             # The one place that every part of a process looks at, this one's helpers included.
             os.environ["KEDGE_CONFIG"] = str(Path(options.config).absolute())

@@ -94,13 +94,15 @@ def run(words: list[str]) -> int:
     from kedge.cli.console import Console
 
     console = Console.of_process()
-    debug = False
     try:
         options, rest = parse_global(words)
-        debug = options.debug
+        console.configure(options)
+        _stop_cleanly()
         return _run(options, rest, console)
     except KedgeError as error:
-        return _failed(error, console, debug)
+        return _failed(error, console)
+    except Terminated as signal:
+        return 128 + int(signal.args[0])
     except KeyboardInterrupt:
         console.interrupted()
         return INTERRUPTED
@@ -112,9 +114,27 @@ def run(words: list[str]) -> int:
         console.close()
 
 
+class Terminated(KeyboardInterrupt):
+    """Another process asked us to end: as with Ctrl-C, steps are stopped and nothing half-made is kept."""
+
+
+def _stop_cleanly() -> None:
+    """Let SIGTERM and SIGHUP end what we do in the way Ctrl-C does, unless we were told to ignore them (nohup)."""
+    import signal
+
+    def terminated(number: int, _: object) -> None:
+        raise Terminated(number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, terminated)
+
+
 def _run(options: Options, words: list[str], console: "Console") -> int:
     if options.version:
         words = ["version", "--short"]
+    if words[:1] == ["help"]:
+        words = [*words[1:], "--help"] if words[1:] else []
     if options.help or not words:
         from kedge.cli.help import overview
 
@@ -128,7 +148,6 @@ def _run(options: Options, words: list[str], console: "Console") -> int:
 
         console.print(page(command))
         return SUCCESS
-    console.configure(options)
     console.configure(chosen)
     if command.privileged:
         console.enter_user_namespace()
@@ -143,16 +162,14 @@ def _choose(words: list[str]) -> tuple[str, list[str]]:
         name = ALIASES.get(name, name)
         if len(words) >= count and name in known:
             return name, words[count:]
-    if words[0] == "help":
-        return _choose(words[1:])[0] if words[1:] else "version", ["--help"]
     guess = nearest(words[0], known)
     raise UsageError(f"unknown command: kedge {words[0]}", "", f"Did you mean kedge {guess}?" if guess else "")
 
 
-def _failed(error: KedgeError, console: "Console", debug: bool) -> int:
+def _failed(error: KedgeError, console: "Console") -> int:
     from kedge.cli.failure import describe
 
-    if debug:
+    if console.debug:
         import traceback
 
         traceback.print_exception(error, file=console.stderr)
