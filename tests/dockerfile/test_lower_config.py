@@ -275,6 +275,7 @@ def test_the_time_may_stand_in_the_file_or_be_that_of_the_context(lowered: Lower
     result = lowered("FROM scratch\nARG SOURCE_DATE_EPOCH\n", build_args={"SOURCE_DATE_EPOCH": "context"},
                      epochs={"context": 7})  # fmt: skip
     assert (result.target.epoch, result.history) == (7, ["ARG SOURCE_DATE_EPOCH=7"])
+    assert lowered("FROM scratch\n", build_args={"SOURCE_DATE_EPOCH": "context"}).target.epoch is None
     with pytest.raises(DockerfileError, match="invalid SOURCE_DATE_EPOCH: 'soon'"):
         lowered("FROM scratch\n", build_args={"SOURCE_DATE_EPOCH": "soon"})
 

@@ -127,6 +127,8 @@ def _read_epoch(text: str, options: LowerOptions, declared: ArgValue | None) -> 
         return int(text)
     if text in options.epochs:
         return options.epochs[text]
+    if text == "context" and options.main_context is None:
+        return None  # the client's directory has no time of its own
     raise DockerfileError(
         f"invalid {EPOCH}: {text[:100]!r}",
         location=declared.location if declared else None,
