@@ -99,6 +99,7 @@ class Authorizer:
 
     def __init__(self, origin: Origin, host: RegistryHost, find: Callable[[], Credential | None], ask: Ask) -> None:
         self.origin = origin
+        self.wants_identity = False  # a login: also ask for an identity token to keep
         self._host = host
         self._find = find
         self._ask = ask
@@ -219,14 +220,16 @@ class Authorizer:
         query += [("scope", scope) for scope in sorted(scopes)]
         headers = {}
         if credential and credential.username:
-            query += [("account", credential.username), ("client_id", CLIENT_ID), ("offline_token", "true")]
+            query += [("account", credential.username), ("client_id", CLIENT_ID)]
+            query += [("offline_token", "true")] if self.wants_identity else []
             headers["Authorization"] = f"Basic {_encoded(credential)}"
         url = realm + ("&" if "?" in realm else "?") + urlencode(query)
         answer = self._ask("GET", url, headers, None, self._settings(realm))
         if answer.status in (404, 405) and credential and credential.password:
             answer.close()
             fields = {"grant_type": "password", "username": credential.username, "password": credential.password}
-            return self._post(realm, challenge, scopes, fields | {"access_type": "offline"})
+            fields |= {"access_type": "offline"} if self.wants_identity else {}
+            return self._post(realm, challenge, scopes, fields)
         return self._token_answer(answer)
 
     def _post(self, realm: str, challenge: Challenge, scopes: Scopes, fields: dict[str, str]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ how requests are authorised and repeated (`exchange`), nor where bytes come from
 import io
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import BinaryIO, Final, TypeVar, cast
 
 from kedge.model.credential import Credential, CredentialSource, anonymous
@@ -35,6 +36,7 @@ MANIFEST_LIMIT: Final = 4 << 20  # bytes: what the distribution specification as
 CONFIG_LIMIT: Final = 8 << 20
 _PAGE_LIMIT: Final = 4 << 20
 _PAGES: Final = 1000
+_NO_HEAD: Final = (401, 403, 404, 405, 501)  # an answer to GET also tells why
 _ACCEPT: Final = ", ".join(sorted(MANIFESTS | INDEXES))
 _HUB_SERVER: Final = "registry-1.docker.io"
 
@@ -122,17 +124,18 @@ class Registry:
         return transfer.has_blob(self._own(repository), repository.repository, descriptor.digest, descriptor.size)
 
     def has_manifest(self, reference: Reference, descriptor: Descriptor) -> bool:
-        """Whether the registry itself has this very manifest under the reference's tag, or by digest when it has no
-        tag.
-        """
+        """Whether the registry itself has this very manifest under the reference's tag, or by digest without a tag."""
+        server = self._own(reference)
+        name = server.repository(reference.repository)
+        path, headers = f"{name}/manifests/{reference.tag or descriptor.digest}", {"Accept": _ACCEPT}
         try:
-            pinned = reference if reference.tag else reference.with_digest(descriptor.digest)
-            return (
-                self._resolve(self._own(reference), replace(pinned, digest=None if pinned.tag else pinned.digest))
-                == descriptor
-            )
-        except (NotFound, IntegrityError):
+            answer = server.request("HEAD", path, push_scope(name), headers=headers)
+        except NotFound:
             return False
+        answer.close()
+        return (
+            answer.headers.get("Docker-Content-Digest", "" if reference.tag else descriptor.digest) == descriptor.digest
+        )
 
     # ---- writing -----------------------------------------------------------------------------------------------------
 
@@ -173,11 +176,12 @@ class Registry:
     def login(self, registry: str, credential: Credential) -> Credential:
         """Check a credential against a registry; returns what to keep: an identity token where the registry gives one.
 
-        Raises Unauthorized when it is refused, or when nobody asked for it.
+        Raises Unauthorized when it is refused. A registry that asks nobody for anything accepts every credential.
         """
         host = parse_registry(registry)
         name = _HUB_SERVER if host == DOCKER_HUB else host
         server = self._server(Address(name), self._settings.registry(host), lambda _: credential)
+        server.authorizer().wants_identity = True
         answer = server.request("GET", "", frozenset(), ok=(200, 401))
         if answer.status == 401:
             server.refuse(answer)
@@ -238,35 +242,29 @@ class Registry:
     def _resolve(self, server: Server, reference: Reference) -> Descriptor:
         name = server.repository(reference.repository)
         what = reference.digest or reference.tag
-        answer = server.request(
-            "HEAD", f"{name}/manifests/{what}", pull_scope(name), headers={"Accept": _ACCEPT}, ok=(200, 405, 501)
-        )
+        with _about(reference.familiar, server):
+            target, headers = f"{name}/manifests/{what}", {"Accept": _ACCEPT}
+            answer = server.request("HEAD", target, pull_scope(name), headers=headers, ok=(200, *_NO_HEAD))
         answer.close()
         stated = stated_digest(answer.headers.get("Docker-Content-Digest"))
         kind = media_type_of(answer.headers.get("Content-Type"))
-        if reference.digest and stated not in (None, reference.digest):
-            raise IntegrityError(f"{server.name} says {reference.familiar} has the digest {stated}")
         if answer.status != 200 or not stated or not answer.length or kind not in MANIFESTS | INDEXES:
             return self._manifest(server, reference, None).descriptor
+        if reference.digest not in (None, stated):
+            raise IntegrityError(f"{server.name} says {reference.familiar} has the digest {stated}")
         return Descriptor(kind, stated, answer.length)
 
     def _manifest(self, server: Server, reference: Reference, expected: Descriptor | None) -> Document:
         name = server.repository(reference.repository)
         pinned = expected.digest if expected else reference.digest
         target = f"{name}/manifests/{pinned or reference.tag}"
-        shown = (
-            reference.familiar
-            if pinned is None or pinned == reference.digest
-            else f"{reference.familiar_name}@{pinned}"
-        )
-        try:
+        shown = reference.familiar if pinned in (None, reference.digest) else f"{reference.familiar_name}@{pinned}"
+        with _about(shown, server):
             answer = server.request("GET", target, pull_scope(name), headers={"Accept": _ACCEPT})
-        except NotFound:
-            raise NotFound(f"{shown} is not in the registry {server.name}") from None
-        body = _limited(answer, MANIFEST_LIMIT if expected is None else min(expected.size, MANIFEST_LIMIT), shown)
-        headers = answer.headers
-        stated = headers.get("Docker-Content-Digest")
-        return read_document(body, headers.get("Content-Type"), stated, shown, expected, pinned)
+            limit = MANIFEST_LIMIT if expected is None else min(expected.size, MANIFEST_LIMIT)
+            body = _limited(answer, limit, shown)
+        stated = answer.headers.get("Docker-Content-Digest")
+        return read_document(body, answer.headers.get("Content-Type"), stated, shown, expected, pinned)
 
     def _pages(self, server: Server, path: str, scopes: frozenset[str], accept: str = "") -> Iterator[bytes]:
         url, seen = server.url(path), set[str]()
@@ -316,6 +314,19 @@ class Registry:
         data = Index((*known.manifests, entry)).to_bytes()
         tagged = reference.with_tag(f"{subject.partition(':')[0]}-{hex_part(subject)}"[:128])
         self._put(server, tagged, read_document(data, OCI_INDEX, None, "list of referrers", None, None))
+
+
+@contextmanager
+def _about(shown: str, server: Server) -> Iterator[None]:
+    """Let refusals name the image they are about."""
+    try:
+        yield
+    except NotFound:
+        raise NotFound(f"{shown} is not in the registry {server.name}") from None
+    except RegistryError as error:
+        error.message = f"{shown}: {error.message}"
+        error.args = (error.message,)
+        raise
 
 
 def _limited(answer: Answer, limit: int, what: str) -> bytes:

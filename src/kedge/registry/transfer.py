@@ -196,8 +196,8 @@ class BlobReader(io.RawIOBase):
 def has_blob(server: Server, repository: str, digest: Digest, size: int | None = None) -> bool:
     """Whether a registry has a blob (of that size, if it tells one)."""
     name = server.repository(repository)
-    try:
-        answer = server.request("HEAD", f"{name}/blobs/{digest}", pull_scope(name))
+    try:  # with the scope of the upload that may follow: one token for both
+        answer = server.request("HEAD", f"{name}/blobs/{digest}", push_scope(name))
     except NotFound:
         return False
     answer.close()

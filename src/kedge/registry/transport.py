@@ -13,7 +13,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urljoin, urlsplit
 
@@ -147,6 +146,7 @@ class Transport:
         self._network = network
         self._cancel = cancel or threading.Event()
         self._managers: dict[Any, urllib3.PoolManager] = {}
+        self._pools: dict[bool, dict[str, Any]] = {}  # by whether a proxy stands between
         self._lock = threading.Lock()
 
     def send(self, method: str, url: str, headers: Mapping[str, str], body: Body, host: RegistryHost) -> Answer:
@@ -207,7 +207,9 @@ class Transport:
             manager: urllib3.PoolManager = urllib3.ProxyManager(bare, **options)
         else:
             manager = urllib3.PoolManager(**options)
-        manager.pool_classes_by_scheme = _pool_classes(self._network.timeout, self._cancel, bool(proxy))
+        if bool(proxy) not in self._pools:
+            self._pools[bool(proxy)] = _pool_classes(self._network.timeout, self._cancel, bool(proxy))
+        manager.pool_classes_by_scheme = self._pools[bool(proxy)]
         return manager
 
 
@@ -313,7 +315,6 @@ class _PacedIO(io.RawIOBase):
         super().close()
 
 
-@cache
 def _pool_classes(timeout: float, cancel: threading.Event, proxied: bool) -> dict[str, Any]:
     from urllib3.connection import HTTPConnection, HTTPSConnection
     from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
