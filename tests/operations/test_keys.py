@@ -17,7 +17,7 @@ BASE = Edge(Vertex(Source("docker-image://x")))
 
 def key(op, **vertex):
     trunk = Trunk()
-    operation = ExecOperation(trunk, None, None, None, lambda event: None, Entitlements())
+    operation = ExecOperation(trunk, None, None, None, lambda event: None, Entitlements(), None)
     inputs = (BASE,) * (1 + max(mount.input for mount in op.mounts))
     return trunk.run(operation.cache_map(Vertex(op, inputs, **vertex))).op
 

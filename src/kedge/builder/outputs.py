@@ -15,7 +15,7 @@ from kedge.dockerfile.lower import Target
 from kedge.exporters.assemble import Assembled, Stage
 from kedge.exporters.image import Exported
 from kedge.exporters.options import ImageOptions, read_options
-from kedge.model.errors import InvalidInput, Unsupported
+from kedge.model.errors import InvalidInput
 from kedge.model.graph import Snapshot
 from kedge.model.image import Descriptor
 from kedge.model.value import dataclass, field
@@ -94,15 +94,43 @@ def _image(parts: Parts, output: Output, stages: list[Stage], options: ImageOpti
 
 
 def _registry(parts: Parts, output: Output, stages: list[Stage], options: ImageOptions, work: Work) -> Exported | None:
-    raise Unsupported("an image cannot be pushed by a build yet", hint="Build it with -t, then `kedge push`.")
+    """Push; an output of type image is put into the store under its names as well."""
+    from kedge.exporters.image import assemble_all, export_image, layer_compression
+    from kedge.exporters.push import push
+
+    if not options.names:
+        raise InvalidInput("an image without a name cannot be pushed", hint="Name it: -t REGISTRY/NAME:TAG.")
+    if output.kind == "image":
+        exported = export_image(parts.store, stages, options, work)
+    else:
+        exported = assemble_all(parts.store, stages, options, layer_compression(options), work)
+    made = [document for image in exported.images for document in (image.config_document, image.manifest_document)]
+    documents = {document.descriptor.digest: document.data for document in (*made, exported.document)}
+    push(
+        parts.store,
+        parts.registry,
+        exported.target,
+        exported.names,
+        work,
+        documents=documents,
+        compression=layer_compression(options) or "gzip",
+        level=options.level,
+    )
+    return exported
 
 
 def _archive(parts: Parts, output: Output, stages: list[Stage], options: ImageOptions, work: Work) -> Exported | None:
     from kedge.exporters.archive import export_archive
 
-    if output.destination is None:
-        raise Unsupported("an image cannot be loaded into a running engine yet", hint="Write an archive: dest=FILE.")
-    return export_archive(parts.store, stages, options, output.destination, work, docker=output.kind == "docker")
+    docker = output.kind == "docker"
+    if output.destination is not None:
+        return export_archive(parts.store, stages, options, output.destination, work, docker=docker)
+    if not docker:
+        raise InvalidInput("an output of type oci needs dest=FILE, or dest=- for standard output")
+    from kedge.exporters.engine import loading
+
+    with loading(work) as stream:
+        return export_archive(parts.store, stages, options, stream, work, docker=True)
 
 
 def _local(parts: Parts, output: Output, stages: list[Stage], options: ImageOptions, work: Work) -> Exported | None:

@@ -101,7 +101,7 @@ class Parts:
         def make() -> "Registry":
             from kedge.registry.client import Registry
 
-            return Registry(self.settings, self.session.credential)
+            return Registry(self.settings, self.session.credential, self.trunk.cancel)
 
         late: Any = Late(make)
         self._closing.callback(late.close)
@@ -156,6 +156,7 @@ class Parts:
 
     def _exec(self) -> Operation:
         from kedge.operations.exec import ExecOperation
+        from kedge.operations.machine import Machine
 
         request, limits = self.request, None
         if request.memory or request.cpus:
@@ -169,6 +170,7 @@ class Parts:
             self.session,
             self.report,
             self.entitlements,
+            Machine(self.host, self.store.root),
             limits,
             request.max_parallelism,
         )

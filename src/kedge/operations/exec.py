@@ -18,6 +18,7 @@ from kedge.model.ops import NO_INPUT, NO_OUTPUT, Exec, Mount
 from kedge.model.value import replace
 from kedge.operations.entitlements import Entitlements
 from kedge.operations.exec_mounts import Prepared, Preparer, missing_secret
+from kedge.operations.machine import Machine
 from kedge.session.session import Session
 from kedge.solver.trunk import Trunk
 from kedge.sources.handler import Work
@@ -43,11 +44,13 @@ class ExecOperation:
         session: Session,
         report: Report,
         entitlements: Entitlements,
+        machine: Machine,
         limits: "Limits | None" = None,
         most: int = 0,
     ) -> None:
         self._trunk, self._store, self._executor, self._session = trunk, store, executor, session
         self._report, self._entitlements, self._limits = report, entitlements, limits
+        self._machine = machine
         self._preparer = Preparer(store, session)
         self._turns = threading.Semaphore(most) if most else None
 
@@ -64,6 +67,7 @@ class ExecOperation:
     def _run(self, vertex: Vertex, inputs: list[Snapshot]) -> list[Snapshot]:
         op, work = _exec(vertex), Work(vertex.digest, self._report, self._trunk.cancel)
         self._entitlements.require(vertex)
+        self._machine.require(vertex.platform)
         with ExitStack() as stack:
             if self._turns:
                 _wait_for_turn(self._turns, work)

@@ -14,6 +14,7 @@ from pathlib import Path
 from kedge.kernel import identity
 from kedge.kernel import syscalls as sc
 from kedge.model.errors import Unsupported
+from kedge.model.platform import Platform
 from kedge.model.value import dataclass
 from kedge.sandbox import cgroups, seccomp
 
@@ -230,6 +231,26 @@ def _cgroups() -> Check:
     return Check(
         "cgroups", False, f"{kind}, not ours to write: steps cannot be limited", "run kedge as root to limit steps"
     )
+
+
+# GOARCH -> the word in the names of qemu's user emulators.
+_QEMU = {
+    "amd64": "x86_64",
+    "arm64": "aarch64",
+    "386": "i386",
+    "loong64": "loongarch64",
+    "mips64le": "mips64el",
+    "mipsle": "mipsel",
+}
+
+
+def emulates(platform: Platform) -> bool:
+    """Does the kernel start programs of that platform through an emulator that is at hand in every root (binfmt's
+    F)?
+    """
+    name = _QEMU.get(platform.architecture, platform.architecture)
+    entry = _read(f"/proc/sys/fs/binfmt_misc/qemu-{name}")
+    return entry.startswith("enabled") and any("F" in line for line in entry.splitlines() if line.startswith("flags:"))
 
 
 def _emulation() -> Check:

@@ -1,0 +1,45 @@
+"""Whether this machine can run a step at all: asked before the first step, by the checks that `kedge doctor` shows.
+
+Owns the question and its memory. Does not know the checks.
+"""
+
+import threading
+from pathlib import Path
+
+from kedge.model.errors import Unsupported
+from kedge.model.platform import Platform, runnable_on
+
+
+class Machine:
+    """This machine, of platform `host`, with the store at `root`. Thread-safe."""
+
+    def __init__(self, host: Platform, root: Path) -> None:
+        self._host, self._root = host, root
+        self._lock = threading.Lock()
+        self._fit = False
+        self._foreign: set[str] = set()
+
+    def require(self, platform: Platform | None) -> None:
+        """Raise Unsupported, with what would mend it, unless steps of `platform` (None: the host's) can run here."""
+        with self._lock:
+            if not self._fit:
+                from kedge.sandbox.doctor import require
+
+                require(self._root)
+                self._fit = True
+            if platform is None or platform in runnable_on(self._host) or platform == self._host:
+                return
+            if platform.os != self._host.os:
+                raise Unsupported(f"steps for {platform} cannot run on {self._host}")
+            if platform.architecture not in self._foreign:
+                self._require_emulation(platform)
+                self._foreign.add(platform.architecture)
+
+    def _require_emulation(self, platform: Platform) -> None:
+        from kedge.sandbox.doctor import emulates
+
+        if not emulates(platform):
+            raise Unsupported(
+                f"steps for {platform} cannot run on this {self._host} machine",
+                hint="Install an emulator: apt-get install qemu-user-static binfmt-support. `kedge doctor` tells more.",
+            )

@@ -1,0 +1,152 @@
+"""What a build makes: images in the store, in registries, archives and directories."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import time
+
+import pytest
+
+import kedge
+from kedge.builder import Output
+from kedge.model.errors import InvalidInput, Unsupported
+
+TEXT = """\
+FROM base AS b
+RUN mkdir -p /o/d && echo hi > /o/d/f && ln -s f /o/d/l
+FROM scratch
+COPY --from=b /o /
+ENV A=1
+"""
+
+
+def test_an_image_has_all_its_names_and_the_metadata_of_buildx(bench):
+    result = bench.build(TEXT, tags=("one:1", "two"))
+    assert result.tags == ("docker.io/library/one:1", "docker.io/library/two:latest")
+    assert bench.read("one:1", "d/f") == bench.read("two", "d/f") == "hi\n"
+    assert result.metadata["containerimage.config.digest"] == result.id
+    assert result.metadata["containerimage.digest"] == result.target.digest
+    assert result.metadata["image.name"] == "docker.io/library/one:1,docker.io/library/two:latest"
+
+
+def test_the_same_build_in_two_stores_gives_the_same_digests(bench, base_store, tmp_path):
+    import shutil
+
+    shutil.copytree(base_store, tmp_path / "other", symlinks=True)
+    first = bench.build(TEXT)
+    time.sleep(1.1)
+    second = bench.build(TEXT, store=tmp_path / "other")
+    assert first.id == second.id
+    assert first.target == second.target
+
+
+def test_a_directory(bench, tmp_path):
+    bench.build(TEXT, outputs=(Output("local", destination=tmp_path / "out"),))
+    assert (tmp_path / "out" / "d" / "f").read_text() == "hi\n"
+    assert os.readlink(tmp_path / "out" / "d" / "l") == "f"
+
+
+def test_a_tar_of_the_files(bench, tmp_path):
+    stream = io.BytesIO()
+    bench.build(TEXT, outputs=(Output("tar", destination=stream), Output("tar", destination=tmp_path / "x.tar")))
+    assert stream.getvalue() == (tmp_path / "x.tar").read_bytes()
+    with tarfile.open(tmp_path / "x.tar") as archive:
+        assert {"d", "d/f", "d/l"} <= {name.strip("/") for name in archive.getnames()}
+
+
+@pytest.mark.parametrize("kind", ["oci", "docker"])
+def test_an_archive(bench, tmp_path, kind):
+    bench.build(TEXT, tags=("x",), outputs=(Output(kind, destination=tmp_path / "x.tar"),))
+    with tarfile.open(tmp_path / "x.tar") as archive:
+        index = json.load(archive.extractfile("index.json"))
+    assert len(index["manifests"]) == 1
+    with bench.store() as store:
+        assert store.images.get("docker.io/library/x:latest") is None
+
+
+def test_nothing_but_the_cache(bench):
+    result = bench.build(TEXT, tags=("x",), outputs=(Output("cacheonly"),))
+    assert result.images == ()
+    with bench.store() as store:
+        assert store.images.get("docker.io/library/x:latest") is None
+
+
+def test_a_push_and_a_base_from_a_registry(bench, registry):
+    name = f"{registry}/team/x:1"
+    bench.build(TEXT, tags=(name,), outputs=(Output("registry"),))
+    with bench.store() as store:
+        assert store.images.get(name) is None
+    bench.build(f"FROM {name}\nENV B=2", tags=("y",), pull=True)
+    assert bench.read("y", "d/f") == "hi\n"
+
+
+def test_a_push_needs_a_name_and_load_an_engine(bench, monkeypatch, tmp_path):
+    with pytest.raises(InvalidInput, match="without a name"):
+        bench.build(TEXT, outputs=(Output("registry"),))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(Unsupported, match="neither docker nor podman"):
+        bench.build(TEXT, tags=("x",), outputs=(Output("docker"),))
+
+
+def test_load_feeds_the_engines_client(bench, monkeypatch, tmp_path):
+    client = tmp_path / "docker"
+    client.write_text(f"#!/bin/sh\nexec /bin/cat > {tmp_path}/loaded\n")
+    client.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    bench.build(TEXT, tags=("x",), outputs=(Output("docker"),))
+    with tarfile.open(tmp_path / "loaded") as archive:
+        assert "manifest.json" in archive.getnames()
+    client.write_text("#!/bin/sh\necho no engine runs here >&2; exit 1\n")
+    with pytest.raises(kedge.KedgeError, match="no engine runs here"):
+        bench.build(TEXT, tags=("x",), outputs=(Output("docker"),))
+
+
+def test_steps_for_a_foreign_machine_say_what_is_missing(bench):
+    from kedge.sandbox.doctor import emulates
+
+    foreign = "linux/s390x"
+    if emulates(kedge.model.platform.parse_platform(foreign)):
+        pytest.skip("this machine emulates s390x")
+    with pytest.raises(kedge.KedgeError):
+        bench.build("FROM base\nRUN true", platforms=(foreign,))
+
+
+def test_the_python_api_builds_in_a_child_for_those_who_may_not_mount(bench, monkeypatch):
+    from kedge.builder import child
+
+    events = []
+    bench.write(Dockerfile="FROM base\nRUN --mount=type=secret,id=s cat /run/secrets/s > /x; exit $CODE\nARG CODE\n")
+    request = kedge.BuildRequest(context=bench.context, store=bench.root, tags=("x",))
+    from kedge.session.secrets import Secret
+
+    result = child.build_in_child(request, [Secret("s", data=b"abc")], events.append)
+    assert result.tags == ("docker.io/library/x:latest",)
+    assert any("2/2] RUN" in getattr(event, "name", "") for event in events)
+    bench.write(Dockerfile="FROM base AS b\nRUN echo bye; exit 3\n")
+    with pytest.raises(kedge.StepFailed) as raised:
+        child.build_in_child(request, [], events.append)
+    assert (raised.value.exit_code, raised.value.tail, raised.value.stage) == (3, b"bye\n", "b")
+    assert str(raised.value.location) == "Dockerfile:2"
+
+
+def test_the_python_api(bench):
+    bench.write(Dockerfile=TEXT, f="x")
+    seen = []
+    image = kedge.build(bench.context, tags=["x"], store=bench.root, labels={"a": "b"}, on_event=seen.append)
+    assert image.size > 0
+    assert len(image.layers) == 1
+    assert seen
+    with pytest.raises(kedge.NotFound) as raised:
+        kedge.build(bench.context, dockerfile_text="FROM base\nCOPY nope /\n", store=bench.root)
+    assert raised.value.location.start == 2
+
+
+def test_the_example_runs_as_it_stands(tmp_path):
+    example = os.path.join(os.path.dirname(__file__), "../../examples/python-api/build.py")
+    done = subprocess.run([sys.executable, example], env=os.environ | {"KEDGE_ROOT": str(tmp_path / "store")},
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "id       sha256:" in done.stdout
