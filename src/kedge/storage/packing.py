@@ -3,19 +3,18 @@
 Owns the framing of compressed layers: a function of the bytes, the kind and the level only, never of the number of
 cores or of how the tar was cut into writes. Does not know tar (`tar_write`) or layers.
 
-gzip: one member (RFC 1952) without name or time; the content is cut every MiB, each piece deflated on its own (no
-reference to the piece before) and ended by a full flush, so pieces can be made in parallel and concatenated. zstd: one
-frame by libzstd's own threads, whose job size depends on the level alone.
+gzip: the content is cut every MiB, and each piece is a member of its own (RFC 1952, 2.2) without name or time, so
+pieces can be made in parallel. libdeflate makes them: its bytes are the same on every processor, as ISA-L's are not
+(level 3 differs between AVX2 and AVX-512, all levels without SSE4.2) nor those of "zlib", which may be zlib-ng. zstd:
+one frame by libzstd's own threads, whose job size depends on the level alone.
 """
 
 import hashlib
 import os
-import struct
 import threading
 from collections import deque
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Protocol
 
 from kedge.model.digest import Digest
 from kedge.model.errors import InvalidInput
@@ -28,8 +27,6 @@ _PIECE = 1 << 20
 _MOST_CORES = 8  # and pieces: what more would win is not worth their memory
 _MOST_ZSTD_CORES = 4  # each takes some 20 MB
 _LARGE = threading.BoundedSemaphore(2)  # layers of more than one piece packed at the same time
-_GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"  # deflate, no flags, no time, unknown system
-_GZIP_LAST_BLOCK = b"\x03\x00"  # an empty final deflate block
 
 
 class Writable(Protocol):
@@ -94,10 +91,8 @@ class Packer:
     def _push(self, piece: bytes, last: bool = False) -> None:
         first = self.size == 0
         self.size += len(piece)
-        if first:
-            self._emit(self._encoder.begin())
         if first and last:  # most layers are small: no thread is worth it
-            self._digest(piece)
+            self._hash.update(piece)
             self._emit(self._encoder.encode(piece))
             return
         if self._pool is None:
@@ -105,17 +100,13 @@ class Packer:
             self._pool = ThreadPoolExecutor(self._cores + 1, "kedge-pack")
         if self._hashing:
             self._hashing.result()
-        self._hashing = self._pool.submit(self._digest, piece)
+        self._hashing = self._pool.submit(self._hash.update, piece)
         if self._encoder.parallel:
             self._pieces.append(self._pool.submit(self._encoder.encode, piece))
             if len(self._pieces) > 2 * self._cores:
                 self._emit(self._pieces.popleft().result())
         else:
             self._emit(self._encoder.encode(piece))
-
-    def _digest(self, piece: bytes) -> None:
-        self._hash.update(piece)
-        self._encoder.note(piece)
 
     def _emit(self, data: bytes) -> None:
         if self._out and data:
@@ -130,12 +121,6 @@ class _Nothing:
     def __init__(self, level: int | None) -> None:
         pass
 
-    def note(self, piece: bytes) -> None:
-        """See every piece, in order, on one thread at a time."""
-
-    def begin(self) -> bytes:
-        return b""
-
     def encode(self, piece: bytes) -> bytes:
         return b""
 
@@ -149,37 +134,18 @@ class _Plain(_Nothing):
 
 
 class _Gzip(_Nothing):
-    """Without a level, ISA-L's best (about zlib's level 3 at several times its speed); with one, zlib's."""
+    """Without a level libdeflate's 1: about the size of zlib's 3."""
 
     parallel = True
 
     def __init__(self, level: int | None) -> None:
-        import zlib
+        from deflate import gzip_compress
 
-        from isal import isal_zlib
-
-        self._crc_of: Callable[[bytes, int], int] = isal_zlib.crc32
-        self._crc, self._size = 0, 0
-        if level is None:
-            self._deflate: Callable[[], Any] = lambda: isal_zlib.compressobj(3, wbits=-15)
-            self._flush = isal_zlib.Z_FULL_FLUSH
-        else:
-            self._deflate = lambda: zlib.compressobj(level, wbits=-15)
-            self._flush = zlib.Z_FULL_FLUSH
-
-    def begin(self) -> bytes:
-        return _GZIP_HEADER
-
-    def note(self, piece: bytes) -> None:
-        self._crc = self._crc_of(piece, self._crc)
-        self._size += len(piece)
+        self._compress = gzip_compress
+        self._level = 1 if level is None else level
 
     def encode(self, piece: bytes) -> bytes:
-        deflate = self._deflate()
-        return bytes(deflate.compress(piece) + deflate.flush(self._flush))
-
-    def end(self) -> bytes:
-        return _GZIP_LAST_BLOCK + struct.pack("<II", self._crc, self._size & 0xFFFFFFFF)
+        return bytes(self._compress(piece, self._level))
 
 
 class _Zstd(_Nothing):
