@@ -18,7 +18,7 @@ demo:
 
 test:
 	@sh scripts/setup.sh test
-	@sh scripts/python.sh -m pytest -n auto --dist worksteal $(PYTEST)
+	@sh scripts/python.sh -m pytest -n auto --dist loadfile $(PYTEST)
 
 lint:
 	@sh scripts/setup.sh lint

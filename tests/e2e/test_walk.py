@@ -1,8 +1,10 @@
 """The walk of the README, from a base image in a registry to a program that runs, and what other tools make of it."""
 
 import json
+import os
 import shutil
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -139,6 +141,20 @@ def test_the_store_is_sound_afterwards(built: Kedge) -> None:
     assert "sound" in built("du", "--verify").stdout
 
 
+def test_the_demo_ends_with_the_program_and_both_sizes(built: Kedge) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "demo.py")],
+        env=os.environ | {"KEDGE_ROOT": str(built.store), "KEDGE_CONFIG": str(built.config)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "\nhello from the runtime stage\n\nhello-multi-stage  " in done.stdout
+    assert "\nhello-multi-stage:build  " in done.stdout
+    assert "times smaller" in done.stdout
+
+
 def test_rmi_takes_the_name_away(built: Kedge) -> None:
     built("tag", "hello-multi-stage", "other:1")
     assert built("rmi", "other:1").stdout == "Untagged: other:1\n"
@@ -146,9 +162,6 @@ def test_rmi_takes_the_name_away(built: Kedge) -> None:
 
 
 def test_the_python_api_example_runs(kedge: Kedge) -> None:
-    import os
-    import sys
-
     script = ROOT / "examples" / "python-api" / "build.py"
     environment = os.environ | {"KEDGE_ROOT": str(kedge.store)}
     done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, check=False)
