@@ -333,6 +333,29 @@ def test_an_image_built_here_is_pushed_compressed(
     assert manifest.config == before.config
 
 
+def test_an_image_on_top_of_one_built_here_asks_no_registry_for_it(
+    other: FakeRegistry, client: Registry, steps: Told, store: Store
+) -> None:
+    from kedge.model.digest import digest_of
+    from kedge.model.ops import Source
+    from kedge.sources.handler import Work
+    from kedge.sources.image import ImageSource
+    from kedge.storage.images import ImageRecord
+
+    target, name = built(store), at(other, "built/here:v1")
+    manifest = Manifest.from_bytes(store.blobs.read(target.digest))
+    store.images.set(ImageRecord(str(name), target, manifest.config.digest, 1.0))
+    source, work = Source(f"docker-image://{name}"), Work(digest_of("x"))
+    images = ImageSource(store, client, AMD)
+    (layer,) = images.fetch(source, AMD, images.pin(source, AMD, work), work)
+    assert (store.layers.directory(layer) / "hello").read_text() == "built here"
+    assert store.layers.origins(manifest.layers[0].digest) == []
+    assert not other.seen
+    done = push(store, client, target, [at(other)], steps)
+    pushed = Manifest.from_bytes(other.repository("some/image").manifests[done.digest][1])
+    assert COMPRESSION_OF[pushed.layers[0].media_type] == "gzip"
+
+
 def test_zstd_if_asked_for(other: FakeRegistry, client: Registry, steps: Told, store: Store) -> None:
     done = push(store, client, built(store), [at(other)], steps, compression="zstd")
     manifest = Manifest.from_bytes(other.repository("some/image").manifests[done.digest][1])

@@ -130,5 +130,10 @@ def declare_layers(store: "Store", image: PickedImage, origin: str) -> "Snapshot
     """
     from kedge.storage.layers import Declared
 
+    def source(diff_id: Digest, layer: Descriptor) -> str:
+        """No origin for what was made or loaded here: its name may mean nothing, or something else, to a registry."""
+        ours = store.blobs.has(layer.digest) or (layer.digest == diff_id and store.layers.find(diff_id) is not None)
+        return "" if ours and not store.layers.origins(layer.digest) else origin
+
     pairs = zip(image.config.diff_ids, image.manifest.layers, strict=True)
-    return store.layers.declare_all([Declared(diff_id, layer, origin) for diff_id, layer in pairs])
+    return store.layers.declare_all([Declared(diff_id, layer, source(diff_id, layer)) for diff_id, layer in pairs])
