@@ -234,3 +234,19 @@ def test_no_thread_is_left_behind(bench):
     before = threading.active_count()
     bench.build("FROM base\nRUN true")
     assert threading.active_count() == before
+
+
+def test_a_device_is_there_when_allowed(bench, monkeypatch, tmp_path):
+    import json
+
+    from kedge.operations import devices
+
+    node = {"path": "/dev/mine", "hostPath": "/dev/zero"}
+    spec = {"kind": "kedge.test/zero", "devices": [{"name": "one", "containerEdits": {"deviceNodes": [node]}}]}
+    (tmp_path / "x.json").write_text(json.dumps(spec))
+    monkeypatch.setattr(devices.edits_for, "__defaults__", ([tmp_path],))
+    text = "FROM base\nRUN --device=kedge.test/zero=one head -c 3 /dev/mine | wc -c"
+    with pytest.raises(KedgeError, match="entitlement"):
+        bench.build(text)
+    bench.build(text, entitlements=("device",))
+    assert output(bench) == "3\n"

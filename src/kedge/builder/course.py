@@ -18,7 +18,7 @@ from kedge.dockerfile.options import ImageRequest, LowerOptions, ResolvedImage
 from kedge.dockerfile.parser import parse
 from kedge.dockerfile.stages import StagedFile, read_stages
 from kedge.model.digest import digest_of
-from kedge.model.errors import SourceFile
+from kedge.model.errors import SourceFile, Unsupported
 from kedge.model.event import Report, WarningEvent, silent
 from kedge.model.graph import Snapshot
 from kedge.model.platform import Platform, parse_platform
@@ -70,6 +70,7 @@ class _Course:
         """The build itself, as the trunk's main task."""
         parts, request = self.parts, self.parts.request
         parts.entitlements  # noqa: B018 - a wrong word is told before anything is done
+        _refuse_what_is_missing(request)
         platforms = _platforms(request, parts.host)
         definition = await parts.trunk.call(load_definition, parts)
         file = self._read(definition)
@@ -135,6 +136,19 @@ class _Course:
             from kedge.dockerfile.lint import require_clean
 
             require_clean(warnings, self.checks)
+
+
+def _refuse_what_is_missing(request: BuildRequest) -> None:
+    """What would be left out without a word otherwise."""
+    for kind, attributes in request.attestations:
+        if attributes != "disabled=true":
+            raise Unsupported(f"{kind} attestations cannot be made yet", hint=f"Leave out --{kind}.")
+    for cache in (*request.cache_from, *request.cache_to):
+        if cache.kind != "inline" or cache in request.cache_to:
+            raise Unsupported(
+                f"caches of type {cache.kind} cannot be read or written yet",
+                hint="Leave out --cache-from and --cache-to: the store itself is the cache.",
+            )
 
 
 async def _solve(solver: Solver, target: Target) -> Snapshot:

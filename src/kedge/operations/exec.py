@@ -75,6 +75,12 @@ class ExecOperation:
             user = self._user(op, inputs)
             prepared = self._preparer.prepare(op, inputs, stack, work)
             process = self._process(op, user)
+            if op.devices:
+                from kedge.operations.devices import edits_for
+
+                edits = edits_for(op.devices)
+                prepared.points += edits.mounts
+                process = replace(process, env=(*process.env, *edits.env))
             log = stack.enter_context(self._store.logs.writer(vertex.digest, vertex.hints.name))
             code, tail = self._execute(process, prepared, log, work)
             if code not in op.valid_exit_codes:

@@ -168,7 +168,8 @@ class _Maker:
 
     def step(self, mount: MountPoint) -> dict[str, Any]:
         # Without nodev a step could make a node of the machine's disk (CAP_MKNOD) and open it.
-        attributes = 0 if self.open else sc.MOUNT_ATTR_NODEV
+        granted = isinstance(mount.source, HostPath) and mount.source.device
+        attributes = 0 if self.open or granted else sc.MOUNT_ATTR_NODEV
         if isinstance(mount.source, Content):
             attributes |= sc.MOUNT_ATTR_NODEV | sc.MOUNT_ATTR_NOSUID | sc.MOUNT_ATTR_NOEXEC
         if mount.readonly and mount is not self.root:

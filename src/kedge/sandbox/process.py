@@ -37,12 +37,14 @@ class Overlay:
 class HostPath:
     """A file or directory of this machine, bind mounted, with the mounts below it if `recursive`.
 
+    `device` lets the step open `path` as the device node it is (RUN --device); everything else is mounted `nodev`.
     `path` is absolute and trusted: links in it are followed in the builder's own root. A `MountPoint.selector` below
     it is not trusted and is resolved inside it.
     """
 
     path: str
     recursive: bool = False
+    device: bool = False
 
 
 @dataclass(frozen=True, slots=True)
