@@ -20,7 +20,7 @@ from kedge.dockerfile.stages import StagedFile, read_stages
 from kedge.model.digest import digest_of
 from kedge.model.errors import SourceFile, Unsupported
 from kedge.model.event import Report, WarningEvent, silent
-from kedge.model.graph import Snapshot
+from kedge.model.graph import Edge, Snapshot
 from kedge.model.platform import Platform, parse_platform
 from kedge.model.value import dataclass, field
 from kedge.session.session import Session
@@ -47,6 +47,50 @@ def build(request: BuildRequest, session: Session, report: Report = silent) -> B
             raise
 
 
+@dataclass(frozen=True, slots=True)
+class Solved:
+    """A build's stages and their files, before any output is made. `answer` is that of a call other than build."""
+
+    targets: tuple[Target, ...] = ()
+    snapshots: tuple[Snapshot, ...] = ()
+    warnings: tuple[WarningEvent, ...] = ()
+    answer: Any = None
+
+
+def solve(parts: Parts) -> Solved:
+    """Only solve what the parts' request asks; as `build` otherwise. For a service that exports later, or never."""
+    course = _Course(parts)
+    solver = parts.solver(course.scope)
+    try:
+        return parts.trunk.run(course.solve(solver))
+    except BaseException as error:
+        course.warn()
+        solver.abandon(error)
+        raise
+
+
+def solve_graph(parts: Parts, edge: Edge) -> Snapshot:
+    """Solve a graph that came without a Dockerfile."""
+    parts.entitlements.require_all(edge)
+    solver = parts.solver("")
+    try:
+        return parts.trunk.run(solver.solve(edge))
+    except BaseException as error:
+        solver.abandon(error)
+        raise
+
+
+def export_solved(parts: Parts, solved: Solved) -> BuildResult:
+    """Make the outputs of the parts' request from what was solved before, in the same store."""
+    from kedge.builder.outputs import Built, export
+
+    async def run() -> Built:
+        return await parts.trunk.call(export, parts, solved.targets, solved.snapshots)
+
+    built = parts.trunk.run(run())
+    return BuildResult(built.images, built.names, solved.warnings, built.metadata, None, built.target)
+
+
 @dataclass
 class _Course:
     """What is known so far."""
@@ -68,6 +112,16 @@ class _Course:
 
     async def run(self, solver: Solver) -> BuildResult:
         """The build itself, as the trunk's main task."""
+        solved = await self.solve(solver)
+        if self.parts.request.call != "build":
+            return BuildResult(warnings=solved.warnings, answer=solved.answer)
+        from kedge.builder.outputs import export
+
+        built = await self.parts.trunk.call(export, self.parts, solved.targets, solved.snapshots)
+        return _result(self.parts.request, built, solved.warnings, solver)
+
+    async def solve(self, solver: Solver) -> Solved:
+        """From the request to the files of its targets, or to the answer of its call."""
         parts, request = self.parts, self.parts.request
         parts.entitlements  # noqa: B018 - a wrong word is told before anything is done
         _refuse_what_is_missing(request)
@@ -77,22 +131,19 @@ class _Course:
         if request.call == "targets":
             from kedge.dockerfile.targets import list_targets
 
-            return BuildResult(answer=list_targets(file))
+            return Solved(answer=list_targets(file))
         options = [_lower_options(parts, definition, platform, len(platforms) > 1) for platform in platforms]
         targets = await parts.trunk.gather(self._lower(file, one) for one in options)
         warnings = self.warn()
         if request.call == "build":
             self._require_clean(warnings)
         if request.call != "build":
-            return BuildResult(warnings=warnings, answer=targets[0].outline)
+            return Solved(warnings=warnings, answer=targets[0].outline)
         for target in targets:
             if target.edge:
                 parts.entitlements.require_all(target.edge)
         snapshots = await parts.trunk.gather(_solve(solver, target) for target in targets)
-        from kedge.builder.outputs import export
-
-        built = await parts.trunk.call(export, parts, targets, snapshots)
-        return _result(request, built, warnings, solver)
+        return Solved(tuple(targets), tuple(snapshots), warnings)
 
     def _read(self, definition: Definition) -> StagedFile:
         # A text for another frontend need not be a Dockerfile at all: its syntax line is looked at before it is read.

@@ -44,11 +44,11 @@ def load_definition(parts: Parts) -> Definition:
         found = None if text is None else Found(shown, text)
         if found is None:
             found = _find_dockerfile(parts, context)
-        work.status("transferring dockerfile:", len(found.data), len(found.data), done=True)
+        work.status("transferring dockerfile:", len(found.data), done=True)
         definition = _decode(found)
     with step(parts.report, parts.trunk.cancel, "[internal] load .dockerignore") as work:
         data = _find_ignore_file(found, context)
-        work.status("transferring context:", len(data), len(data), done=True)
+        work.status("transferring context:", len(data), done=True)
         from kedge.model.patterns import read_ignore_file
 
         ignore = tuple(read_ignore_file(data.decode("utf-8", "surrogateescape"))) if data else ()
