@@ -8,7 +8,7 @@ from typing import BinaryIO
 import pytest
 
 from kedge.model.digest import Digest, sha256
-from kedge.model.errors import IntegrityError, RegistryError
+from kedge.model.errors import IntegrityError, NotFound, RegistryError
 from kedge.model.image import OCI_LAYER, Descriptor, Manifest
 from kedge.model.reference import Reference, parse_reference
 from kedge.registry.client import Registry
@@ -81,6 +81,16 @@ def test_an_upload_the_registry_forgot_starts_again_in_chunks(
         "1000000-1999999",
         "2000000-2999999",
     ]
+
+
+def test_an_upload_that_vanishes_is_started_again_once(fake: FakeRegistry, client: Registry) -> None:
+    fake.on("PUT", "/uploads/", answer(404, b'{"errors":[{"code":"BLOB_UPLOAD_UNKNOWN"}]}'), 1)
+    client.upload(at(fake), BLOB, opened)
+    assert stored(fake) == DATA
+    fake.repositories.clear()
+    fake.on("PUT", "/uploads/", answer(404, b'{"errors":[{"code":"NAME_UNKNOWN"}]}'), -1)
+    with pytest.raises(NotFound, match="name unknown"):
+        client.upload(at(fake), BLOB, opened)
 
 
 def test_a_registry_that_takes_less_than_was_sent_gets_the_rest(fake: FakeRegistry, client: Registry) -> None:

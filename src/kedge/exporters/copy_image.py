@@ -206,11 +206,15 @@ def copy_image(
 def _all(tasks: Sequence["Future[None]"], stop: threading.Event) -> None:
     """Wait for all tasks; the first failure stops the others and is raised."""
     failure: BaseException | None = None
-    for task in as_completed(tasks):
-        error = task.exception()
-        if error and (failure is None or isinstance(failure, Cancelled)):
-            failure = error
-            stop.set()
+    try:
+        for task in as_completed(tasks):
+            error = task.exception()
+            if error and (failure is None or isinstance(failure, Cancelled)):
+                failure = error
+                stop.set()
+    except BaseException:  # Ctrl-C, while waiting
+        stop.set()
+        raise
     if failure:
         raise failure
 

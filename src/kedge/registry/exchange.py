@@ -19,12 +19,10 @@ from kedge.registry.auth import Authorizer, Scopes, is_inside, read_challenges
 from kedge.registry.transport import (
     Answer,
     Body,
-    NotTls,
     Origin,
     Transport,
     Unreachable,
     absolute,
-    is_loopback,
     origin_of,
     without_identity,
 )
@@ -107,14 +105,9 @@ class Server:
     def _scheme(self) -> str:
         if self.address.scheme or self.host.http is not None:
             return self.address.scheme or ("http" if self.host.http else "https")
-        if not is_loopback(origin_of(f"https://{self.address.host}").host):
-            return "https"
-        try:  # as Docker does: this machine may speak http without being configured
-            self._transport.send("HEAD", f"https://{self.address.host}/v2/", {}, None, self.host).close()
-        except (NotTls, Unreachable):
-            return "http"
-        except RegistryError:
-            pass
+        origin = origin_of(f"https://{self.address.host}")
+        if origin.loopback and not self._transport.speaks_tls(origin):
+            return "http"  # as in Docker, this machine needs no configuration for it
         return "https"
 
     def _find_credential(self) -> Credential | None:

@@ -425,6 +425,7 @@ class _Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     fake: FakeRegistry
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     body_left = 0
 
     def log_message(self, *_: object) -> None:

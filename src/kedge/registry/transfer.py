@@ -271,17 +271,19 @@ class _Upload:
         self.chunk = 0  # 0: all that is left in one request
 
     def run(self, location: str) -> None:
-        failures, best = 0, 0
+        failures, best, lost = 0, 0, False
         while True:
             try:
                 location = self._chunks(location)
                 self._finish(location)
                 return
-            except RegistryError as error:
-                failures = failures + 1
-                if not error.retryable and error.status != 416 and not (error.status == 404 and self.offset):
+            except NotFound:
+                if lost:
                     raise
-                if failures >= self.server.attempts:
+                lost = True  # the upload, perhaps, and not the repository: one more may live longer
+            except RegistryError as error:
+                failures += 1
+                if failures >= self.server.attempts or not (error.retryable or error.status == 416):
                     raise
                 self.server.pause(failures)
             location = self._resume(location)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 PIECE: Final = 1 << 18  # bytes per read and write: what one connection holds in memory
 _SLOWEST: Final = 256  # bytes per second, averaged over one timeout; below it a body counts as stalled
 _TICK: Final = 0.25  # seconds between two looks at `cancel`
+_NO_TLS: Final = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE")  # OpenSSL's words for plain http
 _PORTS: Final = {"http": 80, "https": 443}
 
 Body = bytes | Callable[[], Iterable[bytes]] | None
@@ -170,6 +171,27 @@ class Transport:
                 timeout=urllib3.Timeout(self._network.connect_timeout, self._network.timeout),
             )
         return Answer(response, url)
+
+    def speaks_tls(self, origin: Origin) -> bool:
+        """Whether a server answers a TLS handshake; no certificate is looked at, nothing is sent. True if in doubt."""
+        import ssl
+
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # a bare one: the usual one reads all authorities first
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        for _ in range(3):
+            try:
+                address = (origin.host, origin.port)
+                with socket.create_connection(address, self._network.connect_timeout) as raw, context.wrap_socket(raw):
+                    return True
+            except ssl.SSLEOFError:
+                continue
+            except ssl.SSLError as error:
+                return error.reason not in _NO_TLS
+            except ConnectionRefusedError:
+                return False  # nobody is there for https
+            except OSError:
+                continue
+        return True
 
     def pause(self, seconds: float) -> None:
         """Sleep, unless cancelled: then raise Cancelled."""
@@ -419,13 +441,9 @@ class Unreachable(RegistryError):
     """No connection came to be: the request cannot have had any effect."""
 
 
-class NotTls(RegistryError):
-    """The other side does not speak TLS: probably plain http."""
-
-
 def _tls_error(text: str, where: str) -> RegistryError:
-    if "WRONG_VERSION_NUMBER" in text or "HTTP_REQUEST" in text or "RECORD_LAYER_FAILURE" in text:
-        return NotTls(
+    if any(reason in text for reason in _NO_TLS):
+        return RegistryError(
             f"{where} does not speak https",
             hint=f'If plain http is meant, say `http = true` in [registry."{where}"] of the config file.',
         )
