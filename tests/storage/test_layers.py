@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -233,7 +234,7 @@ def test_a_draft_holds_only_what_changed(store: Store, make: Callable[..., Layer
 def test_the_root_keeps_its_owner_and_mode_through_drafts(store: Store) -> None:
     with store.layers.draft() as draft:
         os.chmod(draft.upper, 0o1711)
-        if os.geteuid() == 0:
+        with suppress(OSError):  # an ordinary user may not
             os.chown(draft.upper, 12, 34)
         owner = draft.upper.stat().st_uid
         below = draft.commit()

@@ -74,12 +74,29 @@ def test_everything_works_in_a_user_namespace(single: bool) -> None:
         command = [sys.executable, "-c", program]
         if not single:
             command = [*_with_subordinate_ids(place, uid), *command]
-        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": tests})
+        path = os.pathsep.join([tests, *filter(None, [os.environ.get("PYTHONPATH")])])
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path})
         if "cannot map ids" in done.stderr or "Unsupported" in done.stderr:
             pytest.skip(f"user namespaces do not work here: {done.stderr.strip().splitlines()[-1]}")
         assert done.stdout == "well\n", done.stderr
     finally:
         subprocess.run(["rm", "-rf", str(place)], check=False)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root runs these tests directly")
+def test_the_tests_that_mount_pass_in_a_user_namespace(tmp_path: Path) -> None:
+    here = Path(__file__).parent
+    program = f"""
+import sys, pytest
+from kedge.kernel import identity
+identity.enter_user_namespace()
+names = {[str(here / f"test_{name}.py") for name in ("overlay", "layers", "full_disk")]!r}
+sys.exit(pytest.main([*names, "-q", "-n0", "-p", "no:cacheprovider", "--basetemp", {str(tmp_path / "inner")!r}]))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=here.parents[1])
+    if "cannot map ids" in done.stderr:
+        pytest.skip("user namespaces do not work here")
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def _with_subordinate_ids(place: Path, uid: int) -> list[str]:
