@@ -24,7 +24,7 @@ from kedge.storage.layer_bytes import Compression as Compression
 MEDIA_TYPES: dict[str, str] = {"gzip": OCI_LAYER_GZIP, "zstd": OCI_LAYER_ZSTD, "uncompressed": OCI_LAYER}
 _LEVELS = {"gzip": range(10), "zstd": range(1, 23), "uncompressed": range(1)}
 _PIECE = 1 << 20
-_MOST_CORES = 8  # and pieces: what more would win is not worth their memory
+_MOST_CORES = 8  # and pieces in flight: one SHA-256 of the tar is no faster, and memory counts
 _MOST_ZSTD_CORES = 4  # each takes some 20 MB
 _LARGE = threading.BoundedSemaphore(2)  # layers of more than one piece packed at the same time
 
