@@ -81,6 +81,15 @@ def test_wrong_words(words: list[str], code: int, message: str, shared: Kedge, t
     assert message in done.stderr
 
 
+def test_the_whole_output_of_a_failed_step_is_kept(shared: Kedge, tmp_path: Path) -> None:
+    context = write_tree(tmp_path, {"Dockerfile": "FROM busybox\nRUN seq 1 5000; exit 4\n"})
+    shown = shared.build(context, check=False)
+    assert "`kedge logs` has the step's whole output." in shown
+    assert "RUN seq 1 5000; exit 4" in shared("logs").stdout.splitlines()[1]
+    assert shared("logs", "RUN seq 1 5000").stdout == "".join(f"{n}\n" for n in range(1, 5001))
+    assert shared("logs", "RUN nothing like it", check=False).returncode == 1
+
+
 def test_a_store_that_cannot_be_written_says_so(mirror: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     done = Kedge(tmp_path / "file" / "store", mirror)("images", check=False)

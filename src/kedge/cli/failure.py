@@ -6,7 +6,8 @@ Owns the layout, which follows BuildKit's. Does not decide what is an error.
 from collections.abc import Iterator
 
 from kedge.cli.parse import UsageError
-from kedge.model.errors import KedgeError, Location
+from kedge.model.errors import KedgeError, Location, StepFailed
+from kedge.progress.plain import TAIL
 
 CONTEXT_LINES = 2  # before and behind the lines at fault
 LONGEST_EXCERPT = 30  # lines at fault that are shown; a heredoc can have thousands
@@ -22,6 +23,9 @@ def describe(error: KedgeError) -> Iterator[str]:
     if error.hint:
         yield ""
         yield error.hint
+    elif isinstance(error, StepFailed) and error.tail.count(b"\n") > TAIL:
+        yield ""
+        yield "`kedge logs` has the step's whole output."
     if isinstance(error, UsageError):
         yield ""
         yield f"See `kedge {error.command} --help`." if error.command else "See `kedge --help`."

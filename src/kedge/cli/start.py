@@ -25,6 +25,7 @@ GROUPS: Final[dict[str, dict[str, str]]] = {
     "Build and run": {
         "build": "Build an image from a Dockerfile",
         "run": "Run a command in a fresh container of an image",
+        "logs": "Show the whole output of build steps",
     },
     "Look at images": {
         "images": "List images",
