@@ -36,7 +36,7 @@ from kedge.model.image import (
     Manifest,
 )
 from kedge.model.value import dataclass, replace
-from kedge.storage.packing import Compression
+from kedge.storage.layer_bytes import Compression
 from kedge.storage.store import Store
 from kedge.storage.unpacking import Progress
 

@@ -16,7 +16,7 @@ from kedge.model.image import Descriptor
 from kedge.model.reference import Reference
 from kedge.model.value import dataclass
 from kedge.storage.images import ImageRecord
-from kedge.storage.packing import Compression
+from kedge.storage.layer_bytes import Compression
 from kedge.storage.store import Store
 
 
