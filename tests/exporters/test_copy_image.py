@@ -236,6 +236,25 @@ def test_a_layout_keeps_its_other_images(fake: FakeRegistry, client: Registry, s
         assert len(layout.index().manifests) == 2
 
 
+def test_images_that_a_layout_lacks_are_left_out(
+    fake: FakeRegistry, other: FakeRegistry, client: Registry, steps: Told, tmp_path: Path
+) -> None:
+    root = add_index(fake)
+    copy_image(RegistryReader(client, at(fake)), [LayoutWriter(tmp_path / "layout", ["v1"])], root, steps)
+    amd, arm, _ = Index.from_bytes(fake.repository("some/image").manifests[root.digest][1]).manifests
+    (tmp_path / "layout" / "blobs" / amd.digest.replace(":", "/")).unlink()
+    with open_layout(str(tmp_path / "layout")) as layout:
+        done = copy_image(LayoutReader(layout), [RegistryWriter(client, at(other))], layout.find("v1"), steps)
+    assert arm.digest in other.repository("some/image").manifests
+    assert amd.digest not in other.repository("some/image").manifests
+    assert done.digest != root.digest
+    del fake.repository("some/image").manifests[amd.digest]
+    other.repositories.clear()
+    with pytest.raises(NotFound):  # a registry may not lack what it lists
+        copy_image(RegistryReader(client, at(fake)), [RegistryWriter(client, at(other))], root, steps)
+    assert not other.repositories
+
+
 def test_an_archive_that_fails_leaves_nothing(
     fake: FakeRegistry, client: Registry, steps: Told, tmp_path: Path
 ) -> None:

@@ -28,6 +28,11 @@ _BETWEEN: Final = 0.1  # seconds between two reports of one blob
 class Reader(Protocol):
     """A place images are read from. Blocking, safe for many threads, idempotent."""
 
+    @property
+    def partial(self) -> bool:
+        """Whether it may rightly lack some images of an index: those platforms are then left out of a copy."""
+        ...
+
     def manifest(self, descriptor: Descriptor) -> bytes:
         """A manifest's or index's bytes, verified. Raises NotFound."""
         ...
@@ -94,13 +99,12 @@ class _Gathering:
     blobs: dict[Digest, Descriptor] = field(default_factory=dict)
 
 
-def gather(source: Reader, root: Descriptor, platforms: Sequence[Platform] = (), *, partial: bool = False) -> Tree:
+def gather(source: Reader, root: Descriptor, platforms: Sequence[Platform] = ()) -> Tree:
     """All that `root` refers to. `platforms` narrows an index: to one image's manifest, or to an index of several.
 
-    With `partial`, images of an index that the source lacks are left out in the same way. Raises NotFound,
-    IntegrityError.
+    Images that a partial source lacks are left out in the same way. Raises NotFound, IntegrityError.
     """
-    root, data = _narrowed(source, root, platforms, partial)
+    root, data = _narrowed(source, root, platforms)
     found = _Gathering()
     _gather(source, root, data, found, 0)
     return Tree(tuple(found.documents.values()), tuple(found.blobs.values()))
@@ -124,17 +128,15 @@ def _gather(source: Reader, descriptor: Descriptor, data: bytes, found: _Gatheri
     found.documents[descriptor.digest] = (descriptor, data)
 
 
-def _narrowed(
-    source: Reader, root: Descriptor, platforms: Sequence[Platform], partial: bool
-) -> tuple[Descriptor, bytes]:
+def _narrowed(source: Reader, root: Descriptor, platforms: Sequence[Platform]) -> tuple[Descriptor, bytes]:
     data = source.manifest(root)
-    if root.media_type not in INDEXES or not (platforms or partial):
+    if root.media_type not in INDEXES or not (platforms or source.partial):
         return root, data
     index = Index.from_bytes(data, root.media_type)
     kept = index.manifests
     if platforms:
         kept = _chosen(kept, platforms)
-    if partial:
+    if source.partial:
         kept = tuple(entry for entry in kept if _has(source, entry))
         images = [entry for entry in kept if not _is_attestation(entry)]
         if not images:
@@ -185,22 +187,23 @@ def copy_image(
     steps: Steps,
     *,
     platforms: Sequence[Platform] = (),
-    partial: bool = False,
     workers: int = WORKERS,
 ) -> Descriptor:
     """Copy `root` and all it refers to into every destination at once, then name it there; returns what was named.
 
-    Blobs travel `workers` at a time for each destination. A failure stops everything, nothing gets its name then
-    unless it had it before. Raises what readers and writers raise.
+    Blobs travel `workers` at a time for each destination. A failure stops everything: only a place that was complete
+    by then has the name. Raises what readers and writers raise.
     """
-    tree = gather(source, root, platforms, partial=partial)
+    tree = gather(source, root, platforms)
     stop = threading.Event()
-    with ThreadPoolExecutor(max(1, workers * len(destinations)), thread_name_prefix="copy") as blobs, ThreadPoolExecutor(
-        max(1, len(destinations)), thread_name_prefix="copy-to"
-    ) as places:  # fmt: skip
+    with _pool(workers * len(destinations), "copy") as blobs, _pool(len(destinations), "copy-to") as places:
         copies = [_Copy(source, place, tree, steps, stop) for place in destinations]
         _all([places.submit(copy.run, blobs) for copy in copies], stop)
     return tree.root
+
+
+def _pool(threads: int, name: str) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max(1, threads), thread_name_prefix=name)
 
 
 def _all(tasks: Sequence["Future[None]"], stop: threading.Event) -> None:

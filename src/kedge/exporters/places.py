@@ -43,6 +43,10 @@ class RegistryReader:
     registry: "Registry"
     repository_name: Reference
 
+    @property
+    def partial(self) -> bool:
+        return False
+
     def manifest(self, descriptor: Descriptor) -> bytes:
         pinned = self.repository_name.with_digest(descriptor.digest)
         return self.registry.manifest(pinned, replace(descriptor, platform=None, annotations=())).data
@@ -91,6 +95,10 @@ class LayoutReader:
     """An open image layout, a directory or an archive."""
 
     layout: "Layout"
+
+    @property
+    def partial(self) -> bool:
+        return True
 
     def manifest(self, descriptor: Descriptor) -> bytes:
         return self.layout.manifest(descriptor)
@@ -272,6 +280,8 @@ class StoreReader:
 
     def __init__(self, store: "Store", documents: Mapping[Digest, bytes] | None = None) -> None:
         self._store, self._documents = store, documents or {}
+
+    partial = True
 
     def manifest(self, descriptor: Descriptor) -> bytes:
         known = self._documents.get(descriptor.digest)

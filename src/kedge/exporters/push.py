@@ -69,7 +69,7 @@ def push(
     published = publishable(store, target, documents or {}, compression, level)
     reader = StoreReader(store, published.documents)
     writers = [RegistryWriter(registry, name) for name in names]
-    return copy_image(reader, writers, published.target, steps, platforms=platforms, partial=True)
+    return copy_image(reader, writers, published.target, steps, platforms=platforms)
 
 
 def publishable(

@@ -75,7 +75,7 @@ def retry_after(header: str) -> float | None:
 
 def next_link(header: str) -> str:
     """The URL of the next page, maybe relative, that a Link header names; "" when there is none (RFC 8288)."""
-    for target, parameters in re.findall(r"<([^>]*)>((?:\s*;[^,]*)*)", header[:8192]):
+    for target, parameters in re.findall(r"<([^>]*)>((?:\s*;[^,]*)*)", header[:4096]):
         if re.search(r';\s*rel\s*=\s*"?next"?\s*(?:;|$)', parameters, re.IGNORECASE):
             return str(target)
     return ""
