@@ -32,6 +32,12 @@ def test_nothing_of_the_builder_is_seen(bench, monkeypatch):
     assert "BUILDER_TOKEN" not in output(bench)
 
 
+def test_only_root_is_held_to_no_new_privileges_so_that_sudo_works_for_others(bench):
+    step = "grep NoNewPrivs /proc/self/status"
+    bench.build(f"FROM base\nRUN {step}\nUSER bob\nRUN {step}")
+    assert output(bench) == "NoNewPrivs:\t1\nNoNewPrivs:\t0\n"
+
+
 def test_a_secret_is_a_file_and_a_variable_and_stays_out_of_everything(bench):
     bench.secrets = [Secret("s", data=b"hunter2")]
     step = "wc -c < /s; stat -c %a /s; test $S = $(cat /s)"

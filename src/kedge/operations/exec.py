@@ -135,6 +135,9 @@ class ExecOperation:
             ulimits=op.ulimits,
             shm_size=op.shm_size,
             cgroup_parent=op.cgroup_parent,
+            # Root has nothing to gain from a set-user-id program. Others get what Docker gives them: `sudo` in a RUN
+            # after USER is common, and makes no more of a step than USER root would.
+            no_new_privileges=user.uid == 0,
         )
         return replace(process, limits=self._limits) if self._limits else process
 
