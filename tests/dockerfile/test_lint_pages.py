@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from kedge.dockerfile.lint_image_rules import IMAGE_RULES
 from kedge.dockerfile.lint_pages import pages
 from kedge.dockerfile.lint_rules import RULES
 
@@ -25,4 +26,5 @@ def test_each_page_is_up_to_date(name):
 
 
 def test_there_is_a_page_for_each_rule_and_no_other():
-    assert {path.name for path in FOLDER.iterdir()} == {"README.md", *(f"{rule.slug}.md" for rule in RULES.values())}
+    rules = (*RULES.values(), *IMAGE_RULES.values())
+    assert {path.name for path in FOLDER.iterdir()} == {"README.md", *(f"{rule.slug}.md" for rule in rules)}

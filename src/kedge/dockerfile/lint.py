@@ -8,12 +8,12 @@ from collections.abc import Iterable
 
 from kedge.dockerfile.findings import Finding
 from kedge.dockerfile.lint_options import CheckOptions, check_options, parse_check_options
-from kedge.dockerfile.lint_rules import RULES
+from kedge.dockerfile.lint_rules import RULES, Rule
 from kedge.dockerfile.parser import Dockerfile
 from kedge.model.errors import DockerfileError
 from kedge.model.event import WarningEvent
 
-__all__ = ["CheckOptions", "check_options", "lint", "parse_check_options", "require_clean"]
+__all__ = ["CheckOptions", "check_options", "lint", "lint_image", "parse_check_options", "require_clean"]
 
 
 def lint(file: Dockerfile, findings: Iterable[Finding], options: CheckOptions) -> tuple[WarningEvent, ...]:
@@ -23,13 +23,27 @@ def lint(file: Dockerfile, findings: Iterable[Finding], options: CheckOptions) -
     return tuple(_warning(finding) for finding in sorted(shown, key=lambda finding: finding.location.start))
 
 
+def lint_image(findings: Iterable[Finding], options: CheckOptions) -> tuple[WarningEvent, ...]:
+    """The warnings about the final image that `options` let through, in the order of their lines."""
+    shown = [finding for finding in findings if _is_shown(finding, options)]
+    return tuple(_warning(finding) for finding in sorted(shown, key=lambda finding: finding.location.start))
+
+
+def _rule_of(finding: Finding) -> Rule:
+    if rule := RULES.get(finding.rule):
+        return rule
+    from kedge.dockerfile.lint_image_rules import IMAGE_RULES
+
+    return IMAGE_RULES[finding.rule]
+
+
 def _is_shown(finding: Finding, options: CheckOptions) -> bool:
-    experimental = RULES[finding.rule].experimental
+    experimental = _rule_of(finding).experimental
     return options.reports(finding.rule, experimental=experimental, comments=finding.comments)
 
 
 def _warning(finding: Finding) -> WarningEvent:
-    rule = RULES[finding.rule]
+    rule = _rule_of(finding)
     return WarningEvent(rule.name, rule.text(finding.arguments), rule.summary, rule.url, finding.location)
 
 

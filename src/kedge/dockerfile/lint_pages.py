@@ -4,7 +4,9 @@ Owns their layout. Does not write files: `make docs` does, and a test compares d
 """
 
 import textwrap
+from collections.abc import Mapping
 
+from kedge.dockerfile.lint_image_rules import IMAGE_RULES
 from kedge.dockerfile.lint_rules import RULES, Rule
 
 INDEX = "README.md"
@@ -12,18 +14,27 @@ INDEX = "README.md"
 
 def pages() -> dict[str, str]:
     """All pages by file name."""
-    return {INDEX: _index()} | {f"{rule.slug}.md": _page(rule) for rule in RULES.values()}
+    rules = (*RULES.values(), *IMAGE_RULES.values())
+    return {INDEX: _index()} | {f"{rule.slug}.md": _page(rule) for rule in rules}
 
 
 def _index() -> str:
-    rows = [f"| [{rule.name}]({rule.slug}.md) | {rule.summary}{_mark(rule)} |" for rule in RULES.values()]
     return f"""# Checks of Dockerfiles
 
 Every build looks for these, and `kedge build --check` does nothing else. A finding is a warning, with its line.
 
 | rule | what it finds |
 |---|---|
-{chr(10).join(rows)}
+{_rows(RULES)}
+
+## Checks of the final image
+
+These look at the files of the final stage, so they are done at the end of a build that makes an image; `--check`, which
+builds nothing, cannot do them. Layers that are not on this machine are not fetched for it. Only Kedge has them.
+
+| rule | what it finds |
+|---|---|
+{_rows(IMAGE_RULES)}
 
 ## Choosing checks
 
@@ -41,6 +52,11 @@ A directive at the top of the file, above any other comment, chooses for the who
 
 A comment `# check=skip=RULE` above an instruction silences a rule for that instruction only.
 """
+
+
+def _rows(rules: Mapping[str, Rule]) -> str:
+    lines = (f"| [{rule.name}]({rule.slug}.md) | {rule.summary}{_mark(rule)} |" for rule in rules.values())
+    return "\n".join(lines)
 
 
 def _mark(rule: Rule) -> str:

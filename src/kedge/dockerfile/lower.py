@@ -141,14 +141,34 @@ def _finish(lowering: Lowering) -> Target:
         epoch=plan.globals.epoch,
         context=lowering.drafts.finish(lowering.context),
         scan_context=_scans(target, SBOM_CONTEXT),
+        base_name=_bottom(plan.target).base_name,
+        base_location=_bottom(plan.target).location,
+        is_copied=_is_copied(plan),
     )
+
+
+def _bottom(one: StagePlan) -> StagePlan:
+    """The stage that names the image at the bottom."""
+    while one.base:
+        one = one.base
+    return one
+
+
+def _is_copied(plan: Plan) -> bool:
+    """Whether stages copy out of the target, or out of one it stands on."""
+    copied = {source for one in plan.stages for source in one.needs}
+    one: StagePlan | None = plan.target
+    while one and one not in copied:
+        one = one.base
+    return one is not None
 
 
 def _lowered(lowering: Lowering, one: StagePlan) -> LoweredStage:
     state = lowering.states[one]
     assert one.stage
     edge, config = lowering.drafts.finish(state.root), state.config.freeze()
-    return LoweredStage(one.stage.label, one.index, edge, config, one.location, _scans(state, SBOM_STAGE))
+    base = "" if _bottom(one).context else _bottom(one).base_name
+    return LoweredStage(one.stage.label, one.index, edge, config, one.location, _scans(state, SBOM_STAGE), base)
 
 
 def _scans(state: StageState, name: str) -> bool:
@@ -159,9 +179,8 @@ def _scans(state: StageState, name: str) -> bool:
 
 
 def _base_image(one: StagePlan) -> ImageConfig | None:
-    while one.base:
-        one = one.base
-    return one.image.config if one.image else None
+    image = _bottom(one).image
+    return image.config if image else None
 
 
 def _final_platform(plan: Plan, target: StageState) -> Platform:

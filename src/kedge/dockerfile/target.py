@@ -16,7 +16,7 @@ from kedge.model.value import dataclass
 class LoweredStage:
     """What a stage became. `edge` is None for an empty root file system; `name` is `stage-N` for an unnamed one.
 
-    `scan` is set when BUILDKIT_SBOM_SCAN_STAGE asks for the stage's packages in the SBOM.
+    `base` is the image at the bottom, as FROM names it ("scratch", or empty for a context). `scan` is set when BUILDKIT_SBOM_SCAN_STAGE asks for the stage's packages in the SBOM.
     """
 
     name: str
@@ -25,6 +25,7 @@ class LoweredStage:
     config: ImageConfig
     location: Location
     scan: bool = False
+    base: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,8 @@ class Target:
     history's entries that are not `empty_layer` stand in the order of the layers: first those of `base` (the base
     image's config), then those `edge` adds. `history_locations` tells, for each entry of `config.history`, which
     lines made it (None: the base image). `stages` are those lowered, in the order of the file, `name` is the
-    target's. `context` is the build context as far as it is used.
+    target's; `base_location` is the FROM that names the image at the bottom. `is_copied` tells that other stages copy
+    out of the target or of a stage it stands on: it is no final stage. `context` is the build context as far as it is used.
     """
 
     edge: Edge | None
@@ -49,6 +51,9 @@ class Target:
     epoch: int | None = None
     context: Edge | None = None
     scan_context: bool = False
+    base_name: str = ""
+    base_location: Location | None = None
+    is_copied: bool = False
 
     @property
     def secrets(self) -> tuple[SecretUse, ...]:

@@ -18,7 +18,7 @@ from typing import Any
 from kedge.model.errors import KedgeError, StoreError
 from kedge.storage.disk import FULL_HINT, free_space
 
-VERSION = 2
+VERSION = 3
 _NO_CHECKPOINT_ON_CLOSE = 1006  # SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE
 _LEAST = 64 << 10  # bytes that SQLite needs to open a database
 _BUSY = 60.0  # seconds to wait for another process's transaction; ours last milliseconds
@@ -74,6 +74,12 @@ CREATE TABLE logs (
 -- budget.py: bytes that open stores are about to write.
 CREATE TABLE reservations (name TEXT PRIMARY KEY, bytes INTEGER NOT NULL) WITHOUT ROWID;
 """
+_NOTES = """
+-- notes.py
+CREATE TABLE notes (key TEXT PRIMARY KEY, text TEXT NOT NULL, written REAL NOT NULL) WITHOUT ROWID;
+"""
+_SCHEMA += _NOTES
+_UPGRADES = {2: _NOTES}  # version -> what it lacks that the next one has
 
 
 class Database:
@@ -153,6 +159,8 @@ class Database:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version == 0:
             version = _create(connection, self._flavour)
+        elif version in _UPGRADES:
+            version = _upgrade(connection)
         if version != VERSION:
             raise StoreError(
                 f"the store at {self._path.parent} has version {version}, this kedge needs {VERSION}",
@@ -184,6 +192,23 @@ def _create(connection: sqlite3.Connection, flavour: str) -> int:
         raise
     connection.execute("COMMIT")
     return int(version)
+
+
+def _upgrade(connection: sqlite3.Connection) -> int:
+    """Bring the tables of an older version up to date, in one transaction."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+        while version in _UPGRADES:  # not if another process was faster
+            for statement in _UPGRADES[version].split(";"):
+                connection.execute(statement)
+            version += 1
+            connection.execute(f"PRAGMA user_version={version}")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+    return version
 
 
 @contextmanager

@@ -167,6 +167,7 @@ class Collector:
             rows.execute("DELETE FROM recalls WHERE key NOT IN (SELECT key FROM results)")
             rows.execute("DELETE FROM places WHERE used < ?", (before,))
             rows.execute("DELETE FROM stats WHERE seen < ?", (before,))
+            rows.execute("DELETE FROM notes WHERE key LIKE 'leftovers:%' AND written < ?", (before,))
 
     # ---- leftovers ---------------------------------------------------------------------------------------------------
 

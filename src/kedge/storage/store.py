@@ -34,6 +34,7 @@ from kedge.storage.layer_records import LayerRecords
 from kedge.storage.layers import LayerStore
 from kedge.storage.locks import Lease, Locks
 from kedge.storage.logs import Logs
+from kedge.storage.notes import NoteStore
 from kedge.storage.ownership import overlay_prefix
 from kedge.storage.results import ResultStore
 from kedge.storage.stats import StatCache
@@ -79,6 +80,7 @@ class Store:
         self.results = ResultStore(self._database, self._locks, self._lease)
         self.images = ImageStore(self._database, self.flush)
         self.stats = StatCache(self._database)
+        self.notes = NoteStore(self._database, self._lease)
         self.cache_mounts = CacheMounts(root, self._database, self._locks, self._lease)
         self.logs = Logs(root, self._database, self._lease, self._budget)
         self._budget.count, self._budget.collect = lambda: self._accounts.count(), self._collect
