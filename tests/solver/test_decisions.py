@@ -23,6 +23,7 @@ def test_independent_vertices_run_at_the_same_time(world, g):
 
 
 def test_a_failure_stops_running_work_waits_for_it_and_is_the_error_shown(world, g):
+    others = threading.active_count()  # the test runner's, and what other tests left to end by itself
     ended = []
 
     def slow(files):
@@ -41,7 +42,7 @@ def test_a_failure_stops_running_work_waits_for_it_and_is_the_error_shown(world,
     assert ended == [True]
     assert world.last(boom_edge).error == "exit 1"
     assert "cancelled" in world.last(slow_edge).error
-    assert threading.active_count() == 1
+    assert threading.active_count() <= others
 
 
 def test_stop_from_outside_ends_with_cancelled(world, g):
