@@ -18,6 +18,7 @@ from kedge.model.errors import StoreError
 from kedge.model.value import dataclass, replace
 from kedge.storage import ownership
 from kedge.storage import tar_format as tar
+from kedge.storage.bytecode import HEADER_SIZE, is_bytecode, lowered, source_of
 from kedge.storage.tar_format import BLOCK, Entry, format_header
 
 _CHUNK = 1 << 20
@@ -189,6 +190,8 @@ class _Writer:
                 count = os.readv(fd, [self._buffer[: min(left, _CHUNK)]])
                 if not count:
                     break
+                if left == entry.size and self._options.clamp is not None and is_bytecode(full):
+                    self._lower_bytecode(full, self._options.clamp)
                 self._put(self._buffer[:count])
                 left -= count
             if left or os.fstat(fd).st_size != entry.size:
@@ -197,6 +200,18 @@ class _Writer:
             os.close(fd)
         if entry.size % BLOCK:
             self._put(bytes(-entry.size % BLOCK))
+
+    def _lower_bytecode(self, full: bytes, clamp: int) -> None:
+        """What the bytecode in the buffer remembers of its source's time, as that source's entry has it.
+
+        A source in another layer may keep its time: its bytecode then stays as it is.
+        """
+        try:
+            source = os.lstat(source_of(full))
+        except OSError:
+            return
+        header = bytes(self._buffer[:HEADER_SIZE])
+        self._buffer[:HEADER_SIZE] = lowered(header, source.st_mtime_ns // 1_000_000_000, clamp)
 
     def _entry(self, name: bytes, kind: bytes, status: os.stat_result) -> Entry:
         mode = status.st_mode & 0o7777
