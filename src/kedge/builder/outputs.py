@@ -95,15 +95,14 @@ def _image(parts: Parts, output: Output, stages: list[Stage], options: ImageOpti
 
 def _registry(parts: Parts, output: Output, stages: list[Stage], options: ImageOptions, work: Work) -> Exported | None:
     """Push; an output of type image is put into the store under its names as well."""
-    from kedge.exporters.image import assemble_all, export_image, layer_compression
+    from kedge.exporters.image import assemble_all, layer_compression, record_image
     from kedge.exporters.push import push
 
     if not options.names:
         raise InvalidInput("an image without a name cannot be pushed", hint="Name it: -t REGISTRY/NAME:TAG.")
-    if output.kind == "image":
-        exported = export_image(parts.store, stages, options, work)
-    else:
-        exported = assemble_all(parts.store, stages, options, layer_compression(options), work)
+    exported = assemble_all(parts.store, stages, options, layer_compression(options) or "gzip", work)
+    if output.kind == "image":  # in the store as it is pushed: one digest everywhere
+        record_image(parts.store, exported, work)
     made = [document for image in exported.images for document in (image.config_document, image.manifest_document)]
     documents = {document.descriptor.digest: document.data for document in (*made, exported.document)}
     push(

@@ -144,7 +144,7 @@ def _check_name(registry: str, repository: str, shown: str) -> None:
     if not all(_PATH_PART.fullmatch(part) for part in repository.split("/")):
         raise InvalidReference(
             f"invalid image name {shown}: {repository.removeprefix('library/')[:300]!r} is no repository name",
-            hint="A name is [registry/]path[:tag][@digest], the path in lower-case letters and digits with '.', '_' or '-' between.",
+            hint="A name is [registry/]path[:tag][@digest]; a path has lower-case letters and digits.",
         )
     if len(repository) > _LONGEST_REPOSITORY:
         raise InvalidReference(

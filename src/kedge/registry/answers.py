@@ -33,7 +33,7 @@ class Document:
 
 
 def error_text(body: bytes | None) -> str:
-    """What an error body says, in at most 300 printable characters, whether or not it is JSON (distribution spec,
+    """What an error body says, "" or at most 300 printable characters, whether or not it is JSON (distribution spec,
     error codes).
     """
     try:
@@ -42,7 +42,7 @@ def error_text(body: bytes | None) -> str:
     except (ValueError, TypeError, KeyError, RecursionError, AttributeError):
         text = _loose_error(body or b"")
     text = "".join(c if c.isprintable() else " " for c in text)
-    return re.sub(r"\s+", " ", text).strip()[:300] or "no reason given"
+    return re.sub(r"\s+", " ", text).strip()[:300]
 
 
 def _one_error(entry: Any) -> str:

@@ -245,7 +245,7 @@ class Authorizer:
         body = answer.body(_TOKEN_LIMIT)
         if answer.status in (400, 401, 403):
             raise Unauthorized(
-                f"the token server {server.host} refused: {self.scrub(error_text(body))}",
+                f"the token server {server.host} refused: {self.scrub(error_text(body)) or 'no reason given'}",
                 status=answer.status,
                 hint="Log in with `kedge login`, or check the name: a private or missing repository may look the same.",
             )

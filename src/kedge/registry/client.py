@@ -129,7 +129,8 @@ class Registry:
         name = server.repository(reference.repository)
         path, headers = f"{name}/manifests/{reference.tag or descriptor.digest}", {"Accept": _ACCEPT}
         try:
-            answer = server.request("HEAD", path, push_scope(name), headers=headers)
+            with _about(reference.familiar):
+                answer = server.request("HEAD", path, push_scope(name), headers=headers)
         except NotFound:
             return False
         answer.close()
@@ -150,9 +151,20 @@ class Registry:
         """Make the registry have a blob: if it lacks it, mount it from a sibling repository, else send it. True if it
         was sent.
         """
-        if self.has_blob(repository, descriptor):
-            progress(descriptor.size, descriptor.size)
-            return False
+        with _about(repository.familiar):
+            if self.has_blob(repository, descriptor):
+                progress(descriptor.size, descriptor.size)
+                return False
+            return self._upload(repository, descriptor, open_at, progress, mount_from)
+
+    def _upload(
+        self,
+        repository: Reference,
+        descriptor: Descriptor,
+        open_at: OpenAt,
+        progress: Progress,
+        mount_from: Sequence[Reference],
+    ) -> bool:
         others = dict.fromkeys(
             other.repository
             for other in mount_from
@@ -167,7 +179,8 @@ class Registry:
         """
         server = self._own(reference)
         document = read_document(data, media_type, None, "manifest to push", None, None)
-        answer = self._put(server, reference, document)
+        with _about(reference.familiar):
+            answer = self._put(server, reference, document)
         subject = Manifest.from_bytes(data, media_type).subject if media_type in MANIFESTS else None
         if subject and not answer.headers.get("OCI-Subject"):
             self._add_referrer(server, reference, subject.digest, document)
@@ -317,11 +330,13 @@ class Registry:
 
 
 @contextmanager
-def _about(shown: str, server: Server) -> Iterator[None]:
-    """Let refusals name the image they are about."""
+def _about(shown: str, server: Server | None = None) -> Iterator[None]:
+    """Let refusals name the image they are about; with `server`, what is missing there is that image."""
     try:
         yield
     except NotFound:
+        if server is None:
+            raise
         raise NotFound(f"{shown} is not in the registry {server.name}") from None
     except RegistryError as error:
         error.message = f"{shown}: {error.message}"

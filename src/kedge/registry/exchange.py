@@ -163,16 +163,18 @@ class Server:
         authorizer = self.authorizer()
         where = origin_of(answer.url).host if origin_of(answer.url) != authorizer.origin else self.name
         text = authorizer.scrub(error_text(answer.body(_ERROR_LIMIT)))
+        text = f": {text}" if text else ""
         status = answer.status
         if status in (401, 403):
             known = authorizer.credential(authorizer.origin)
             hint = f"Log in with `kedge login {self.name}`, or check the name: a private repository may look missing."
             if known:
-                hint = f"Your credentials for {self.name} do not allow this."
-            raise Unauthorized(f"{where} refused: {text}", status=status, hint=hint)
+                what = "were not accepted" if status == 401 else "do not allow this"
+                hint = f"Your credentials for {self.name} {what}."
+            raise Unauthorized(f"{where} refused access{text}", status=status, hint=hint)
         if missing(status):
-            raise NotFound(f"{where} has no such thing: {text}")
-        message = f"{where} answered {status}: {text}"
+            raise NotFound(f"{where} has no such thing{text}")
+        message = f"{where} answered {status}{text}"
         asked = retry_after(answer.headers.get("Retry-After", ""))
         hint = f"It asks to be left alone for {asked:.0f} seconds." if asked else ""
         if status == 429:
