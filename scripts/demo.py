@@ -1,7 +1,7 @@
 """The walk through examples/hello-multi-stage: `make demo`.
 
-Brings the base image (from its registry, or where that cannot be reached, an honest stand-in), builds both stages, runs the
-program and compares the sizes. Uses the ordinary command line and the user's own store; may be repeated.
+Brings the base image (from its registry, or where that cannot be reached, an honest stand-in), builds both stages,
+runs the program and compares the sizes. Uses the ordinary command line and the user's own store; may be repeated.
 """
 
 import json
