@@ -113,20 +113,25 @@ def _remove_others(destination: Path, kept: set[str]) -> None:
 def export_tar(
     store: Store, stages: Sequence[Stage], options: ImageOptions, destination: Path | BinaryIO, steps: Steps
 ) -> None:
-    """Write the stages' whole trees as one tar, times lowered as in new layers. Raises InvalidInput, StoreError."""
+    """Write the stages' whole trees as one tar, times lowered as in new layers; several platforms in a folder each.
+
+    Raises InvalidInput, StoreError.
+    """
+    split = _split(options, stages)
+    if not split:
+        _refuse_collisions(store, stages)
     steps.status("sending tarball")
-    if _split(options, stages):
-        raise (
-            InvalidInput("output type tar holds one platform", hint="Use type=local, or build one platform at a time.")
-            if len(stages) > 1
-            else InvalidInput("output type tar knows no platform-split with one platform")
-        )
-    stage = stages[0]
-    with store.layers.mounted(stage.snapshot) as tree:
-        chosen = TarOptions(clamp=stage.clamp, layer=False)
-        if isinstance(destination, Path):
-            with whole_file(destination) as stream:
-                write_tar(tree.fd, stream, chosen)
-        else:
-            write_tar(tree.fd, destination, chosen)
+    if isinstance(destination, Path):
+        with whole_file(destination) as stream:
+            _write_trees(store, stages, stream, split)
+    else:
+        _write_trees(store, stages, destination, split)
     steps.status("sending tarball", done=True)
+
+
+def _write_trees(store: Store, stages: Sequence[Stage], out: BinaryIO, split: bool) -> None:
+    for stage in stages:
+        prefix = platform_folder(stage.config.platform) + "/" if split else ""
+        last = stage is stages[-1]
+        with store.layers.mounted(stage.snapshot) as tree:
+            write_tar(tree.fd, out, TarOptions(stage.clamp, layer=False, root=split, prefix=prefix, end=last))

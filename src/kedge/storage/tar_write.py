@@ -46,12 +46,15 @@ class TarOptions:
 
     `clamp`: times later than this many seconds since the epoch are lowered to it (SOURCE_DATE_EPOCH). `layer`: char
     devices 0/0 and opaque directories become whiteouts; without it there is nothing special about them. `root`: the
-    directory itself gets an entry `./` first.
+    directory itself gets an entry first, `./` or the prefix. `prefix` (with a final slash) goes before every name.
+    `end`: the end marker follows; without it another tree may.
     """
 
     clamp: int | None = None
     layer: bool = True
     root: bool = False
+    prefix: str = ""
+    end: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,7 @@ class _Writer:
         self._first_names: dict[tuple[int, int], bytes] = {}
         self._overlay = ownership.overlay_prefix()
         self._how = ownership.policy()
+        self._prefix = os.fsencode(self._options.prefix)
         self._buffer = memoryview(bytearray(_CHUNK))
 
     def tree(self) -> None:
@@ -108,7 +112,8 @@ class _Writer:
                 raise  # not ours: of `out`
             name = os.fsdecode(error.filename).removeprefix(os.fsdecode(self._base))
             raise StoreError(f"cannot read {name} of a layer: {error.strerror}") from error
-        self._put(_END)
+        if self._options.end:
+            self._put(_END)
         if self._progress is not None:
             self._progress(self.bytes)
 
@@ -142,18 +147,19 @@ class _Writer:
             self._leaf(path, full, status, _KINDS[kind])
 
     def _directory(self, path: bytes, status: os.stat_result) -> None:
-        entry = self._entry(path + b"/" if path else b"./", tar.DIRECTORY, status)
+        name = path + b"/" if path else b"" if self._prefix else b"./"
+        entry = self._entry(name, tar.DIRECTORY, status)
         xattrs, opaque = self._attributes(self._base + b"/" + path, entry, status)
         entry.xattrs = xattrs
         if path or self._options.root:
             self._header(entry)
         if opaque and self._options.layer:
-            prefix = path + b"/" if path else b""
-            self._header(replace(_marker(prefix + tar.OPAQUE), mtime=entry.mtime))
+            folder = path + b"/" if path else b""
+            self._header(replace(_marker(self._prefix + folder + tar.OPAQUE), mtime=entry.mtime))
 
     def _whiteout(self, path: bytes, status: os.stat_result) -> None:
         directory, slash, name = path.rpartition(b"/")
-        entry = _marker(directory + slash + tar.WHITEOUT + name)
+        entry = _marker(self._prefix + directory + slash + tar.WHITEOUT + name)
         entry.mtime = self._time(status)
         self._header(entry)
 
@@ -162,7 +168,7 @@ class _Writer:
         if status.st_nlink > 1:
             first = self._first_names.setdefault((status.st_dev, status.st_ino), path)
             if first != path:
-                entry.kind, entry.link = tar.HARD_LINK, first
+                entry.kind, entry.link = tar.HARD_LINK, self._prefix + first
                 self._attributes(full, entry, status)
                 self._header(entry)
                 return
@@ -215,7 +221,7 @@ class _Writer:
 
     def _entry(self, name: bytes, kind: bytes, status: os.stat_result) -> Entry:
         mode = status.st_mode & 0o7777
-        return Entry(name, kind, mode, status.st_uid, status.st_gid, mtime=self._time(status))
+        return Entry(self._prefix + name, kind, mode, status.st_uid, status.st_gid, mtime=self._time(status))
 
     def _time(self, status: os.stat_result) -> int:
         seconds = status.st_mtime_ns // 1_000_000_000
