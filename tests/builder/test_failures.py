@@ -105,3 +105,16 @@ def test_a_wrong_image_name_is_told_before_anything_runs(bench):
 def test_standard_input_that_is_neither(bench):
     with pytest.raises(InvalidInput, match="neither"):
         bench.build(context=io.BytesIO(b"\0\1\2" * 1000))
+
+
+def test_a_file_that_changes_between_its_checksum_and_its_copy_is_an_error(bench):
+    import threading
+
+    bench.write(f="before")
+    timer = threading.Timer(0.6, lambda: bench.write(f="after!"))
+    timer.start()
+    with pytest.raises(KedgeError, match="changed"):
+        bench.build("FROM base\nRUN sleep 2\nCOPY f /", tags=("x",))
+    timer.join()
+    bench.build("FROM base\nRUN sleep 2\nCOPY f /", tags=("x",))
+    assert bench.read("x", "f") == "after!"

@@ -215,3 +215,25 @@ def test_only_harmless_headers_may_be_set_by_a_graph(server, store):
     assert headers["Accept"] == "a/b"
     assert "Cookie" not in headers
     assert "Authorization" not in headers
+
+
+def test_a_stop_does_not_wait_for_a_slow_server(server, store):
+    import time
+
+    from kedge.model.errors import Cancelled
+
+    def answer(handler):
+        handler.send_response(200)
+        handler.send_header("Content-Length", "10")
+        handler.end_headers()
+        handler.wfile.write(b"x")
+        handler.wfile.flush()
+        time.sleep(5)
+
+    server.answer = answer
+    handler, work = HttpSource(store, LocalSession()), Work(digest_of("x"))
+    threading.Timer(0.3, work.cancel.set).start()
+    begun = time.monotonic()
+    with pytest.raises(Cancelled):
+        handler.pin(Source(server.url("/x")), None, work)
+    assert time.monotonic() - begun < 3

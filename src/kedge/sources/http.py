@@ -7,7 +7,10 @@ file is for. Facts: BuildKit's source/http; RFC 9110 §8.8, §13.1 (validators),
 import json
 import os
 import re
-from contextlib import suppress
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -98,7 +101,7 @@ class HttpSource:
             conditions["If-None-Match"] = known.etag
         elif known and known.modified:
             conditions["If-Modified-Since"] = known.modified
-        with self._request(wanted, conditions) as response:
+        with self._request(wanted, conditions) as response, _stopped_with(work, response):
             if response.status == 304 and known:
                 return known
             if not 200 <= response.status < 300:
@@ -205,6 +208,34 @@ class HttpSource:
             aside.replace(note)
         except OSError:
             pass  # only a hint: the next build downloads again
+
+
+@contextmanager
+def _stopped_with(work: Work, response: "urllib3.BaseHTTPResponse") -> Iterator[None]:
+    """Cut the connection when the build stops: a read that waits for a slow server would hold it up."""
+    done = threading.Event()
+    # By a descriptor of our own: the response closes its connection when it has read all.
+    connection = socket.socket(fileno=os.dup(response.fileno())) if not response.closed else None
+
+    def watch() -> None:
+        while not done.wait(0.1):
+            if work.cancel.is_set() and connection:
+                with suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+                return
+
+    watcher = threading.Thread(target=watch, name="http", daemon=True)
+    watcher.start()
+    try:
+        yield
+    except SourceError:
+        work.check()  # then it is the stop that broke it
+        raise
+    finally:
+        done.set()
+        watcher.join()
+        if connection:
+            connection.close()
 
 
 # ---- the file --------------------------------------------------------------------------------------------------------
