@@ -87,3 +87,11 @@ def test_no_name_of_a_package_registrys_host_is_committed() -> None:
         if name != own and path.is_file() and path.suffix in {".py", ".md", ".sh", ".toml", ".yml", ""}:
             wrong += [name] if hosts.search(path.read_text(errors="replace")) else []
     assert not wrong
+
+
+@pytest.mark.parametrize("path", [p for p in PAGES if "```toml" in p.read_text()], ids=lambda path: path.name)
+def test_configuration_in_the_documents_can_be_read(path: Path) -> None:
+    from kedge.session.settings import parse_settings
+
+    for block in re.findall(r"```toml\n(.*?)```", path.read_text(), re.DOTALL):
+        parse_settings(block, path.name)
