@@ -23,7 +23,7 @@ from kedge.operations.file import FileOperation
 from kedge.operations.merge import MergeOperation
 from kedge.operations.passthrough import PassthroughOperation
 from kedge.operations.source import SourceOperation
-from kedge.session.session import Session
+from kedge.session.session import EVERYTHING, Session, Wanted
 from kedge.solver.contracts import Operation
 from kedge.solver.solver import Solver
 from kedge.solver.trunk import Trunk
@@ -212,11 +212,11 @@ class Lending:
         """Lend a directory under a name; before the solving starts."""
         self._directories[name] = directory
 
-    def directory(self, name: str) -> Path:
+    def directory(self, name: str, wanted: Wanted = EVERYTHING) -> Path:
         """The directory lent under a name; raises NotFound."""
         own = self._directories.get(name)
         if own is None:
-            return self._session.directory(name)
+            return self._session.directory(name, wanted)
         if not own.is_dir():
             raise NotFound(f"{own} is not a directory" if own.exists() else f"{own} does not exist")
         return own

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from kedge.model.credential import Credential, CredentialSource, anonymous
 from kedge.model.errors import NotFound
 from kedge.session.secrets import Secret, read_secret
+from kedge.session.session import EVERYTHING, Wanted
 
 if TYPE_CHECKING:
     from kedge.session.ssh import SshSpec
@@ -32,8 +33,8 @@ class LocalSession:
         self._ssh = {spec.id: spec for spec in ssh}
         self._credentials, self._environ = credentials, environ or {}
 
-    def directory(self, name: str) -> Path:
-        """The directory lent under a name; raises NotFound."""
+    def directory(self, name: str, wanted: Wanted = EVERYTHING) -> Path:
+        """The directory lent under a name, whole; raises NotFound."""
         path = self._directories.get(name)
         if path is None:
             raise NotFound(f"no directory is lent under the name {name!r}")

@@ -8,13 +8,35 @@ from pathlib import Path
 from typing import Protocol
 
 from kedge.model.credential import Credential
+from kedge.model.value import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The part of a lent directory that is needed; more may be there. Ignore-file patterns, relative to it.
+
+    `follow` names files and, where they are links, what they lead to; without any, everything. `hint` tells apart what
+    a client lends under one name for several uses, so that each is kept for the next time.
+    """
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    follow: tuple[str, ...] = ()
+    hint: str = ""
+    session: str = ""  # id of the session that lends it, where a build has several
+
+
+EVERYTHING = Wanted()
 
 
 class Session(Protocol):
     """The client. All methods block, are idempotent and safe from several threads."""
 
-    def directory(self, name: str) -> Path:
-        """The directory lent under a name (`context`, `dockerfile`, a named context), unfiltered; raises NotFound."""
+    def directory(self, name: str, wanted: Wanted = EVERYTHING) -> Path:
+        """The directory lent under a name (`context`, `dockerfile`, a named context), unfiltered; raises NotFound.
+
+        At least what is `wanted` of it is there, and stays as it is until the build ends.
+        """
 
     def secret(self, id: str) -> bytes | None:
         """A secret's bytes, None when there is none of this id. Raises InvalidInput for one that cannot be read."""

@@ -14,7 +14,7 @@ from kedge.model.graph import Snapshot
 from kedge.model.ops import Source
 from kedge.model.patterns import Patterns
 from kedge.model.platform import Platform
-from kedge.session.session import Session
+from kedge.session.session import Session, Wanted
 from kedge.sources.handler import Pin, Work
 
 if TYPE_CHECKING:
@@ -50,8 +50,16 @@ class LocalSource:
 
     def fetch(self, source: Source, platform: Platform | None, pin: Pin, work: Work) -> Snapshot:
         """The directory as an adopted layer. Raises NotFound when the session lends none, or it is gone."""
-        directory = self._session.directory(source.identifier.removeprefix("local://"))
+        directory = self._session.directory(source.identifier.removeprefix("local://"), wanted_of(source))
         return (self._layers.adopt(directory, filter_of(source)),)
+
+
+def wanted_of(source: Source) -> Wanted:
+    """What a local source's attributes ask of the client; raises InvalidInput for malformed ones."""
+    include, exclude, follow = (
+        tuple(_lines(source, f"local.{name}") or ()) for name in ("includepattern", "excludepatterns", "followpaths")
+    )
+    return Wanted(include, exclude, follow, source.attr("local.sharedkeyhint"), source.attr("local.session"))
 
 
 def filter_of(source: Source) -> "Filter | None":
@@ -63,6 +71,11 @@ def filter_of(source: Source) -> "Filter | None":
 
 
 def _patterns(source: Source, name: str) -> Patterns | None:
+    lines = _lines(source, name)
+    return Patterns(lines) if lines else None
+
+
+def _lines(source: Source, name: str) -> list[str] | None:
     """BuildKit writes pattern lists as JSON arrays."""
     text = source.attr(name)
     if not text:
@@ -73,4 +86,4 @@ def _patterns(source: Source, name: str) -> Patterns | None:
         lines = None
     if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
         raise InvalidInput(f"attribute {name} is no JSON list of patterns")
-    return Patterns(lines) if lines else None
+    return lines
