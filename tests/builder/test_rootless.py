@@ -23,7 +23,7 @@ sys.exit(pytest.main(sys.argv[1:]))
 """
 FILES = ("test_caching.py", "test_run_steps.py", "test_contexts.py")
 # What one id cannot have: owners other than its own are kept in records, which a running step does not see.
-NEEDS_IDS = "user_home or first_content or agent_is_forwarded"
+NEEDS_IDS = "user_home or first_content or agent_is_forwarded or no_new_privileges"
 
 
 def user_with_subordinate_ids():
