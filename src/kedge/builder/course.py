@@ -55,6 +55,7 @@ class Solved:
     snapshots: tuple[Snapshot, ...] = ()
     warnings: tuple[WarningEvent, ...] = ()
     answer: Any = None
+    solver: Solver | None = None
 
 
 def solve(parts: Parts) -> Solved:
@@ -85,7 +86,9 @@ def export_solved(parts: Parts, solved: Solved) -> BuildResult:
     from kedge.builder.outputs import Built, export
 
     async def run() -> Built:
-        return await parts.trunk.call(export, parts, solved.targets, solved.snapshots)
+        built = await parts.trunk.call(export, parts, solved.targets, solved.snapshots)
+        await _record_stages(parts, solved, built)
+        return built
 
     built = parts.trunk.run(run())
     return BuildResult(built.images, built.names, solved.warnings, built.metadata, None, built.target)
@@ -118,6 +121,7 @@ class _Course:
         from kedge.builder.outputs import export
 
         built = await self.parts.trunk.call(export, self.parts, solved.targets, solved.snapshots)
+        await _record_stages(self.parts, solved, built)
         return _result(self.parts.request, built, solved.warnings, solver)
 
     async def solve(self, solver: Solver) -> Solved:
@@ -143,7 +147,8 @@ class _Course:
             if target.edge:
                 parts.entitlements.require_all(target.edge)
         snapshots = await parts.trunk.gather(_solve(solver, target) for target in targets)
-        return Solved(tuple(targets), tuple(snapshots), warnings)
+        warnings += await self._check_images(solver, file, targets, snapshots)
+        return Solved(tuple(targets), tuple(snapshots), warnings, solver=solver)
 
     def _read(self, definition: Definition) -> StagedFile:
         # A text for another frontend need not be a Dockerfile at all: its syntax line is looked at before it is read.
@@ -182,6 +187,25 @@ class _Course:
             self.parts.report(warning)
         return warnings
 
+    async def _check_images(
+        self, solver: Solver, file: StagedFile, targets: list[Target], snapshots: list[Snapshot]
+    ) -> tuple[WarningEvent, ...]:
+        """Tell what the final images lack or carry, before any of them gets a name."""
+        from kedge.builder.image_checks import check_images, makes_image
+
+        if not makes_image(self.parts.request):
+            return ()
+        found = await self.parts.trunk.call(check_images, self.parts.store, solver, file, targets, snapshots)
+        if not found.found:
+            return ()
+        from kedge.dockerfile.lint import lint_image
+
+        warnings = lint_image(found.found, self.checks)
+        for warning in warnings:
+            self.parts.report(warning)
+        self._require_clean(warnings)
+        return warnings
+
     def _require_clean(self, warnings: tuple[WarningEvent, ...]) -> None:
         if warnings and self.checks.error:
             from kedge.dockerfile.lint import require_clean
@@ -200,6 +224,15 @@ def _refuse_what_is_missing(request: BuildRequest) -> None:
                 f"caches of type {cache.kind} cannot be read or written yet",
                 hint="Leave out --cache-from and --cache-to: the store itself is the cache.",
             )
+
+
+async def _record_stages(parts: Parts, solved: Solved, built: "Built") -> None:
+    if built.images and solved.solver:
+        from kedge.builder.image_checks import record_stages
+
+        await parts.trunk.call(
+            record_stages, parts.store, solved.solver, solved.targets, solved.snapshots, built.images
+        )
 
 
 async def _solve(solver: Solver, target: Target) -> Snapshot:

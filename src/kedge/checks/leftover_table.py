@@ -91,7 +91,6 @@ PROGRAMS: Final[dict[str, Row]] = {
     **_tool("Swift", "swiftc"),
     **_tool("Bazel", "bazel", "bazelisk"),
     **_tool("protoc", "protoc"),
-    **_tool("pip", "pip3"),
     **_tool("Composer", "composer"),
     **_tool("Yarn", "yarn"),
     **_tool("pnpm", "pnpm"),

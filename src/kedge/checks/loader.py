@@ -87,7 +87,7 @@ class Loader:
     def locate(self, name: str, path: str, elf: Elf) -> str | None:
         """Where the library `name` of the program at `path` would be found."""
         found = self._find(name, Library(path, elf), "ld-musl" in elf.interpreter)
-        return found and found.path
+        return found.path if found else None
 
     def _find(self, name: str, by: Library, musl: bool) -> Library | None:
         if "/" in name:

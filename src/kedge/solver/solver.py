@@ -89,6 +89,20 @@ class Solver:
         self.announce(Edge(vertex))
         return (await self._known(vertex)).key
 
+    def peek(self, edge: Edge) -> Snapshot | None:
+        """The snapshot behind `edge` if it was solved, or is stored under a key that came to be known; else None.
+
+        Runs nothing, asks nobody, and may be called on any thread once the solving has ended.
+        """
+        results = self._results.get(edge.vertex)
+        if results is not None and results.done:
+            return results.result()[edge.output]
+        task = self._keys.get(edge.vertex)
+        if task is None or not task.done or (known := task.result()).volatile or known.ignore:
+            return None
+        stored = self._cache.results(known.key)
+        return stored[edge.output] if stored else None
+
     def announce(self, edge: Edge) -> None:
         """Report every vertex of the graph as not started. Of equal vertices, one that says `no_cache` speaks for
         all.
