@@ -33,7 +33,7 @@ def _tool(what: str, *paths: str) -> dict[str, Row]:
 # Whole directories, by their path.
 DIRECTORIES: Final[dict[str, Row]] = {
     **_cache("apt's package lists", "/var/lib/apt", "var/lib/apt/lists",
-             instead="End the same RUN with rm -rf /var/lib/apt/lists/*, or use RUN --mount=type=cache,target=/var/lib/apt"),
+             instead="End the same RUN with rm -rf /var/lib/apt/lists/*, or RUN --mount=type=cache,target=/var/lib/apt"),
     **_cache("apt's package cache", "/var/cache/apt", "var/cache/apt"),
     **_cache("apk's cache", "/var/cache/apk", "var/cache/apk", "etc/apk/cache", instead="Use apk add --no-cache"),
     **_cache("dnf's cache", "/var/cache/dnf", "var/cache/dnf", "var/cache/libdnf5", "var/cache/yum"),
@@ -45,7 +45,8 @@ DIRECTORIES: Final[dict[str, Row]] = {
     **_cache("Poetry's cache", "/root/.cache/pypoetry", "~/.cache/pypoetry"),
     **_cache("conda's packages", "/opt/conda/pkgs", "opt/conda/pkgs", instead="End the same RUN with conda clean -afy"),
     **_cache("npm's cache", "/root/.npm", "~/.npm"),
-    **_cache("Yarn's cache", "/usr/local/share/.cache", "usr/local/share/.cache", "~/.cache/yarn", "~/.yarn/berry/cache"),
+    **_cache("Yarn's cache", "/usr/local/share/.cache", "usr/local/share/.cache", "~/.cache/yarn",
+             "~/.yarn/berry/cache"),
     **_cache("pnpm's store", "/root/.local/share/pnpm", "~/.local/share/pnpm/store"),
     **_cache("Go's build cache", "/root/.cache/go-build", "~/.cache/go-build"),
     **_cache("Go's module cache", "/go/pkg/mod", "go/pkg/mod", "~/go/pkg/mod"),

@@ -80,8 +80,8 @@ _ENVIRONMENT = Secret("an AWS access key", _AWS_KEY)
 # Keys that are known to all the world, and those that come with packages for their tests.
 _HARMLESS: Final = frozenset({"ssl-cert-snakeoil.key"})
 _ELSEWHERE: Final = frozenset(
-    "node_modules site-packages dist-packages vendor gems test tests testdata testing fixtures examples example doc docs "
-    "__tests__ spec".split()
+    "node_modules site-packages dist-packages vendor gems test tests testdata testing fixtures examples example doc "
+    "docs __tests__ spec".split()
 )
 
 

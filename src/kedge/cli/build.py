@@ -117,8 +117,11 @@ def warning_lines(warnings: tuple[WarningEvent, ...]) -> list[str]:
     """The summary behind a build."""
     if not warnings:
         return []
+    from kedge.dockerfile.lint_image_rules import IMAGE_RULES
+
     count = f"{len(warnings)} warning{'s' if len(warnings) > 1 else ''} found"
-    lines = ["", f" {count} (`kedge build --check` tells more):"]
+    more = any(warning.rule not in IMAGE_RULES for warning in warnings)  # those need the files, which --check has not
+    lines = ["", f" {count}{' (`kedge build --check` tells more)' if more else ''}:"]
     for warning in warnings:
         rule = f"{warning.rule}: " if warning.rule else ""
         where = f" (line {warning.location.start})" if warning.location else ""

@@ -30,6 +30,7 @@ GROUPS: Final[dict[str, dict[str, str]]] = {
     "Look at images": {
         "images": "List images",
         "history": "Show how an image was made",
+        "size": "Show where an image's bytes come from, and what is wasted",
         "inspect": "Show an image's configuration and layers as JSON",
         "tag": "Give an image one more name",
         "rmi": "Remove images",

@@ -18,8 +18,8 @@ _TABLE = (
         "The image's process cannot start",
         "{0}",
         "The program that `ENTRYPOINT` or `CMD` names is looked up in the final image as a container runtime would: by "
-        "`PATH` and `WORKDIR`, through `#!` lines and `env`, with the execute permissions of `USER`. The loader that an "
-        "ELF program names, and its shared libraries with theirs, are searched as the loaders of glibc and musl do: "
+        "`PATH` and `WORKDIR`, through `#!` lines and `env`, with the execute permissions of `USER`. The loader that "
+        "an ELF program names, and its shared libraries with theirs, are searched as the loaders of glibc and musl do: "
         "`RPATH` and `RUNPATH`, `LD_LIBRARY_PATH`, `ld.so.cache`, the system's directories. What is missing is named, "
         "with the stage that has it. The usual cause: a dynamically linked program was copied into `scratch`, or into "
         "a base with another C library. Of a shell's text only a first, plain command is looked up.",

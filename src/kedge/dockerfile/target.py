@@ -16,7 +16,8 @@ from kedge.model.value import dataclass
 class LoweredStage:
     """What a stage became. `edge` is None for an empty root file system; `name` is `stage-N` for an unnamed one.
 
-    `base` is the image at the bottom, as FROM names it ("scratch", or empty for a context). `scan` is set when BUILDKIT_SBOM_SCAN_STAGE asks for the stage's packages in the SBOM.
+    `base` is the image at the bottom, as FROM names it ("scratch"; empty for a context). `scan` is set when
+    BUILDKIT_SBOM_SCAN_STAGE asks for the stage's packages in the SBOM.
     """
 
     name: str
@@ -37,7 +38,8 @@ class Target:
     image's config), then those `edge` adds. `history_locations` tells, for each entry of `config.history`, which
     lines made it (None: the base image). `stages` are those lowered, in the order of the file, `name` is the
     target's; `base_location` is the FROM that names the image at the bottom. `is_copied` tells that other stages copy
-    out of the target or of a stage it stands on: it is no final stage. `context` is the build context as far as it is used.
+    out of the target or of a stage it stands on: it is no final stage. `context` is the build context as far as it is
+    used.
     """
 
     edge: Edge | None
