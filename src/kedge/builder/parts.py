@@ -146,7 +146,7 @@ class Parts:
             Source: SourceOperation(self.trunk, self._handlers(), self.report),
             File: FileOperation(self.trunk, self.store, content),
             Merge: MergeOperation(),
-            Diff: DiffOperation(),
+            Diff: DiffOperation(self.trunk, self.store.layers),
             Passthrough: PassthroughOperation(),
             Exec: self._exec(),
         }

@@ -1,26 +1,54 @@
-"""Diff ops: what one snapshot has over another."""
+"""Diff ops: what one snapshot has over another.
+
+Owns the choice: of a snapshot and one it was built on, the layers above, which touches no file; of two others, a layer
+with the differences. Does not know how trees are compared or copied.
+"""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from kedge.model.cachekey import CacheMap
 from kedge.model.digest import digest_of
-from kedge.model.errors import Unsupported
-from kedge.model.graph import Snapshot, Vertex
-from kedge.model.ops import NO_INPUT, Diff
+from kedge.model.graph import Layer, Snapshot, Vertex
+from kedge.model.ops import NO_INPUT, Copy, Diff, Remove
+from kedge.solver.trunk import Trunk
+
+if TYPE_CHECKING:
+    from kedge.storage.layers import LayerStore
 
 
 class DiffOperation:
-    """Operation for Diff, of a snapshot and one it was built on: the layers above."""
+    """Operation for Diff."""
+
+    def __init__(self, trunk: Trunk, layers: "LayerStore") -> None:
+        self._trunk, self._layers = trunk, layers
 
     async def cache_map(self, vertex: Vertex) -> CacheMap:
         """By the keys of the inputs."""
         return CacheMap(digest_of(vertex.op), (None,) * len(vertex.inputs))
 
     async def run(self, vertex: Vertex, inputs: Sequence[Snapshot]) -> list[Snapshot]:
-        """The upper's layers over the lower's; raises Unsupported for snapshots that are not built on each other."""
+        """The upper's layers over the lower's, or one layer with what differs."""
         assert isinstance(vertex.op, Diff)
         lower = () if vertex.op.lower == NO_INPUT else inputs[vertex.op.lower]
         upper = () if vertex.op.upper == NO_INPUT else inputs[vertex.op.upper]
-        if upper[: len(lower)] != lower:
-            raise Unsupported("the difference of two trees that are not built on each other cannot be taken yet")
-        return [upper[len(lower) :]]
+        if upper[: len(lower)] == lower:
+            return [upper[len(lower) :]]
+        return [(await self._trunk.call(self._compare, lower, upper),)]
+
+    def _compare(self, lower: Snapshot, upper: Snapshot) -> Layer:
+        """Make the lower tree into the upper one: what the kernel notes on the way is the layer."""
+        from kedge.storage.compare import compare
+        from kedge.storage.copy import copy
+        from kedge.storage.file_actions import remove
+        from kedge.storage.tree import Tree
+
+        with self._layers.mounted(upper) as new, self._layers.draft(lower) as draft:
+            with draft.tree() as tree:
+                changes = compare(tree.fd, new.fd)
+                for path in changes.gone:
+                    remove(Remove("/" + path), tree.fd)
+                if changes.changed:
+                    everything = Copy("/", "/", contents_only=True, always_replace=True)
+                    copy(everything, Tree(new.fd, patterns=changes), tree.fd)
+            return draft.commit("a difference")
