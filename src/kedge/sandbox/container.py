@@ -1,4 +1,4 @@
-"""Containers of `kedge run`: a writable directory each, and a record on disk of what it is and whether it runs.
+"""Containers of `kedge run` and of the service: a writable directory each, and a record on disk of what it is and whether it runs.
 
 Owns `containers/` below a root, names, states and removal. Does not know images: the caller gives the layer
 directories.
@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import shutil
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -33,7 +34,11 @@ _RIGHT = (
 
 @dataclass(frozen=True, slots=True)
 class ContainerRecord:
-    """What is known of a container. Times are seconds since the epoch, 0 for not yet; `pid` is 0 unless it runs."""
+    """What is known of a container. Times are seconds since the epoch, 0 for not yet; `pid` is 0 unless it runs.
+
+    `error` is why it could not be started. One that is to `auto_remove` is gone with its end, at the latest when the
+    next container is made.
+    """
 
     id: str
     name: str
@@ -46,6 +51,8 @@ class ContainerRecord:
     exit_code: int = 0
     started: float = 0.0
     finished: float = 0.0
+    error: str = ""
+    auto_remove: bool = False
 
 
 class Containers:
@@ -54,10 +61,12 @@ class Containers:
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    def create(self, image: str, image_id: str, command: tuple[str, ...], name: str = "") -> "Container":
+    def create(
+        self, image: str, image_id: str, command: tuple[str, ...], name: str = "", auto_remove: bool = False
+    ) -> "Container":
         """A new container with an empty writable layer; raises Conflict if the name is taken."""
-        if name and not _NAME.fullmatch(name):
-            raise InvalidInput(f"invalid container name {name!r}: letters, digits and _.- are allowed")
+        _check_name(name)
+        self._sweep()
         identifier = secrets.token_hex(32)
         home = self._root / identifier
         try:
@@ -70,9 +79,37 @@ class Containers:
         except Conflict:
             shutil.rmtree(home, ignore_errors=True)
             raise
-        container = Container(home, ContainerRecord(identifier, name, image, image_id, command, time.time()))
+        record = ContainerRecord(
+            identifier, name, image, image_id, command, time.time(), auto_remove=auto_remove
+        )
+        container = Container(home, record)
         container.save()
         return container
+
+    def open(self, reference: str) -> "Container":
+        """A container made before, by name or id as `get`; raises NotFound."""
+        record = self.get(reference)
+        return Container(self._root / record.id, record)
+
+    def rename(self, reference: str, name: str) -> ContainerRecord:
+        """Give a container another name; raises Conflict if that is taken."""
+        container = self.open(reference)
+        if not name:
+            raise InvalidInput("a container's name cannot be empty")
+        _check_name(name)
+        old = container.record.name
+        self._take_name(name, container.record.id)
+        container.update(name=name)
+        with suppress(OSError):
+            (self._root / "names" / old).unlink()
+        return container.record
+
+    def _sweep(self) -> None:
+        """Remove what a killed process would have removed at its containers' end."""
+        for record in self.list():
+            if record.auto_remove and record.state == "exited":
+                with suppress(NotFound, StoreError):
+                    self.remove(record.id)
 
     def list(self) -> list[ContainerRecord]:
         """All containers, newest first."""
@@ -131,6 +168,11 @@ class Container:
         self.record = record
 
     @property
+    def home(self) -> Path:
+        """Where its own files are kept; whoever holds it may keep more there."""
+        return self._home
+
+    @property
     def upper(self) -> Path:
         """Where everything that it writes goes."""
         return self._home / "upper"
@@ -146,7 +188,7 @@ class Container:
         started = stdio.on_start
 
         def on_start(send: Signaller, pid: int) -> None:
-            self._update(state="running", pid=pid, started=time.time())
+            self.update(state="running", pid=pid, exit_code=0, error="", started=time.time(), finished=0.0)
             if started is not None:
                 started(send, pid)
 
@@ -157,7 +199,7 @@ class Container:
             code = executor.run(process, mounts, replace(stdio, on_start=on_start))
             return code
         finally:
-            self._update(state="exited", pid=0, exit_code=code, finished=time.time())
+            self.update(state="exited", pid=0, exit_code=code, finished=time.time())
             os.close(lock)
 
     def remove(self) -> None:
@@ -166,7 +208,7 @@ class Container:
 
     def save(self) -> None:
         """Write the record; atomic."""
-        aside = self._home / f"record.{os.getpid()}"
+        aside = self._home / f"record.{os.getpid()}.{threading.get_ident()}"
         try:
             aside.write_text(json.dumps({one.name: getattr(self.record, one.name) for one in fields(self.record)}))
             aside.replace(self._home / "record.json")
@@ -175,9 +217,15 @@ class Container:
         except OSError as error:
             raise StoreError(f"cannot write {aside}: {error.strerror}") from None
 
-    def _update(self, **changes: object) -> None:
+    def update(self, **changes: object) -> None:
+        """Change fields of the record, on disk too."""
         self.record = replace(self.record, **changes)  # type: ignore[arg-type]
         self.save()
+
+
+def _check_name(name: str) -> None:
+    if name and not _NAME.fullmatch(name):
+        raise InvalidInput(f"invalid container name {name!r}: letters, digits and _.- are allowed")
 
 
 def _load(home: Path) -> ContainerRecord | None:
@@ -187,7 +235,7 @@ def _load(home: Path) -> ContainerRecord | None:
     except (OSError, ValueError, TypeError, KeyError):
         return None
     if record.state == "running" and not _is_locked(home):
-        return replace(record, state="exited", pid=0, exit_code=137)
+        return replace(record, state="exited", pid=0, exit_code=137, finished=record.finished or record.started)
     return record
 
 

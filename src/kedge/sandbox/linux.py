@@ -22,7 +22,7 @@ from kedge.kernel import identity, paths
 from kedge.model.errors import Cancelled, InvalidInput, KedgeError, StoreError, Unsupported
 from kedge.sandbox import cgroups, leftovers
 from kedge.sandbox.helper import Helper
-from kedge.sandbox.plan import Kind, Machine, Plan, make_plan
+from kedge.sandbox.plan import Kind, Machine, Plan, join_plan, make_plan
 from kedge.sandbox.process import (
     NO_STDIO,
     Content,
@@ -74,6 +74,15 @@ class LinuxExecutor:
                 return run.go(self._start)
             finally:
                 leftovers.clean(plan.root, plan.works, run.made)
+
+    def enter(self, process: Process, pidfd: int, stdio: Stdio = NO_STDIO) -> int:
+        """Run one more process where the first process of an earlier `run`, known by its pidfd, runs; its exit code.
+
+        It ends with that one. Only `terminal`, the program, its directory and its rights are taken from `process`.
+        Raises what `run` raises, Unsupported when that process has ended.
+        """
+        plan = join_plan(process, self._machine)
+        return _Run(plan, stdio, None, pidfd).go(self._start)
 
     def close(self) -> None:
         with self._lock:
@@ -184,8 +193,9 @@ def _kind_of(mount: MountPoint) -> Kind:
 class _Run:
     """One run: its status socket, its pipes, and the loop that listens to both."""
 
-    def __init__(self, plan: Plan, stdio: Stdio, cancel: threading.Event | None) -> None:
-        self.plan, self.stdio, self.cancel = plan, stdio, cancel
+    def __init__(self, plan: Plan, stdio: Stdio, cancel: threading.Event | None, join: int = -1) -> None:
+        self.plan, self.stdio, self.cancel, self.join = plan, stdio, cancel, join
+        self.plan.values["announce"] = stdio.on_program is not None
         self.made: list[leftovers.Made] = []
         self.error: KedgeError | None = None
         self.wait_status: int | None = None
@@ -197,6 +207,7 @@ class _Run:
             stack.enter_context(self.status)
             with theirs, ExitStack() as given:
                 fds = (theirs.fileno(), self._plan_file(given), *self._streams(stack, given))
+                fds += (self.join,) if self.join >= 0 else ()
                 start(self.plan.flags, fds)
             self._listen()
         if self.cancel is not None and self.cancel.is_set():
@@ -275,6 +286,8 @@ class _Run:
             self.stdio.on_start(self.signal, struct.unpack("=i", body)[0])
         elif kind == b"E":
             self._refused(*loads(body))
+        elif kind == b"B" and self.stdio.on_program is not None:
+            self.stdio.on_program()
         elif kind == b"N" and self.stdio.note is not None:
             self.stdio.note(loads(body))
         elif kind == b"C":

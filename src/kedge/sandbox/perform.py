@@ -22,7 +22,7 @@ from marshal import dumps, loads
 from kedge.kernel import syscalls as sc
 from kedge.kernel.paths import make_dirs_in_root
 from kedge.sandbox.mounting import RDONLY, Mounter, Refused
-from kedge.sandbox.system import System
+from kedge.sandbox.system import System, open_terminal
 
 TYPE_CHECKING = False  # typing.TYPE_CHECKING without the import of typing, which is a third of the zygote's start
 if TYPE_CHECKING:
@@ -31,14 +31,17 @@ if TYPE_CHECKING:
 _MAP_MORE = "more ids are needed in /etc/subuid and /etc/subgid"
 
 
-def run_child(plan_fd: int, stdio: tuple[int, int, int], status: socket.socket) -> None:
-    """Carry out the plan read from `plan_fd` and become the program. Never returns."""
+def run_child(plan_fd: int, stdio: tuple[int, int, int], status: socket.socket, join: int = -1) -> None:
+    """Carry out the plan read from `plan_fd` and become the program. Never returns.
+
+    With `join`, a pidfd, nothing is mounted: the program starts in that process's namespaces.
+    """
     child = _Child(stdio, status)
     try:
         with open(plan_fd, "rb") as file:
             file.seek(0)
             child.plan = loads(file.read())
-        child.run()
+        child.run(join)
     except Refused as refused:
         _tell(child.status, b"E", (refused.kind, refused.text))
     except OSError as error:
@@ -70,9 +73,15 @@ class _Child:
         self.doing = "start"  # for the message, should a system call fail
         self.root = -1  # the new root's mount
 
-    def run(self) -> None:
+    def run(self, join: int) -> None:
         plan = self.plan
         os.umask(0o22)
+        if join >= 0:
+            self.doing = "enter the container"
+            self._join(join)
+            self._change_directory()
+            self.doing = "become the program"
+            self._become()
         if plan["new_keyring"]:
             with suppress(OSError):  # the quota of keys is used up
                 sc.new_session_keyring()
@@ -85,6 +94,19 @@ class _Child:
         self._enter()
         self.doing = "become the program"
         self._become()
+
+    def _join(self, pidfd: int) -> None:
+        """Go where that process is. Its own root's processes must not look into us meanwhile (CVE-2016-9962)."""
+        sc.prctl(sc.PR_SET_DUMPABLE, 0)
+        try:
+            sc.setns(pidfd, sc.CLONE_NEWNS | sc.CLONE_NEWIPC | sc.CLONE_NEWUTS | sc.CLONE_NEWNET | sc.CLONE_NEWCGROUP)
+        except OSError as error:
+            if error.errno == errno.ESRCH:
+                raise Refused("unsupported", "the container has stopped") from None
+            raise
+        if self.plan["terminal"]:
+            dev = os.open("/dev", os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            self._take_terminal(*open_terminal(dev))
 
     def _mount_all(self) -> None:
         plan, mounter = self.plan, Mounter(self.plan["stage"])
@@ -129,6 +151,9 @@ class _Child:
         if self.plan["loopback"]:
             _raise_loopback()
         socket.sethostname(self.plan["hostname"])
+        self._change_directory()
+
+    def _change_directory(self) -> None:
         cwd = self.plan["cwd"]
         root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -153,6 +178,8 @@ class _Child:
         program = self._find_program()
         self._drop_privileges()
         sc.prctl(sc.PR_SET_PDEATHSIG, 9)
+        if plan["announce"]:
+            self.status.send(b"B")
         try:
             os.execve(program, plan["args"], plan["environment"])
         except OSError as error:

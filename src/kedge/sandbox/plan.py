@@ -93,6 +93,15 @@ def make_plan(
     return Plan(_namespaces(process), values, root, works, notes)
 
 
+def join_plan(process: Process, machine: Machine) -> Plan:
+    """The plan of one more process in the namespaces of one that runs: it sees what that one sees.
+
+    Of `process`, what concerns namespaces and mounts (hostname, network, hosts) is not looked at.
+    """
+    values = _identity(process, machine) | {"cgroups": []}
+    return Plan(0, values, MountPoint("/", Overlay(())), ())
+
+
 def _namespaces(process: Process) -> int:
     flags = sc.CLONE_NEWNS | sc.CLONE_NEWPID | sc.CLONE_NEWIPC | sc.CLONE_NEWUTS
     return flags | (sc.CLONE_NEWNET if process.network == "none" else 0)

@@ -118,9 +118,7 @@ class System:
 
     def _open_terminal(self, dev: int) -> None:
         """A pseudo-terminal of the step's own devpts, also bound as /dev/console."""
-        master = os.open("pts/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC, dir_fd=dev)
-        fcntl.ioctl(master, 0x40045431, struct.pack("i", 0))  # TIOCSPTLCK: unlock
-        slave = fcntl.ioctl(master, 0x5441, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)  # TIOCGPTPEER
+        master, slave = open_terminal(dev)
         os.close(os.open("console", os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=dev))
         console = sc.open_tree(slave, "", sc.OPEN_TREE_CLONE | sc.AT_EMPTY_PATH)
         sc.move_mount(console, dev, "console")
@@ -153,6 +151,16 @@ class System:
                 sc.move_mount(copy, fd)
                 os.close(copy)
                 os.close(fd)
+
+
+def open_terminal(dev: int) -> tuple[int, int]:
+    """A new (master, slave) of the devpts mounted in that /dev, whatever a step may have put in its place."""
+    master = os.open("pts/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dev)
+    if os.fstat(master).st_rdev != os.makedev(5, 2):
+        raise Refused("unsupported", "/dev/pts/ptmx of this root is no pseudo-terminal")
+    fcntl.ioctl(master, 0x40045431, struct.pack("i", 0))  # TIOCSPTLCK: unlock
+    slave = fcntl.ioctl(master, 0x5441, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)  # TIOCGPTPEER
+    return master, slave
 
 
 _SYSTEM: dict[str, Callable[..., None]] = {

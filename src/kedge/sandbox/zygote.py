@@ -4,8 +4,9 @@ Owns the children and their ends. Does not know what they do (`perform`). It is 
 socket it is given, and ends, with all its children, when the builder's end of that socket closes.
 
 Messages. Builder to zygote, on the control socket: `R` + clone flags, with descriptors (status socket, plan, stdin,
-stdout, stderr). On a step's status socket: builder to zygote `K` + signal; zygote to builder `S` + pid, `X` + wait
-status; child to builder `E` refusal, `N` remark, `T` terminal, `C` mount points made.
+stdout, stderr; a sixth is the pidfd of a process whose namespaces to join). On a step's status socket: builder to
+zygote `K` + signal; zygote to builder `S` + pid, `X` + wait status; child to builder `E` refusal, `N` remark, `T`
+terminal, `C` mount points made, `B` the program begins.
 """
 
 import os
@@ -18,7 +19,7 @@ from contextlib import suppress
 from kedge.kernel import syscalls as sc
 from kedge.sandbox.perform import run_child
 
-_REQUEST_FDS = 5
+_REQUEST_FDS = 5  # without the one to join
 
 
 def main(control_fd: int) -> None:
@@ -53,14 +54,15 @@ class _Zygote:
                     self._order(fd)
 
     def _request(self) -> bool:
-        message, fds, _, _ = socket.recv_fds(self.control, 64, _REQUEST_FDS)
+        message, fds, _, _ = socket.recv_fds(self.control, 64, _REQUEST_FDS + 1)
         if not message:
             return False
         (flags,) = struct.unpack("=Q", message[1:9])
         status_fd, plan_fd, *streams = fds
+        join = streams[3] if len(streams) > 3 else -1
         status = socket.socket(fileno=status_fd)
         try:
-            pid = sc.clone(flags)
+            pid = sc.clone(flags) if join < 0 else self._clone_into(join)
         except OSError as error:
             from marshal import dumps
 
@@ -71,12 +73,24 @@ class _Zygote:
             pid = -1
         if pid == 0:
             _reset_signals()
-            run_child(plan_fd, (streams[0], streams[1], streams[2]), status)
+            run_child(plan_fd, (streams[0], streams[1], streams[2]), status, join)
         for fd in fds[1:]:
             os.close(fd)
         if pid > 0:
             self._adopt(pid, status)
         return True
+
+    def _clone_into(self, pidfd: int) -> int:
+        """A child in that process's pid namespace: only children enter one, so we go there and back for it."""
+        home = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            sc.setns(pidfd, sc.CLONE_NEWPID)
+            pid = sc.clone(0)
+            if pid:
+                sc.setns(home, sc.CLONE_NEWPID)
+            return pid
+        finally:
+            os.close(home)
 
     def _adopt(self, pid: int, status: socket.socket) -> None:
         pidfd = sc.pidfd_open(pid)

@@ -3,6 +3,7 @@
 Owns no file. Sizes of immutable layers are measured once and remembered. Does not know what may go (`gc`).
 """
 
+import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -109,10 +110,13 @@ class Accounts:
     # ---- images ------------------------------------------------------------------------------------------------------
 
     def held(self) -> Held:
-        """What the images by name need to be whole."""
+        """What the images by name, and those that containers stand on, need to be whole."""
         held = Held()
         for record in self._images.list():
             self._hold(record.target, held)
+        for path in self._root.glob("containers/*/target.json"):  # the image that a container stands on
+            with suppress(KedgeError, OSError, ValueError):
+                self._hold(Descriptor.from_json(json.loads(path.read_bytes())), held)
         return held
 
     def _hold(self, target: Descriptor, held: Held) -> None:
