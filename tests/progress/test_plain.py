@@ -156,3 +156,21 @@ def test_what_still_runs_when_the_display_closes_is_shown() -> None:
     recorder = Recorder().show(running(A, "x"), LogEvent(A, 1, b"a\n", 100.0))
     recorder.show(running(B, "y"), LogEvent(B, 1, b"b\n", 100.0))
     assert "#2 y" in recorder.text()
+
+
+def test_layers_that_come_after_their_step_are_shown_with_it() -> None:
+    part = StatusEvent(A, "sha256:ab", 103.0, 5, 10, 102.0)
+    recorder = (
+        Recorder().show(done(A, "FROM x", end=100.0)).show(running(B, "RUN y", 101.0), LogEvent(B, 1, b"a\n", 101.0))
+    )
+    recorder.show(done(B, "RUN y", 101.0, 101.5)).show(part)
+    recorder.show(StatusEvent(A, "sha256:ab", 104.0, 10, 10, 102.0, 104.0))
+    recorder.show(StatusEvent(A, "sha256:ab", 104.0, 10, 10, 102.0, 104.0))
+    assert recorder.text().split("\n\n")[2] == (
+        "#1 FROM x\n#1 sha256:ab 5B / 10B 1.0s\n#1 sha256:ab 10B / 10B 2.0s done\n#1 DONE 2.0s\n"
+    )
+
+
+def test_a_part_that_never_ends_does_not_keep_its_step_from_ending() -> None:
+    recorder = Recorder().show(running(A, "x"), StatusEvent(A, "part", 100.1, started=100.1), done(A, "x"))
+    assert recorder.text().endswith("#1 DONE 0.5s\n")

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kedge.model.digest import Digest, digest_of
+from kedge.model.digest import digest_of
 from kedge.model.errors import InvalidInput, NotFound
 from kedge.model.graph import Snapshot
 from kedge.model.ops import NO_INPUT, NO_OUTPUT, Exec, Mount
@@ -21,7 +21,7 @@ from kedge.session.session import Session
 from kedge.sources.handler import Work
 
 if TYPE_CHECKING:
-    from kedge.storage.layers import Draft, Progress
+    from kedge.storage.layers import Draft
     from kedge.storage.store import Store
 
 
@@ -77,14 +77,14 @@ class Preparer:
                 return self._ssh(mount, stack)
 
     def _bind(self, mount: Mount, snapshot: Snapshot, prepared: Prepared, stack: ExitStack, work: Work) -> MountSource:
-        layers, progress = self._store.layers, progress_of(work)
+        layers = self._store.layers
         if mount.readonly:
             if mount.output != NO_OUTPUT:
                 prepared.unchanged[mount.output] = snapshot
-            return Overlay(tuple(map(str, layers.directories(snapshot, progress))))
+            return Overlay(tuple(map(str, layers.directories(snapshot))))
         # Also where nothing is kept: writes go to a layer that is thrown away, never to what was mounted
         # (CVE-2025-4953).
-        draft = stack.enter_context(layers.draft(snapshot, progress))
+        draft = stack.enter_context(layers.draft(snapshot))
         if mount.output != NO_OUTPUT:
             prepared.drafts[mount.output] = (snapshot, draft)
         return Overlay(tuple(map(str, draft.lowers)), str(draft.upper), str(draft.work))
@@ -168,16 +168,6 @@ def _take_owner(source: int, target: int) -> None:
         uid, gid = (kept.uid, kept.gid) if kept else (uid, gid)
     ownership.give(target, uid, gid, how)
     os.fchmod(target, stat.S_IMODE(status.st_mode))
-
-
-def progress_of(work: Work) -> "Progress":
-    """Fetching and unpacking of layers as parts of the vertex's work; it stops when the build does."""
-
-    def progress(action: str, digest: Digest, current: int, total: int) -> None:
-        work.check()
-        work.status(f"{action} {digest}", current, total, done=total > 0 and current >= total)
-
-    return progress
 
 
 def missing_secret(id: str) -> NotFound:

@@ -61,14 +61,17 @@ class Plain:
         news = [row for row in self._trace.rows if row.updates]
         for row in news:
             self._waiting.setdefault(id(row), now)
-        ended = [row for row in news if row.completed is not None]
+        ended = [row for row in news if row.over]
         if self._shown in ended:
             self._show(self._shown, now)
         for row in sorted((row for row in ended if row.updates), key=lambda row: row.completed or 0.0):
             self._show(row, now)
-        running = [row for row in news if row.updates and row.completed is None]
+        running = [row for row in news if row.updates and not row.over]
         for row in running if final else self._turn(running, now):
             self._show(row, now)
+        for row in self._trace.rows if final else ():
+            if row.completed is not None and not row.told:
+                self._show(row, now, final=True)
         self._out.flush()
 
     def _turn(self, running: list[Row], now: float) -> list[Row]:
@@ -86,7 +89,7 @@ class Plain:
 
     # ---- what is shown -----------------------------------------------------------------------------------------------
 
-    def _show(self, row: Row | None, now: float) -> None:
+    def _show(self, row: Row | None, now: float, final: bool = False) -> None:
         if row is None:
             return
         if row is not self._shown:
@@ -99,7 +102,8 @@ class Plain:
         self._output(row)
         row.updates = 0
         self._waiting.pop(id(row), None)
-        if row.completed is not None:
+        row.told = row.over or final
+        if row.told:
             self._line(row, _outcome(row, now))
             self._shown = None
 

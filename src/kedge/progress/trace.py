@@ -41,6 +41,7 @@ class Row:
     tail: deque[tuple[float, bytes]] = field(default_factory=lambda: deque(maxlen=KEPT_LINES))  # (time, line)
     tail_open: bool = False  # the last line of `tail` has no newline yet
     updates: int = 0  # since a display last showed it
+    told: bool = False  # a display has shown how it ended
 
     @property
     def started(self) -> float | None:
@@ -51,6 +52,11 @@ class Row:
         """When the last member ended; None while one runs or none has started."""
         ends = [end for end in self.spans.values() if end is not None]
         return max(ends) if ends and len(ends) == len(self.spans) else None
+
+    @property
+    def over(self) -> bool:
+        """Is nothing of it going on? A base image's layers come later than its step, when something needs them."""
+        return self.completed is not None and (bool(self.error) or all(part.done for part in self.parts.values()))
 
     @property
     def cached(self) -> bool:
@@ -71,7 +77,12 @@ class Row:
     def seconds(self, now: float) -> float:
         """How long it has run, without gaps and without counting twice what ran side by side."""
         total, reached = 0.0, float("-inf")
-        for start, end in sorted(self.spans.items()):
+        parts: dict[float, float | None] = {}
+        for status in (part.status for part in self.parts.values()):
+            if status.started is not None:
+                last = status.timestamp if self.completed is not None else None
+                parts[status.started] = last if status.completed is None else status.completed
+        for start, end in sorted((parts | self.spans).items()):
             end = now if end is None else end
             if end > reached:
                 total += end - max(start, reached)
@@ -107,6 +118,8 @@ class Trace:
             if event.vertex:
                 self._early.append(event)
             return
+        if isinstance(event, StatusEvent) and event.id in row.parts and row.parts[event.id].done and event.completed:
+            return  # told twice
         row.updates += 1
         if isinstance(event, StatusEvent):
             row.parts.setdefault(event.id, Part(event)).status = event

@@ -117,10 +117,10 @@ class Tty:
 
 def frame(trace: Trace, now: float, began: float, width: int, height: int | None) -> list[Line]:
     """The picture of a build; with `height` None the whole of it, as it stays when the build is over."""
-    done = sum(1 for row in trace.rows if row.completed is not None)
+    done = sum(1 for row in trace.rows if _ended(row, height is None))
     finished = height is None and done == trace.known and done > 0
     head = f"[+] Building {max(now - began, 0.0):.1f}s ({done}/{trace.known})" + (" FINISHED" if finished else "")
-    blocks = [_block(row, now, width) for row in trace.rows]
+    blocks = [_block(row, now, width, _ended(row, height is None)) for row in trace.rows]
     if height is None:
         return [Line(head), *(line for block in blocks for line in block)]
     return [Line(head), *_fit(trace.rows, blocks, now, max(height - 2, 1))]
@@ -128,7 +128,7 @@ def frame(trace: Trace, now: float, began: float, width: int, height: int | None
 
 def _fit(rows: list[Row], blocks: list[list[Line]], now: float, room: int) -> list[Line]:
     """The lines that fit: running steps first, their output where there is room, then the newest of what is done."""
-    running = [index for index, row in enumerate(rows) if row.completed is None]
+    running = [index for index, row in enumerate(rows) if not row.over]
     shown: dict[int, list[Line]] = {}
     for index in running:
         lines = [line for line in blocks[index] if not line.done][: max(room, 0)]
@@ -152,10 +152,13 @@ def _fit(rows: list[Row], blocks: list[list[Line]], now: float, room: int) -> li
     return [line for index in sorted(shown) for line in shown[index]]
 
 
-def _block(row: Row, now: float, width: int) -> list[Line]:
+def _ended(row: Row, final: bool) -> bool:
+    return row.over or (final and row.completed is not None)
+
+
+def _block(row: Row, now: float, width: int, ended: bool) -> list[Line]:
     """A step and its parts."""
-    mark, colour = _state(row)
-    ended = row.completed is not None
+    mark, colour = _state(row, ended)
     name = " ".join(row.name.split())
     lines = [Line(f" => {mark}{name}", _timer(row.seconds(now)), colour, ended)]
     for part in row.parts.values():
@@ -171,12 +174,12 @@ def _block(row: Row, now: float, width: int) -> list[Line]:
     return lines
 
 
-def _state(row: Row) -> tuple[str, str]:
+def _state(row: Row, ended: bool) -> tuple[str, str]:
     if row.cancelled:
         return "CANCELED ", _YELLOW
     if row.failed:
         return "ERROR ", _RED
-    if row.completed is None:
+    if not ended:
         return "", ""
     return ("CACHED " if row.cached else ""), _BLUE
 

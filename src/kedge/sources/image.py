@@ -61,6 +61,7 @@ class ImageSource:
     def __init__(self, store: "Store", registry: "Registry", host: Platform | None = None) -> None:
         self._store, self._registry, self._host = store, registry, host or of_machine(os.uname().machine)
         self._targets, self._images = _Once(), _Once()
+        self._arriving: dict[Digest, _LayerProgress] = {}
 
     def resolve(
         self, reference: Reference, platform: Platform, mode: ResolveMode = "default", work: Work | None = None
@@ -93,6 +94,7 @@ class ImageSource:
         """The layers' identity: two names for the same layers are the same thing to every later step."""
         reference, mode = _read(source)
         image = self.resolve(reference, platform or self._host, mode, work)
+        self._watch(image, work)
         return Pin(image.key, labels=(("image", str(reference.with_digest(image.target.digest))),))
 
     def fetch(self, source: Source, platform: Platform | None, pin: Pin, work: Work) -> Snapshot:
@@ -102,6 +104,16 @@ class ImageSource:
 
     def _declare(self, reference: Reference, image: PickedImage) -> Snapshot:
         return declare_layers(self._store, image, f"docker-image://{reference.name}")
+
+    def _watch(self, image: PickedImage, work: Work) -> None:
+        """Show the image's layers as work of the step that names it, whichever step needs their files first."""
+        progress = _LayerProgress(work)
+        self._arriving |= {layer.digest: progress for layer in image.manifest.layers}
+        self._store.layers.watch = self._arrived
+
+    def _arrived(self, action: str, digest: Digest, current: int, total: int) -> None:
+        if progress := self._arriving.get(digest):
+            progress(action, digest, current, total)
 
     # ---- finding -----------------------------------------------------------------------------------------------------
 
@@ -207,7 +219,7 @@ class _LayerProgress:
 
     def __call__(self, action: str, digest: Digest, current: int, total: int) -> None:
         self._work.check()
-        id = digest if action == "fetching" else f"{action} {digest}"
+        id = digest if action == "fetching" else f"extracting {digest}"
         started = self._started.setdefault(id, time.time())
         self._work.status(id, current, total, started=started, done=bool(total) and current >= total)
 

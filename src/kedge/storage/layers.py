@@ -60,6 +60,7 @@ class LayerStore:
         self._root, self._records, self._lease, self._budget = root, records, lease, budget
         self._unpacker = Unpacker(root, records, blobs, locks, lease, budget, fetch)
         self._bytes = LayerBytes(records, self._unpacker, blobs, locks, self.directory)
+        self.watch: Progress | None = None  # told of fetching and unpacking where the caller gives no progress
         self._ready: dict[Layer, State] = {}  # known to be ready, and kept so by our lease
         self._adopted: dict[Layer, _Adopted] = {}
 
@@ -187,7 +188,7 @@ class LayerStore:
 
         Raises NotFound for a blob that belongs to no layer.
         """
-        self._bytes.fetch_blob(descriptor, progress)
+        self._bytes.fetch_blob(descriptor, progress or self.watch)
 
     def write_tar(self, layer: Layer, out: "Writable", *, clamp: int | None = None) -> None:
         """Write the layer's uncompressed tar to `out`, without keeping it."""
@@ -196,6 +197,7 @@ class LayerStore:
     # ---- having directories ------------------------------------------------------------------------------------------
 
     def _have(self, layers: tuple[Layer, ...], progress: Progress | None) -> None:
+        progress = progress or self.watch
         """Make the layers ready, several at a time."""
         unknown = [layer for layer in dict.fromkeys(layers) if layer not in self._ready]
         if not unknown:
