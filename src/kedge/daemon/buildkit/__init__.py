@@ -1,0 +1,1 @@
+"""BuildKit's API: a codec onto `model`, and a caller of `builder`."""

@@ -1,0 +1,302 @@
+"""A client's directory, received into one of ours: the receiving side of fsutil's transfer.
+
+    the client tells every file it means to send (STAT, in order, an empty one at the end)
+    what we have and the client does not, or has as something else, goes
+    what is the same by type, size, mode and time stays; of the others we ask for the bytes (REQ by number)
+    the client sends them in pieces (DATA, an empty one ends a file), several files at once
+    we say FIN, and so does the client
+
+Owns that conversation. The client is not trusted: paths are relative, clean and below directories that the same
+transfer made, and every file is opened below its directory without following links. Does not know what the directory
+is for.
+"""
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from kedge.daemon.sessions.modes import to_stat
+from kedge.daemon.wire import fsutil
+from kedge.model.errors import InvalidInput, StoreError
+from kedge.model.value import dataclass
+
+MOST_FILES = 5_000_000
+_AT_ONCE = 64  # files asked for and not complete yet
+_LONGEST_PATH = 4096
+Progress = Callable[[int, bool], None]
+
+
+@dataclass(slots=True)
+class _Entry:
+    """One file as the client tells it."""
+
+    number: int
+    mode: int
+    size: int
+    time: int  # nanoseconds
+    link: str
+    device: int
+    xattrs: tuple[tuple[str, bytes], ...]
+
+    @property
+    def is_hard_link(self) -> bool:
+        return stat.S_ISREG(self.mode) and bool(self.link)
+
+
+class Outgoing:
+    """Messages to send, as the iterator that a call takes."""
+
+    def __init__(self) -> None:
+        self._queue: SimpleQueue[Any] = SimpleQueue()
+
+    def send(self, message: Any) -> None:
+        """Queue one message."""
+        self._queue.put(message)
+
+    def end(self) -> None:
+        """There will be no more."""
+        self._queue.put(None)
+
+    def __iter__(self) -> Iterator[Any]:
+        while (message := self._queue.get()) is not None:
+            yield message
+
+
+def receive(packets: Iterator[Any], answer: Outgoing, directory: Path, progress: Progress) -> None:
+    """Make `directory` what the client has. Raises InvalidInput for what no honest client sends, StoreError."""
+    receiver = _Receiver(packets, answer, directory, progress)
+    try:
+        receiver.run()
+    except OSError as error:
+        answer.send(_packet(fsutil.Packet.PACKET_ERR, data=b"the builder could not write"))
+        raise StoreError(f"cannot keep a file of the build context: {error.strerror}") from None
+    except InvalidInput as error:
+        answer.send(_packet(fsutil.Packet.PACKET_ERR, data=error.message.encode()))
+        raise
+    finally:
+        receiver.close()
+        answer.end()
+
+
+def _packet(kind: int, number: int = 0, data: bytes = b"") -> Any:
+    return fsutil.Packet(type=kind, ID=number, data=data)
+
+
+class _Receiver:
+    def __init__(self, packets: Iterator[Any], answer: Outgoing, directory: Path, progress: Progress) -> None:
+        self._packets, self._answer, self._progress = packets, answer, progress
+        self._root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._entries: dict[str, _Entry] = {}
+        self._wanted: list[str] = []  # reversed: the next one is at the end
+        self._open: dict[int, tuple[int, str, int]] = {}  # number -> descriptor, path, bytes so far
+        self._bytes = 0
+
+    def close(self) -> None:
+        """Free what is open."""
+        for fd, _, _ in self._open.values():
+            os.close(fd)
+        os.close(self._root)
+
+    def run(self) -> None:
+        """The conversation."""
+        self._hear()
+        self._tidy()
+        self._wanted = [path for path, entry in self._entries.items() if self._make(path, entry)][::-1]
+        self._ask()
+        while self._open:
+            self._take(self._next())
+        self._link()
+        for path, entry in reversed(self._entries.items()):
+            if stat.S_ISDIR(entry.mode):
+                self._finish(path, entry)
+        self._answer.send(_packet(fsutil.Packet.PACKET_FIN))
+        with suppress(StopIteration):
+            while self._next().type != fsutil.Packet.PACKET_FIN:
+                pass
+        self._progress(self._bytes, True)
+
+    def _next(self) -> Any:
+        packet = next(self._packets)
+        self._bytes += packet.ByteSize()
+        self._progress(self._bytes, False)
+        if packet.type == fsutil.Packet.PACKET_ERR:
+            raise InvalidInput(f"the client cannot send the context: {packet.data.decode(errors='replace')[:1000]}")
+        return packet
+
+    # ---- what there is -----------------------------------------------------------------------------------------------
+
+    def _hear(self) -> None:
+        for number in range(MOST_FILES):
+            packet = self._next_stat()
+            if packet is None:
+                return
+            path, entry = self._checked(packet, number)
+            self._entries[path] = entry
+        raise InvalidInput(f"the context has more than {MOST_FILES} files")
+
+    def _next_stat(self) -> Any:
+        while True:
+            packet = self._next()
+            if packet.type == fsutil.Packet.PACKET_STAT:
+                return packet.stat if packet.HasField("stat") else None
+            if packet.type != fsutil.Packet.PACKET_DATA:
+                raise InvalidInput("the client does not keep to the transfer's order")
+
+    def _checked(self, told: Any, number: int) -> tuple[str, _Entry]:
+        path = told.path.strip("/")
+        parts = path.split("/")
+        if not path or len(path) > _LONGEST_PATH or "\0" in path or any(part in ("", ".", "..") for part in parts):
+            raise InvalidInput(f"the client sends a file by an impossible path: {path[:100]!r}")
+        parent = "/".join(parts[:-1])
+        if parent and (parent not in self._entries or not stat.S_ISDIR(self._entries[parent].mode)):
+            raise InvalidInput(f"the client sends a file below what is no directory: {path[:100]!r}")
+        mode = to_stat(told.mode)
+        if mode is None or path in self._entries or told.size < 0 or "\0" in told.linkname:
+            raise InvalidInput(f"the client sends an impossible file: {path[:100]!r}")
+        device = os.makedev(max(told.devmajor, 0) & 0xFFF, max(told.devminor, 0) & 0xFFFFF)
+        entry = _Entry(number, mode, told.size, told.modTime, told.linkname, device, tuple(sorted(told.xattrs.items())))
+        if entry.is_hard_link:
+            entry.link = entry.link.strip("/")
+            target = self._entries.get(entry.link)
+            if target is None or not stat.S_ISREG(target.mode) or target.is_hard_link:
+                raise InvalidInput(f"the client sends a link to what it did not send: {path[:100]!r}")
+        return path, entry
+
+    # ---- what goes, what stays ---------------------------------------------------------------------------------------
+
+    def _tidy(self) -> None:
+        """Remove what the client does not have, or has as another type."""
+        for folder, folders, files, fd in os.fwalk(".", topdown=False, dir_fd=self._root, follow_symlinks=False):
+            for name in (*files, *folders):
+                path = os.path.normpath(os.path.join(folder, name))
+                entry = self._entries.get(path)
+                there = os.lstat(name, dir_fd=fd) if entry else None
+                if entry and there and stat.S_IFMT(there.st_mode) == stat.S_IFMT(entry.mode):
+                    continue
+                if name in folders and not stat.S_ISLNK(os.lstat(name, dir_fd=fd).st_mode):
+                    _remove_tree(name, fd)
+                else:
+                    os.unlink(name, dir_fd=fd)
+
+    def _make(self, path: str, entry: _Entry) -> bool:
+        """Make what needs no bytes; True when the file's bytes must be asked for."""
+        with self._parent(path) as (fd, name):
+            try:
+                there = os.lstat(name, dir_fd=fd)
+            except FileNotFoundError:
+                there = None
+            if stat.S_ISDIR(entry.mode):
+                if there is None:
+                    os.mkdir(name, 0o700, dir_fd=fd)
+                return False
+            if there is not None and self._same(there, entry, name, fd):
+                return False
+            if there is not None:
+                os.unlink(name, dir_fd=fd)
+            if entry.is_hard_link:
+                return False
+            if stat.S_ISREG(entry.mode):
+                return True
+            if stat.S_ISLNK(entry.mode):
+                os.symlink(entry.link, name, dir_fd=fd)
+            else:
+                with suppress(PermissionError):  # devices in a user namespace; a context has no use for them
+                    os.mknod(name, entry.mode, entry.device, dir_fd=fd)
+        self._finish(path, entry)
+        return False
+
+    def _same(self, there: os.stat_result, entry: _Entry, name: str, fd: int) -> bool:
+        if stat.S_ISLNK(entry.mode):
+            return os.readlink(name, dir_fd=fd) == entry.link and there.st_mtime_ns == entry.time
+        return (
+            not entry.is_hard_link
+            and not entry.xattrs
+            and (there.st_mode, there.st_mtime_ns) == (entry.mode, entry.time)
+            and (not stat.S_ISREG(entry.mode) or there.st_size == entry.size)
+        )
+
+    # ---- bytes -------------------------------------------------------------------------------------------------------
+
+    def _ask(self) -> None:
+        while self._wanted and len(self._open) < _AT_ONCE:
+            path = self._wanted.pop()
+            number = self._entries[path].number
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            with self._parent(path) as (fd, name):
+                self._open[number] = (os.open(name, flags, 0o600, dir_fd=fd), path, 0)
+            self._answer.send(_packet(fsutil.Packet.PACKET_REQ, number))
+
+    def _take(self, packet: Any) -> None:
+        if packet.type != fsutil.Packet.PACKET_DATA or packet.ID not in self._open:
+            raise InvalidInput("the client sends what it was not asked for")
+        fd, path, size = self._open[packet.ID]
+        if packet.data:
+            rest = memoryview(packet.data)
+            while rest:
+                rest = rest[os.write(fd, rest) :]
+            self._open[packet.ID] = (fd, path, size + len(packet.data))
+            return
+        del self._open[packet.ID]
+        os.close(fd)
+        self._finish(path, self._entries[path])
+        self._ask()
+
+    def _link(self) -> None:
+        for path, entry in self._entries.items():
+            if entry.is_hard_link:
+                with self._parent(path) as (fd, name), self._parent(entry.link) as (other, target):
+                    os.link(target, name, src_dir_fd=other, dst_dir_fd=fd, follow_symlinks=False)
+
+    def _finish(self, path: str, entry: _Entry) -> None:
+        with self._parent(path) as (fd, name):
+            if not stat.S_ISLNK(entry.mode):
+                with suppress(FileNotFoundError):
+                    os.chmod(name, stat.S_IMODE(entry.mode), dir_fd=fd)
+            if entry.xattrs:
+                _set_xattrs(fd, name, entry.xattrs)
+            with suppress(FileNotFoundError):
+                os.utime(name, ns=(entry.time, entry.time), dir_fd=fd, follow_symlinks=False)
+
+    def _parent(self, path: str) -> "_Parent":
+        return _Parent(self._root, path)
+
+
+class _Parent:
+    """The directory of a path, opened one component at a time without following links, and the path's last name."""
+
+    def __init__(self, root: int, path: str) -> None:
+        self._root, (*self._parts, self._name) = root, path.split("/")
+        self._fd = -1
+
+    def __enter__(self) -> tuple[int, str]:
+        fd = os.dup(self._root)
+        try:
+            for part in self._parts:
+                deeper = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+                os.close(fd)
+                fd = deeper
+        except BaseException:
+            os.close(fd)
+            raise
+        self._fd = fd
+        return fd, self._name
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+
+def _remove_tree(name: str, fd: int) -> None:
+    import shutil
+
+    shutil.rmtree(name, dir_fd=fd)
+
+
+def _set_xattrs(fd: int, name: str, xattrs: tuple[tuple[str, bytes], ...]) -> None:
+    for key, value in xattrs:
+        if key.startswith(("user.", "security.capability")):
+            with suppress(OSError):
+                os.setxattr(f"/proc/self/fd/{fd}/{name}", key, value, follow_symlinks=False)

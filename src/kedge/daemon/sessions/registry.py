@@ -1,0 +1,141 @@
+"""The sessions that clients hold open now, by id.
+
+Owns their lifetime and who may use which. Does not know what is asked through them.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import grpc
+
+from kedge.daemon.sessions.tunnel import Tunnel
+from kedge.daemon.wire.calls import Calls
+from kedge.model.errors import Conflict, InvalidInput, NotFound
+from kedge.model.value import dataclass
+
+# As BuildKit's client names them in its metadata (session/session.go).
+ID, NAME, SHARED_KEY, METHOD = (
+    "x-docker-expose-session-" + word for word in ("uuid", "name", "sharedkey", "grpc-method")
+)
+_LONGEST_ID = 256
+PATIENCE = 10.0  # seconds that a build waits for its session: the client opens both at the same time
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Who is at the other end: a user of this machine, a certificate's name, or nobody known."""
+
+    uid: int | None = None
+    pid: int | None = None
+    name: str = ""
+
+    @property
+    def realm(self) -> str:
+        """What sessions of one client have in common, and no other client has."""
+        return f"uid {self.uid}" if self.uid is not None else f"name {self.name}"
+
+    def __str__(self) -> str:
+        return f"uid={self.uid} pid={self.pid}" if self.uid is not None else self.name or "unknown"
+
+
+class ClientSession:
+    """One session: which methods the client serves, and the channel to call them on."""
+
+    def __init__(self, id: str, shared_key: str, methods: frozenset[str], peer: Peer, tunnel: Tunnel) -> None:
+        self.id, self.shared_key, self.peer = id, shared_key, peer
+        self._methods, self._tunnel = methods, tunnel
+        self.closed = threading.Event()
+        self._on_close: list[Callable[[], None]] = []
+        self._guard = threading.Lock()
+
+    def supports(self, service: str, method: str) -> bool:
+        """Does the client say it serves the method?"""
+        return f"/{service}/{method}".lower() in self._methods
+
+    @property
+    def channel(self) -> grpc.Channel:
+        """The channel to the client."""
+        return self._tunnel.channel
+
+    def calls(self, service: object) -> Calls:
+        """The methods of a service on the client's side."""
+        return Calls(self._tunnel.channel, service)
+
+    def on_close(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called when the client goes away; at once if it has."""
+        with self._guard:
+            if not self.closed.is_set():
+                self._on_close.append(callback)
+                return
+        callback()
+
+    def close(self) -> None:
+        """End it; idempotent."""
+        with self._guard:
+            self.closed.set()
+            callbacks, self._on_close = self._on_close, []
+        self._tunnel.close()
+        for callback in callbacks:
+            callback()
+
+
+class Sessions:
+    """All sessions of the service."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, ClientSession] = {}
+        self._changed = threading.Condition()
+
+    def serve(
+        self, metadata: Sequence[tuple[str, str | bytes]], peer: Peer, incoming: Iterator[bytes]
+    ) -> Iterator[bytes]:
+        """Be the other side of a session that a client opened, until it ends. Raises InvalidInput, Conflict at once."""
+        id, shared_key = _one(metadata, ID), _one(metadata, SHARED_KEY)
+        methods = frozenset(str(value).lower() for key, value in metadata if key.lower() == METHOD)
+        if not id or len(id) > _LONGEST_ID or not id.isprintable():
+            raise InvalidInput("a session needs an id")
+        with self._changed:
+            if id in self._open:
+                raise Conflict(f"a session {id[:40]} is open already")
+        session = ClientSession(id, shared_key, methods, peer, Tunnel())
+        with self._changed:
+            if id in self._open:
+                session.close()
+                raise Conflict(f"a session {id[:40]} is open already")
+            self._open[id] = session
+            self._changed.notify_all()
+        return self._pump(session, incoming)
+
+    def _pump(self, session: ClientSession, incoming: Iterator[bytes]) -> Iterator[bytes]:
+        try:
+            yield from session._tunnel.pump(incoming)
+        finally:
+            with self._changed:
+                self._open.pop(session.id, None)
+            session.close()
+
+    def get(self, id: str, peer: Peer, patience: float = PATIENCE) -> ClientSession:
+        """The session of that id, waited for; raises NotFound, also when it is another client's."""
+        id = id.rpartition(":")[2]  # a prefix tells contexts of one client apart; sessions have none
+        end = time.monotonic() + patience
+        with self._changed:
+            while True:
+                found = self._open.get(id)
+                if found is not None and found.peer.realm == peer.realm:
+                    return found
+                left = end - time.monotonic()
+                if left <= 0:
+                    raise NotFound(f"no active session for {id[:40]}")
+                self._changed.wait(left)
+
+    def close(self) -> None:
+        """End all sessions."""
+        with self._changed:
+            sessions = list(self._open.values())
+        for session in sessions:
+            session.close()
+
+
+def _one(metadata: Sequence[tuple[str, str | bytes]], key: str) -> str:
+    return next((str(value) for name, value in metadata if name.lower() == key), "")
