@@ -105,7 +105,7 @@ def test_load_feeds_the_engines_client(bench, monkeypatch, tmp_path):
 
 
 def test_steps_for_a_foreign_machine_say_what_is_missing(bench):
-    from kedge.sandbox.doctor import emulates
+    from kedge.sandbox.emulation import emulates
 
     foreign = "linux/s390x"
     if emulates(kedge.model.platform.parse_platform(foreign)):

@@ -37,13 +37,14 @@ class Kedge:
     store: Path
     config: Path
     environment: Mapping[str, str] = field(default_factory=dict)
+    command: tuple[str, ...] = (sys.executable, "-m", "kedge")
 
     def __call__(
         self, *words: str | Path, cwd: Path | None = None, check: bool = True, stdin: bytes = b"", **environment: str
     ) -> "subprocess.CompletedProcess[str]":
         """Run `kedge WORDS`; fails the test when it ends with another code than 0, unless `check` is False."""
         done = subprocess.run(
-            [sys.executable, "-m", "kedge", *map(str, words)],
+            [*self.command, *map(str, words)],
             cwd=cwd,
             input=stdin,
             env=os.environ | {"KEDGE_ROOT": str(self.store), "KEDGE_CONFIG": str(self.config)} | environment,

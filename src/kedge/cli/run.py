@@ -14,6 +14,7 @@ from kedge.model.errors import InvalidInput, KedgeError, NotFound
 if TYPE_CHECKING:
     from kedge.cli.container import Container
     from kedge.images.lookup import StoredImage
+    from kedge.model.platform import Platform
 
 FAILED_BEFORE_START: Final = 125
 
@@ -26,6 +27,7 @@ def work(options: Options, console: Console) -> int:
     try:
         image = _image(options, console)
         console.stdout.flush()
+        _require_machine(image.config.platform, console)
         return run_container(console.store(), snapshot_of(console.store(), image), image.config, container)
     except KedgeError as error:
         # Docker's exit code for "the container did not run", so that it is told apart from the program's own.
@@ -61,6 +63,16 @@ def container_of(options: Options, console: Console) -> "Container":
         limits=Limits(options.memory, options.cpus, options.pids_limit),
         shm_size=options.shm_size,
     )
+
+
+def _require_machine(platform: "Platform", console: Console) -> None:
+    """Unsupported, with what would mend it, where programs of that platform do not start."""
+    from kedge.model.platform import of_machine
+    from kedge.operations.machine import Machine, runs_natively
+
+    host = of_machine(os.uname().machine)
+    if not runs_natively(platform, host):
+        Machine(host, console.store().root).require(platform)
 
 
 def _image(options: Options, console: Console) -> "StoredImage":

@@ -10,6 +10,12 @@ from kedge.model.errors import Unsupported
 from kedge.model.platform import Platform, runnable_on
 
 
+def runs_natively(platform: Platform, host: Platform) -> bool:
+    """Does the machine itself start that platform's programs? Levels (amd64/v3) are taken on trust."""
+    same = (platform.os, platform.architecture) == (host.os, host.architecture)
+    return same or platform in runnable_on(host)
+
+
 class Machine:
     """This machine, of platform `host`, with the store at `root`. Thread-safe."""
 
@@ -27,7 +33,7 @@ class Machine:
 
                 require(self._root)
                 self._fit = True
-            if platform is None or platform in runnable_on(self._host) or platform == self._host:
+            if platform is None or runs_natively(platform, self._host):
                 return
             if platform.os != self._host.os:
                 raise Unsupported(f"steps for {platform} cannot run on {self._host}")
@@ -36,10 +42,12 @@ class Machine:
                 self._foreign.add(platform.architecture)
 
     def _require_emulation(self, platform: Platform) -> None:
-        from kedge.sandbox.doctor import emulates
+        from kedge.sandbox.emulation import emulation
 
-        if not emulates(platform):
+        found = emulation(platform, register=True)
+        if not found.ok:
+            remedy = f"{found.remedy}\n" if found.remedy else ""
             raise Unsupported(
-                f"steps for {platform} cannot run on this {self._host} machine",
-                hint="Install an emulator: apt-get install qemu-user-static binfmt-support. `kedge doctor` tells more.",
+                f"steps for {platform} cannot run on this {self._host} machine: {found.detail}",
+                hint=f"{remedy}`kedge doctor` tells more.",
             )

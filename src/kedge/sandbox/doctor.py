@@ -20,7 +20,7 @@ from kedge.sandbox import cgroups, seccomp
 
 _OLDEST = (5, 12)  # mount_setattr(2); unprivileged overlayfs came with 5.11
 _ENOUGH_SPACE = 2 << 30
-_FOREIGN = {"x86_64": ("aarch64", "arm64"), "aarch64": ("x86_64", "amd64")}  # binfmt's name and the platform's
+_FOREIGN = {"x86_64": "arm64", "aarch64": "amd64"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,38 +233,12 @@ def _cgroups() -> Check:
     )
 
 
-# GOARCH -> the word in the names of qemu's user emulators.
-_QEMU = {
-    "amd64": "x86_64",
-    "arm64": "aarch64",
-    "386": "i386",
-    "loong64": "loongarch64",
-    "mips64le": "mips64el",
-    "mipsle": "mipsel",
-}
-
-
-def emulates(platform: Platform) -> bool:
-    """Does the kernel start programs of that platform through an emulator that is at hand in every root (binfmt's
-    F)?
-    """
-    name = _QEMU.get(platform.architecture, platform.architecture)
-    entry = _read(f"/proc/sys/fs/binfmt_misc/qemu-{name}")
-    return entry.startswith("enabled") and any("F" in line for line in entry.splitlines() if line.startswith("flags:"))
-
-
 def _emulation() -> Check:
-    other, platform = _FOREIGN.get(os.uname().machine, ("x86_64", "amd64"))
-    entry = _read(f"/proc/sys/fs/binfmt_misc/qemu-{other}")
-    if entry.startswith("enabled"):
-        # Without F the interpreter is looked up in the image, where it is not: binfmt-misc.rst.
-        if any(line.startswith("flags:") and "F" in line for line in entry.splitlines()):
-            return Check("emulation", True, f"linux/{platform} steps run through qemu-{other}")
-        remedy = "sudo apt-get install --reinstall qemu-user-static"
-        return Check("emulation", False, f"qemu-{other} is registered without the flag F", remedy)
-    return Check(
-        "emulation", False, f"linux/{platform} steps cannot run", "sudo apt-get install qemu-user-static binfmt-support"
-    )
+    from kedge.sandbox.emulation import emulation
+
+    other = Platform("linux", _FOREIGN.get(os.uname().machine, "amd64"))
+    found = emulation(other)
+    return Check("emulation", found.ok, found.detail, found.remedy)
 
 
 def _space(directory: Path) -> Check:
