@@ -21,6 +21,8 @@ def named_contexts(parts: Parts) -> tuple[dict[str, str], dict[str, tuple[str, .
     for name, text in parts.request.named_contexts:
         if text.startswith(_PASSED) or text.startswith("oci-layout://"):
             specifiers[name] = text
+            if text.startswith("local:"):
+                ignores[text.partition(":")[2]] = _lent_ignore_file(parts, name, text.partition(":")[2])
         elif "://" in text:
             raise InvalidInput(f"unknown kind of build context {text[:100]!r} for {name}")
         else:
@@ -32,6 +34,13 @@ def named_contexts(parts: Parts) -> tuple[dict[str, str], dict[str, tuple[str, .
             specifiers[name] = f"local:{name}"
             ignores[name] = _ignore_file(path)
     return specifiers, ignores
+
+
+def _lent_ignore_file(parts: Parts, name: str, lent: str) -> tuple[str, ...]:
+    from kedge.builder.lent import lent_ignore_file
+
+    data = lent_ignore_file(parts, lent, f"context:{name}-.dockerignore")
+    return tuple(read_ignore_file(data.decode("utf-8", "surrogateescape"))) if data else ()
 
 
 def _ignore_file(directory: Path) -> tuple[str, ...]:

@@ -136,7 +136,10 @@ class _Course:
             from kedge.dockerfile.targets import list_targets
 
             return Solved(answer=list_targets(file))
-        options = [_lower_options(parts, definition, platform, len(platforms) > 1) for platform in platforms]
+        several = request.multi_platform or len(platforms) > 1
+        options = [
+            await parts.trunk.call(_lower_options, parts, definition, platform, several) for platform in platforms
+        ]
         targets = await parts.trunk.gather(self._lower(file, one) for one in options)
         warnings = self.warn()
         if request.call == "build":
@@ -267,6 +270,7 @@ def _lower_options(parts: Parts, definition: Definition, platform: Platform | No
         ulimits=request.ulimits,
         shm_size=request.shm_size,
         cgroup_parent=request.cgroup_parent,
+        hostname=request.hostname,
         resolve_mode="pull" if request.pull else "default",
     )
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from kedge.builder.parts import Parts
+from kedge.builder.request import Lent
 from kedge.builder.steps import step
 from kedge.dockerfile.lines import decode
 from kedge.kernel.paths import open_in_root
@@ -34,9 +35,19 @@ class Definition:
 
 def load_definition(parts: Parts) -> Definition:
     """Find, read and decode the Dockerfile and the ignore file; lends the context to the session. Raises KedgeError."""
+    if isinstance(parts.request.context, Lent):
+        from kedge.builder.lent import load_lent
+
+        return load_lent(parts)
     context, text = _open_context(parts)
+    if context is not None and parts.request.context_subdirectory:
+        context = _inside(context, parts.request.context_subdirectory)
     if context is not None:
         parts.session.lend("context", context)
+    if parts.request.dockerfile_lent:
+        from kedge.builder.lent import load_lent
+
+        return load_lent(parts)
     request = parts.request
     text = request.dockerfile_text if request.dockerfile_text is not None else text
     shown = Path(request.dockerfile or "Dockerfile").name if text is None else "Dockerfile"
@@ -45,7 +56,7 @@ def load_definition(parts: Parts) -> Definition:
         if found is None:
             found = _find_dockerfile(parts, context)
         work.status("transferring dockerfile:", len(found.data), done=True)
-        definition = _decode(found)
+        definition = decode_found(found)
     with step(parts.report, parts.trunk.cancel, "[internal] load .dockerignore") as work:
         data = _find_ignore_file(found, context)
         work.status("transferring context:", len(data), done=True)
@@ -74,7 +85,7 @@ def _open_context(parts: Parts) -> tuple[Path | None, bytes | None]:
     """The context as a directory, and the Dockerfile's text where standard input was one instead of a tar."""
     context = parts.request.context
     match context:
-        case None:
+        case None | Lent():
             return _empty(parts), None
         case bytes():
             return _from_stream(parts, io.BytesIO(context))
@@ -86,6 +97,21 @@ def _open_context(parts: Parts) -> tuple[Path | None, bytes | None]:
             return _checked(Path(context)), None
         case _:
             return _from_stream(parts, context)
+
+
+def _inside(context: Path, name: str) -> Path:
+    """A directory of the context's; links in its name lead nowhere else."""
+    root = os.open(context, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fd = open_in_root(root, name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise NotFound(f"cannot open {name} in the context: {error.strerror}") from None
+    finally:
+        os.close(root)
+    try:
+        return Path(os.readlink(f"/proc/self/fd/{fd}"))
+    finally:
+        os.close(fd)
 
 
 def _checked(path: Path) -> Path:
@@ -290,7 +316,7 @@ def _find_ignore_file(found: Found, context: Path | None) -> bytes:
     return data or b""
 
 
-def _decode(found: Found) -> str:
+def decode_found(found: Found) -> str:
     if len(found.data) > LARGEST_DOCKERFILE:
         raise DockerfileError(f"{found.name} is larger than {LARGEST_DOCKERFILE >> 20} MiB")
     return decode(found.data)

@@ -38,19 +38,27 @@ class CacheSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Lent:
+    """A context that stays where it is: the session lends it under this name."""
+
+    name: str = "context"
+
+
+@dataclass(frozen=True, slots=True)
 class BuildRequest:
     """All that decides a build, besides what the session lends (directories, secrets, SSH agents, credentials).
 
     Mappings are given as sorted pairs. Empty means Docker's default everywhere.
     """
 
-    context: Path | str | BinaryIO | bytes | None = (
+    context: Path | str | BinaryIO | bytes | Lent | None = (
         "."  # directory; git or http URL; a tar as stream or bytes; None: no context
     )
     dockerfile: str = (
         ""  # path as the user gave it, relative to the caller's working directory or, failing that, the context
     )
     dockerfile_text: bytes | None = None  # replaces `dockerfile` (`-f -`)
+    dockerfile_lent: str = ""  # name under which the session lends the directory that `dockerfile` is in
     target: str = ""
     tags: tuple[str, ...] = ()
     build_args: Pairs = ()
@@ -68,6 +76,9 @@ class BuildRequest:
     memory: int = 0  # bytes, per step
     cpus: float = 0.0  # per step
     cgroup_parent: str = ""
+    hostname: str = ""  # of steps
+    multi_platform: bool = False  # an index also for one platform
+    context_subdirectory: str = ""  # the part of a remote context that is the context
     outputs: tuple[Output, ...] = ()  # (): the image, in the store
     cache_from: tuple[CacheSpec, ...] = ()
     cache_to: tuple[CacheSpec, ...] = ()

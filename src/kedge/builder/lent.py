@@ -1,0 +1,68 @@
+"""A build's definition out of directories that a remote client lends: only what is needed of them is asked for.
+
+Owns which files that is, as BuildKit's frontend/dockerui asks for them. Does not know how a session brings them.
+"""
+
+import os
+from pathlib import Path
+
+from kedge.builder.definition import (
+    LARGEST_DOCKERFILE,
+    LARGEST_IGNORE_FILE,
+    Definition,
+    Found,
+    decode_found,
+    read_inside,
+)
+from kedge.builder.parts import Parts
+from kedge.builder.request import Lent
+from kedge.builder.steps import step
+from kedge.model.errors import KedgeError, NotFound
+from kedge.model.patterns import read_ignore_file
+from kedge.session.session import Wanted
+
+_IGNORE_FILE = ".dockerignore"
+
+
+def load_lent(parts: Parts) -> Definition:
+    """The Dockerfile and the ignore file of a context that the session lends. Raises KedgeError."""
+    request = parts.request
+    found, own_ignore = _dockerfile(parts)
+    if not isinstance(request.context, Lent):
+        return Definition(decode_found(found), found.name)
+    with step(parts.report, parts.trunk.cancel, f"[internal] load {_IGNORE_FILE}") as work:
+        data = own_ignore
+        if data is None:
+            data = lent_ignore_file(parts, request.context.name, f"{request.context.name}-{_IGNORE_FILE}")
+        work.status("transferring context:", len(data), len(data), done=True)
+    return Definition(decode_found(found), found.name, tuple(read_ignore_file(data.decode("utf-8", "surrogateescape"))))
+
+
+def _dockerfile(parts: Parts) -> tuple[Found, bytes | None]:
+    request = parts.request
+    name = request.dockerfile or "Dockerfile"
+    follow = [name, name + _IGNORE_FILE]
+    if os.path.basename(name) == "Dockerfile":
+        follow.append(os.path.join(os.path.dirname(name), "dockerfile"))
+    with step(parts.report, parts.trunk.cancel, f"[internal] load build definition from {name}") as work:
+        if request.dockerfile_text is not None:
+            return Found(name, request.dockerfile_text), None
+        folder = parts.session.directory(
+            request.dockerfile_lent, Wanted(follow=tuple(follow), hint=request.dockerfile_lent)
+        )
+        for candidate in follow[:1] + follow[2:]:
+            data = read_inside(folder, candidate, LARGEST_DOCKERFILE)
+            if data is not None:
+                work.status("transferring dockerfile:", len(data), len(data), done=True)
+                ignore = read_inside(folder, name + _IGNORE_FILE, LARGEST_IGNORE_FILE)
+                return Found(name, data), ignore
+        raise NotFound(f"failed to read dockerfile: open {name}: no such file or directory")
+
+
+def lent_ignore_file(parts: Parts, name: str, hint: str) -> bytes:
+    """The ignore file of a lent directory; empty when there is none."""
+    folder: Path = parts.session.directory(name, Wanted(follow=(_IGNORE_FILE,), hint=hint))
+    try:
+        return read_inside(folder, _IGNORE_FILE, LARGEST_IGNORE_FILE) or b""
+    except KedgeError:
+        return b""
