@@ -139,6 +139,8 @@ class Solver:
         inputs = await self._trunk.gather(self._edge(edge) for edge in vertex.inputs)
         if known.ignore:
             return await self._make(vertex, known, inputs)
+        # Shown as running from here: it may wait for another build that is at the same step.
+        self._tell(vertex, replace(self._events[vertex], started=time.time(), completed=None, cached=False))
         claim = self._cache.claim(known.key, self._trunk.cancel)
         try:
             await self._trunk.call(claim.__enter__)
