@@ -33,7 +33,7 @@ def _tool(what: str, *paths: str) -> dict[str, Row]:
 # Whole directories, by their path.
 DIRECTORIES: Final[dict[str, Row]] = {
     **_cache("apt's package lists", "/var/lib/apt", "var/lib/apt/lists",
-             instead="End the same RUN with rm -rf /var/lib/apt/lists/*, or RUN --mount=type=cache,target=/var/lib/apt"),
+             instead="End the same RUN with rm -rf /var/lib/apt/lists/*, or RUN --mount=type=cache"),
     **_cache("apt's package cache", "/var/cache/apt", "var/cache/apt"),
     **_cache("apk's cache", "/var/cache/apk", "var/cache/apk", "etc/apk/cache", instead="Use apk add --no-cache"),
     **_cache("dnf's cache", "/var/cache/dnf", "var/cache/dnf", "var/cache/libdnf5", "var/cache/yum"),

@@ -157,7 +157,7 @@ class _Process:
         return data.startswith(b"#!") and b'exec "$@"' in data
 
     def _passed_on(self, words: list[str]) -> Fault | None:
-        """CMD as an entrypoint's script runs it. The script may change it: only a program that is found can be wrong."""
+        """CMD as an entrypoint script runs it. The script may change it: only a program that is found can be wrong."""
         if words[0].startswith("-") or (path := self._lookup(words[0])) is None:
             return None
         fault = self._program(words[0], path, 0, by_shell=True)
