@@ -116,3 +116,15 @@ def test_a_login_opens_a_registry_until_the_logout(hello: Kedge, tmp_path: Path)
         assert hello("push", "-q", name, **docker).stdout == name + "\n"
         assert "Removing login credentials" in hello("logout", closed.address, **docker).stdout
         assert hello("manifest", "inspect", name, check=False, **docker).returncode == 1
+
+
+def test_a_build_pushes_and_tells_what_it_pushed(shared: Kedge, kedge: Kedge, registry: str, tmp_path: Path) -> None:
+    context = write_tree(tmp_path / "context", {"Dockerfile": "FROM scratch\nCOPY f /\n", "f": "pushed by a build"})
+    name = f"{registry}/team/built:1"
+    shared.build(context, "--push", "-t", name, "--metadata-file", tmp_path / "metadata.json")
+    metadata = json.loads((tmp_path / "metadata.json").read_text())
+    assert metadata["image.name"] == name
+    kedge("pull", "-q", f"{name}@{metadata['containerimage.digest']}")
+    kedge("export", "-o", tmp_path / "out.tar", f"{name}@{metadata['containerimage.digest']}")
+    with tarfile.open(tmp_path / "out.tar") as tar:
+        assert tar.getnames() == ["f"]
