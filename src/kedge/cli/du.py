@@ -13,7 +13,7 @@ from kedge.model.errors import IntegrityError
 from kedge.model.value import replace
 
 COLUMNS: Final = (
-    Column("ID", "ID", longest=14),
+    Column("ID", "ID"),
     Column("Kind", "KIND"),
     Column("Reclaimable", "RECLAIMABLE"),
     Column("Size", "SIZE"),
@@ -30,11 +30,13 @@ def work(options: Options, console: Console) -> int:
     filters = parse_filters(options.filter, FILTERS, "du")
     usage = [item for item in store.usage() if _matches(item, filters)]
     if options.format:
-        for line in listing([_record(item) for item in usage], COLUMNS, options.format, full=options.no_trunc):
+        for line in listing(
+            [_record(item, options.no_trunc) for item in usage], COLUMNS, options.format, full=options.no_trunc
+        ):
             console.print(line)
         return 0
     if options.verbose:
-        for line in listing([_record(item) for item in usage], COLUMNS, None, full=options.no_trunc):
+        for line in listing([_record(item, options.no_trunc) for item in usage], COLUMNS, None, full=options.no_trunc):
             console.print(line)
         console.print()
     for line in _summary(usage):
@@ -52,9 +54,9 @@ def _verify(console: Console) -> int:
     return 0
 
 
-def _record(item: Any) -> dict[str, Any]:
+def _record(item: Any, full: bool) -> dict[str, Any]:
     return {
-        "ID": item.id,
+        "ID": item.id if full else item.id.removeprefix("sha256:")[:12],
         "Kind": item.kind,
         "Reclaimable": str(not item.in_use).lower(),
         "Shared": str(item.shared).lower(),

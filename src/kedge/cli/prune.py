@@ -26,7 +26,9 @@ def work(options: Options, console: Console) -> int:
     pruned = console.store().prune(chosen)
     if options.verbose:
         for item in pruned.records:
-            console.print(f"{item.id[:14]:16} {item.kind:12} {size(item.size):>8}  {item.description}")
+            console.print(
+                f"{item.id.removeprefix('sha256:')[:12]:14} {item.kind:12} {size(item.size):>8}  {item.description}"
+            )
     console.print(f"Total reclaimed space: {size(pruned.bytes)}")
     return 0
 
