@@ -6,7 +6,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "kedge"
 STOREYS = """
     cli daemon web
-    builder images
+    builder images containers
     operations exporters checks progress
     solver sources dockerfile
     storage registry sandbox session

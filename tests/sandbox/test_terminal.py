@@ -18,12 +18,14 @@ from kedge.kernel import identity
 identity.enter_user_namespace()
 from kedge.sandbox.linux import LinuxExecutor
 from kedge.sandbox.process import *
-from kedge.cli.container import Container, _run
+from kedge.cli.container import _own_streams
+from kedge.containers.request import ContainerRequest
 base, terminal, command = sys.argv[1], sys.argv[2] == "t", sys.argv[3]
 root = MountPoint("/", Overlay((base + "/layers/root",), base + "/draft/upper", base + "/draft/work"))
 executor = LinuxExecutor(Path(base) / "state")
 process = Process(("/bin/sh", "-c", command), env=("PATH=/bin", "TERM=xterm"), terminal=terminal)
-code = _run(executor, process, (root,), Container(interactive=True, terminal=terminal))
+with _own_streams(ContainerRequest(interactive=True, terminal=terminal)) as stdio:
+    code = executor.run(process, (root,), stdio)
 executor.close()
 sys.exit(code)
 """

@@ -1,114 +1,50 @@
-"""One container of an image: what it runs, what it sees, and how its streams and signals reach it.
+"""`kedge run`'s words as a container, and the container on this process's own streams.
 
-Owns the meaning of `kedge run`'s options as sandbox values, and that a name is in use by one container at a time.
-Nothing of a container stays when it ends. Does not know how processes are started (`sandbox`) nor how layers are
-stored.
+Owns how options are spelled, and how the terminal and signals of this process reach the container. Nothing of a
+container stays when it ends. What a container is belongs to `kedge.containers`.
 """
 
-import fcntl
 import os
 import posixpath
-import secrets
 import signal
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from kedge.model.errors import Conflict, InvalidInput, NotFound, StoreError
+from kedge.containers.request import ContainerRequest, Volume, mounts_of, process_of, root_of
+from kedge.model.errors import InvalidInput
 from kedge.model.graph import Snapshot
-from kedge.model.image import ImageConfig
-from kedge.model.ops import Pairs, Ulimit
-from kedge.model.value import dataclass, field
-from kedge.sandbox.process import (
-    HostPath,
-    Limits,
-    MountPoint,
-    Overlay,
-    Process,
-    Stdio,
-    Tmpfs,
-)
+from kedge.model.value import replace
+from kedge.sandbox.container import Containers
+from kedge.sandbox.process import Stdio
 
 if TYPE_CHECKING:
+    from kedge.images.lookup import StoredImage
     from kedge.storage.store import Store
-    from kedge.storage.users import User
 
-DEFAULT_PATH: Final = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # With a terminal of its own, what its keys mean comes through the terminal.
 PASSED_ON: Final = tuple(getattr(signal, f"SIG{name}") for name in "HUP INT QUIT TERM USR1 USR2 ALRM CONT".split())
 
 
-@dataclass(frozen=True, slots=True)
-class Volume:
-    """`-v`: a host path in the container."""
-
-    source: Path
-    dest: str
-    readonly: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Container:
-    """What to run. Empty and None mean what the image says."""
-
-    command: tuple[str, ...] = ()
-    entrypoint: str | None = None
-    env: tuple[str, ...] = ()  # NAME=value, over the image's
-    user: str | None = None
-    workdir: str | None = None
-    hostname: str = ""
-    name: str = ""
-    network: Any = "sandbox"
-    interactive: bool = False
-    terminal: bool = False
-    readonly: bool = False
-    volumes: tuple[Volume, ...] = ()
-    tmpfs: tuple[tuple[str, int], ...] = ()  # path, bytes
-    add_hosts: Pairs = ()
-    ulimits: tuple[Ulimit, ...] = ()
-    limits: Limits = field(default_factory=Limits)
-    shm_size: int = 0
-
-
-def run_container(store: "Store", snapshot: Snapshot, config: ImageConfig, container: Container) -> int:
+def run_container(store: "Store", snapshot: Snapshot, image: "StoredImage", request: ContainerRequest) -> int:
     """Run it to the end on this process's own streams; returns its exit code. Raises what the sandbox raises."""
+    from kedge.images.lookup import shown_name
     from kedge.sandbox.linux import LinuxExecutor
 
-    args = command_line(config, container)
+    containers = Containers(store.root / "containers")
     with ExitStack() as stack:
-        if container.name:
-            stack.enter_context(_name_taken(store.root, container.name))
-        user = _user(store, snapshot, config, container)
-        draft = stack.enter_context(store.layers.draft(snapshot))
-        root = Overlay(tuple(map(str, draft.lowers)), str(draft.upper), str(draft.work))
+        name = shown_name(image.record.name)
+        container = containers.create(name, image.id, request.command, request.name, auto_remove=True)
+        stack.callback(container.remove)
+        process = process_of(store, snapshot, image.config, request, container.record.id[:12])
+        container.update(command=process.args)
+        lowers = store.layers.directories(snapshot)
         executor = LinuxExecutor(store.root / "sandbox")
         stack.callback(executor.close)
-        process = _process(args, config, container, user)
-        return _run(
-            executor, process, (MountPoint("/", root, readonly=container.readonly), *_mounts(container)), container
-        )
-
-
-def command_line(config: ImageConfig, container: Container) -> tuple[str, ...]:
-    """Entrypoint and command by Docker's rules: an own entrypoint also drops the image's command."""
-    entrypoint = config.entrypoint or ()
-    command = container.command or config.cmd or ()
-    if container.entrypoint is not None:
-        entrypoint = (container.entrypoint,) if container.entrypoint else ()
-        command = container.command
-    if not entrypoint and not command:
-        raise InvalidInput("the image says no command to run", hint="Write one behind the image's name.")
-    return (*entrypoint, *command)
-
-
-def environment(config: ImageConfig, container: Container, home: str, hostname: str) -> tuple[str, ...]:
-    """The image's variables under those of the command line, with what Docker adds."""
-    merged: dict[str, str] = {}
-    defaults = [DEFAULT_PATH, f"HOSTNAME={hostname}", f"HOME={home}"] + (["TERM=xterm"] if container.terminal else [])
-    for entry in (*defaults, *config.env, *container.env):
-        merged[entry.partition("=")[0]] = entry
-    return tuple(merged.values())
+        mounts = (root_of(container, lowers, request.readonly), *mounts_of(request))
+        stdio = stack.enter_context(_own_streams(request))
+        return container.run(executor, process, mounts, stdio)
 
 
 def parse_volume(text: str) -> Volume:
@@ -172,63 +108,30 @@ def env_entry(text: str, client: Mapping[str, str]) -> Iterator[str]:
         yield f"{name}={client[name]}"
 
 
-# ---- inside ----------------------------------------------------------------------------------------------------------
+# ---- streams ---------------------------------------------------------------------------------------------------------
 
 
-def _user(store: "Store", snapshot: Snapshot, config: ImageConfig, container: Container) -> "User":
-    from kedge.storage.users import resolve_user
+@contextmanager
+def _own_streams(request: ContainerRequest) -> Iterator[Stdio]:
+    """This process's streams, lent to the container while it runs."""
 
-    text = config.user if container.user is None else container.user
-    with store.layers.mounted(snapshot) as tree:
-        return resolve_user(tree, text)
-
-
-def _process(args: tuple[str, ...], config: ImageConfig, container: Container, user: "User") -> Process:
-    hostname = container.hostname or secrets.token_hex(6)
-    return Process(
-        args=args,
-        env=environment(config, container, user.home, hostname),
-        cwd=container.workdir or config.working_dir or "/",
-        uid=user.uid,
-        gid=user.gid,
-        groups=user.groups,
-        hostname=hostname,
-        network=container.network,
-        extra_hosts=container.add_hosts,
-        ulimits=container.ulimits,
-        limits=container.limits,
-        terminal=container.terminal,
-        shm_size=container.shm_size,
-    )
-
-
-def _mounts(container: Container) -> Iterator[MountPoint]:
-    for volume in container.volumes:
-        if not volume.source.exists():
-            raise NotFound(f"the volume's directory {volume.source} does not exist")
-        yield MountPoint(volume.dest, HostPath(str(volume.source)), readonly=volume.readonly)
-    for path, size in container.tmpfs:
-        yield MountPoint(path, Tmpfs(size))
-
-
-def _run(executor: Any, process: Process, mounts: tuple[MountPoint, ...], container: Container) -> int:
     def note(text: str) -> None:
         os.write(2, f"kedge: {text}\n".encode())
 
     with ExitStack() as stack:
         stdio = Stdio(
-            stdin=0 if container.interactive else None,
+            stdin=0 if request.interactive else None,
             stdout=1,
             stderr=2,
             on_start=lambda send, _: stack.enter_context(_signals_passed_on(send)),
             note=note,
         )
-        if container.terminal:
+        if request.terminal:
             from kedge.cli.terminal import Bridge
 
-            bridge = stack.enter_context(Bridge(interactive=container.interactive))
-            stdio = Stdio(on_terminal=bridge.connect, on_start=stdio.on_start, note=note)
-        return int(executor.run(process, mounts, stdio))
+            bridge = stack.enter_context(Bridge(interactive=request.interactive))
+            stdio = replace(stdio, stdin=None, stdout=None, stderr=None, on_terminal=bridge.connect)
+        yield stdio
 
 
 @contextmanager
@@ -251,28 +154,3 @@ def _signals_passed_on(send: Any) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def _name_taken(root: Path, name: str) -> Iterator[None]:
-    """Hold a container's name; raises Conflict when a running one has it. The lock goes with the process."""
-    if (
-        not name.replace("_", "").replace("-", "").replace(".", "").isalnum()
-        or not name[0].isalnum()
-        or len(name) > 128
-    ):
-        raise InvalidInput(f"{name!r} is no container name", hint="Use letters, digits, '_', '.' and '-'.")
-    folder = root / "containers"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / name, "w")  # noqa: SIM115
-    except OSError as error:
-        raise StoreError(f"cannot write {folder}: {error.strerror}") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Conflict(f"the container name {name!r} is in use") from None
-        yield
-        with suppress(OSError):
-            os.unlink(folder / name)

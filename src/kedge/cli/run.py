@@ -12,7 +12,7 @@ from kedge.cli.spelling import parse_size
 from kedge.model.errors import InvalidInput, KedgeError, NotFound
 
 if TYPE_CHECKING:
-    from kedge.cli.container import Container
+    from kedge.containers.request import ContainerRequest
     from kedge.images.lookup import StoredImage
     from kedge.model.platform import Platform
 
@@ -28,25 +28,26 @@ def work(options: Options, console: Console) -> int:
         image = _image(options, console)
         console.stdout.flush()
         _require_machine(image.config.platform, console)
-        return run_container(console.store(), snapshot_of(console.store(), image), image.config, container)
+        return run_container(console.store(), snapshot_of(console.store(), image), image, container)
     except KedgeError as error:
         # Docker's exit code for "the container did not run", so that it is told apart from the program's own.
         console.failure_code = FAILED_BEFORE_START
         raise error
 
 
-def container_of(options: Options, console: Console) -> "Container":
+def container_of(options: Options, console: Console) -> "ContainerRequest":
     """The container that the flags describe."""
-    from kedge.cli.container import Container, env_entry, read_env_file
+    from kedge.cli.container import env_entry, read_env_file
+    from kedge.containers.request import ContainerRequest
     from kedge.sandbox.process import Limits
 
     if options.tty and options.interactive and not console.stdin.isatty():
         raise UsageError("-t needs a terminal, and standard input is none", "run", "Leave out -t.")
     env = [entry for path in options.env_file for entry in read_env_file(Path(path), console.environment)]
     env += [entry for text in options.env for entry in env_entry(text, console.environment)]
-    return Container(
+    return ContainerRequest(
         command=tuple(options.command),
-        entrypoint=options.entrypoint,
+        entrypoint=None if options.entrypoint is None else tuple(filter(None, [options.entrypoint])),
         env=tuple(env),
         user=options.user,
         workdir=options.workdir,
@@ -127,7 +128,7 @@ COMMAND = Command(
         Flag("hostname", "Host name in the container", metavar="NAME", default=""),
         Flag("interactive", "Pass standard input on", short="i"),
         Flag("memory", "Memory that it may use", short="m", metavar="SIZE", convert=parse_size, default=0),
-        Flag("name", "A name that no other running container may have", metavar="NAME", default=""),
+        Flag("name", "A name that no other container may have", metavar="NAME", default=""),
         Flag(
             "network",
             "Its network",

@@ -79,9 +79,7 @@ class Containers:
         except Conflict:
             shutil.rmtree(home, ignore_errors=True)
             raise
-        record = ContainerRecord(
-            identifier, name, image, image_id, command, time.time(), auto_remove=auto_remove
-        )
+        record = ContainerRecord(identifier, name, image, image_id, command, time.time(), auto_remove=auto_remove)
         container = Container(home, record)
         container.save()
         return container

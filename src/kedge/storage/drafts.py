@@ -41,7 +41,7 @@ class Draft:
             self.work.mkdir(0o700)
             self.upper.mkdir(0o755)
             if lowers:
-                _like(self.upper, lowers[-1])
+                like_root(self.upper, lowers[-1])
 
     @contextmanager
     def tree(self) -> Iterator[Tree]:
@@ -145,7 +145,7 @@ class _Watch:
                 return
 
 
-def _like(directory: Path, other: Path) -> None:
+def like_root(directory: Path, other: Path) -> None:
     """Give a new upper directory the metadata of the root below: overlayfs shows the upper's."""
     status = os.stat(other)
     with suppress(PermissionError):  # with a single id, all owners are ours; the real one is the attribute below
