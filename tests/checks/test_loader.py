@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from kedge.checks.elf import Elf, read_elf
 from kedge.checks.loader import Loader, read_cache
-
 from tests.checks.conftest import MAIN, Compile, Root
 
 LIBRARY = "int f(void) { return 1; }\n"

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from kedge.model.platform import Platform
-
 from tests.checks.conftest import MAIN, Compile, Root, libraries_of_host
 
 

@@ -10,7 +10,6 @@ from kedge.checks.verdict import Breach, Subject, judge
 from kedge.model.graph import Layer
 from kedge.model.image import History, ImageConfig
 from kedge.storage.store import Store
-
 from tests.checks.conftest import HOST, MAIN, Compile
 
 KEY = b"-----BEGIN PRIVATE KEY-----\nMIIE\n-----END PRIVATE KEY-----\n"
@@ -105,8 +104,8 @@ def test_what_a_later_layer_deletes_still_ships(store: Store) -> None:
 
 def test_small_caches_are_not_worth_a_word(store: Store) -> None:
     config = ImageConfig(HOST, history=CMD.history)
-    small = layer(store, root__hi=b"", **{"var__lib__apt__lists__a": b"x" * 1000})
-    large = layer(store, **{"var__lib__apt__lists__a": b"x" * (2 << 20)})
+    small = layer(store, root__hi=b"", var__lib__apt__lists__a=b"x" * 1000)
+    large = layer(store, var__lib__apt__lists__a=b"x" * (2 << 20))
     assert judged(store, Subject(config, (small,), (0,))) == []
     found = judged(store, Subject(config, (large,), (0,)))
     assert [one.rule for one in found] == ["PackageCacheInFinalStage"]

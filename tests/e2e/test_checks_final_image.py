@@ -1,4 +1,4 @@
-"""What Kedge tells about the final image, with real builds: processes that cannot start, and what should not be there."""
+"""What Kedge tells about the final image, with real builds: processes that cannot start, what should not be there."""
 
 import json
 import re
@@ -91,7 +91,8 @@ def test_a_script_whose_interpreter_is_missing_is_told(build: Build, tmp_path: P
 
 
 def test_the_stage_that_has_it_and_its_system_are_named(build: Build, debian: str) -> None:
-    text = f'FROM {debian} AS build\nCOPY dynamic /out/app\n\nFROM scratch\nCOPY --from=build /out/app /app\nCMD ["/app"]\n'
+    text = f"FROM {debian} AS build\nCOPY dynamic /out/app\n\n"
+    text += 'FROM scratch\nCOPY --from=build /out/app /app\nCMD ["/app"]\n'
     warnings = build(text)
     assert "Stage build has them. Use a base with glibc, such as debian:bookworm-slim" in warnings[0].text
     assert warnings[0].line == 6
@@ -188,7 +189,8 @@ def test_an_image_to_build_with_is_no_base_for_the_final_stage(build: Build, tmp
 def test_size_tells_what_is_added_hidden_and_kept_out(shared: Kedge, tmp_path: Path) -> None:
     context = write_tree(tmp_path / "context", {"a": "a" * 3000, "b": "b" * 500, "big": "x" * 70000})
     (tmp_path / "Dockerfile").write_text(
-        "FROM scratch AS build\nCOPY . /\n\nFROM busybox\nCOPY --from=build /a /data/a\nCOPY b /data/b\nRUN rm /data/a\n"
+        "FROM scratch AS build\nCOPY . /\n\n"
+        "FROM busybox\nCOPY --from=build /a /data/a\nCOPY b /data/b\nRUN rm /data/a\n"
     )
     shared.build(context, "-f", tmp_path / "Dockerfile", "-t", "checks-size")
     found = json.loads(shared("size", "--format", "json", "checks-size").stdout)
@@ -206,10 +208,10 @@ def test_size_tells_what_is_added_hidden_and_kept_out(shared: Kedge, tmp_path: P
 
 def test_size_of_a_pulled_image_fetches_nothing(kedge: Kedge) -> None:
     kedge("pull", "busybox")
-    before = {path for path in (kedge.store / "layers").iterdir()}
+    before = set((kedge.store / "layers").iterdir())
     text = kedge("size", "busybox").stdout
     assert "the image was not built in this store" in text
-    assert {path for path in (kedge.store / "layers").iterdir()} == before
+    assert set((kedge.store / "layers").iterdir()) == before
     found = json.loads(kedge("size", "--format", "json", "busybox").stdout)
     assert found["stages"] is None
 
