@@ -50,5 +50,7 @@ def test_every_import_points_down() -> None:
 
 
 def test_no_file_is_over_700_lines() -> None:
-    long = {str(p.relative_to(PACKAGE)): n for p in PACKAGE.rglob("*.py") if (n := len(p.read_text().splitlines())) > 700}
+    long = {
+        str(p.relative_to(PACKAGE)): n for p in PACKAGE.rglob("*.py") if (n := len(p.read_text().splitlines())) > 700
+    }
     assert not long

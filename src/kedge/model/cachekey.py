@@ -34,7 +34,8 @@ Selections: TypeAlias = tuple[Selection, ...]
 class CacheMap:
     """How a vertex is cached: its own digest and, per input, by key (None) or by the content of these selections.
 
-    `labels` are (name, text) pairs that spell the parts of `op` for a person: shown when a miss is explained, not hashed.
+    `labels` are (name, text) pairs that spell the parts of `op` for a person: shown when a miss is explained, never
+    hashed.
     """
 
     op: Digest

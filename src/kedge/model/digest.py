@@ -45,7 +45,7 @@ def digest_of(value: object) -> Digest:
 
 
 def _plain(value: Any) -> Any:
-    if value is None or isinstance(value, (str, int, float)) and not isinstance(value, enum.Enum):
+    if value is None or (isinstance(value, (str, int, float)) and not isinstance(value, enum.Enum)):
         return value
     if values.is_dataclass(value) and not isinstance(value, type):
         fields = ((f.name, getattr(value, f.name)) for f in values.fields(value) if f.compare)

@@ -1,6 +1,7 @@
 """The build graph: vertices, the edges between them, and the snapshots that edges stand for.
 
-Owns identity (two vertices with the same digest are the same vertex) and traversal. Does not know how anything is solved.
+Owns identity (two vertices with the same digest are the same vertex) and traversal. Does not know how anything is
+solved.
 """
 
 from collections.abc import Iterator

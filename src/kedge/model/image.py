@@ -1,7 +1,7 @@
 """OCI images as values: descriptors, manifests, indexes and configs, with Docker's additions.
 
-Owns the fields and their JSON (OCI image specification 1.1; Docker image specification 1.3). Keeps fields it does not know,
-so that a config passes through unharmed. Does not know where bytes are, nor how an image is assembled.
+Owns the fields and their JSON (OCI image specification 1.1; Docker image specification 1.3). Keeps fields it does not
+know, so that a config passes through unharmed. Does not know where bytes are, nor how an image is assembled.
 """
 
 import json
@@ -84,8 +84,13 @@ class Descriptor:
                 parse_digest(value["digest"]),
                 size,
                 tuple(sorted((value.get("annotations") or {}).items())),
-                platform and normalize(platform.get("os", ""), platform.get("architecture", ""),
-                                       platform.get("variant", ""), platform.get("os.version", "")),
+                platform
+                and normalize(
+                    platform.get("os", ""),
+                    platform.get("architecture", ""),
+                    platform.get("variant", ""),
+                    platform.get("os.version", ""),
+                ),
                 value.get("artifactType", ""),
             )
         except (KeyError, TypeError, AttributeError):
@@ -272,7 +277,8 @@ def _unknown(value: dict[str, Any], known: frozenset[str]) -> tuple[tuple[str, s
 
 _TOP = frozenset("architecture os variant os.version os.features config rootfs history author created".split())
 _CONFIG = frozenset(
-    "Env Entrypoint Cmd User WorkingDir Labels ExposedPorts Volumes StopSignal Healthcheck OnBuild Shell ArgsEscaped".split()
+    "Env Entrypoint Cmd User WorkingDir Labels ExposedPorts Volumes StopSignal Healthcheck OnBuild Shell "
+    "ArgsEscaped".split()
 )
 
 
@@ -281,8 +287,12 @@ def _read_config(value: dict[str, Any]) -> ImageConfig:
     optional = {name: config.get(name) for name in ("Entrypoint", "Cmd", "Shell")}
     health = config.get("Healthcheck")
     return ImageConfig(
-        platform=normalize(value.get("os") or "linux", value.get("architecture") or "", value.get("variant") or "",
-                           value.get("os.version") or ""),
+        platform=normalize(
+            value.get("os") or "linux",
+            value.get("architecture") or "",
+            value.get("variant") or "",
+            value.get("os.version") or "",
+        ),
         env=_strings(config.get("Env")),
         entrypoint=None if optional["Entrypoint"] is None else _strings(optional["Entrypoint"]),
         cmd=None if optional["Cmd"] is None else _strings(optional["Cmd"]),
@@ -307,13 +317,24 @@ def _read_config(value: dict[str, Any]) -> ImageConfig:
 
 
 def _read_history(entry: dict[str, Any]) -> History:
-    return History(entry.get("created_by") or "", entry.get("comment") or "", entry.get("created") or "",
-                   entry.get("author") or "", bool(entry.get("empty_layer")))
+    return History(
+        entry.get("created_by") or "",
+        entry.get("comment") or "",
+        entry.get("created") or "",
+        entry.get("author") or "",
+        bool(entry.get("empty_layer")),
+    )
 
 
 def _read_healthcheck(value: dict[str, Any]) -> Healthcheck:
-    return Healthcheck(_strings(value.get("Test")), value.get("Interval") or 0, value.get("Timeout") or 0,
-                       value.get("StartPeriod") or 0, value.get("StartInterval") or 0, value.get("Retries") or 0)
+    return Healthcheck(
+        _strings(value.get("Test")),
+        value.get("Interval") or 0,
+        value.get("Timeout") or 0,
+        value.get("StartPeriod") or 0,
+        value.get("StartInterval") or 0,
+        value.get("Retries") or 0,
+    )
 
 
 def _write_config(image: ImageConfig) -> dict[str, Any]:
@@ -354,12 +375,23 @@ def container_config_json(image: ImageConfig) -> dict[str, Any]:
 
 
 def _write_healthcheck(check: Healthcheck) -> dict[str, Any]:
-    fields = [("Test", list(check.test)), ("Interval", check.interval), ("Timeout", check.timeout),
-              ("StartPeriod", check.start_period), ("StartInterval", check.start_interval), ("Retries", check.retries)]
+    fields = [
+        ("Test", list(check.test)),
+        ("Interval", check.interval),
+        ("Timeout", check.timeout),
+        ("StartPeriod", check.start_period),
+        ("StartInterval", check.start_interval),
+        ("Retries", check.retries),
+    ]
     return {key: value for key, value in fields if value}
 
 
 def _write_history(entry: History) -> dict[str, Any]:
-    fields = [("created", entry.created), ("created_by", entry.created_by), ("author", entry.author),
-              ("comment", entry.comment), ("empty_layer", entry.empty_layer)]
+    fields = [
+        ("created", entry.created),
+        ("created_by", entry.created_by),
+        ("author", entry.author),
+        ("comment", entry.comment),
+        ("empty_layer", entry.empty_layer),
+    ]
     return {key: value for key, value in fields if value}

@@ -1,8 +1,8 @@
 """The operations of a build graph: BuildKit's LLB, one dataclass for each op and action.
 
-Owns what an operation *is*: pure data that names its inputs only by their index in `Vertex.inputs`. Does not know what an
-operation means (that is `operations/`), nor how the Dockerfile spells it. Fields follow BuildKit's solver/pb/ops.proto so that
-the service is a codec.
+Owns what an operation *is*: pure data that names its inputs only by their index in `Vertex.inputs`. Does not know what
+an operation means (that is `operations/`), nor how the Dockerfile spells it. Fields follow BuildKit's
+solver/pb/ops.proto so that the service is a codec.
 """
 
 from typing import Literal, TypeAlias
@@ -80,8 +80,8 @@ class TmpfsOptions:
 class Mount:
     """One mount of an Exec. The root file system is the mount with `dest == "/"`.
 
-    `input` indexes Vertex.inputs; `selector` is the path inside it; `output` the index of the result that holds what was
-    written here. Exactly the options of its `kind` are set.
+    `input` indexes Vertex.inputs; `selector` is the path inside it; `output` the index of the result that holds what
+    was written here. Exactly the options of its `kind` are set.
     """
 
     dest: str
@@ -162,7 +162,7 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """Copy `src` in `secondary` to `dest` in `input`. An index below len(inputs) is an input, one above an earlier action."""
+    """Copy `src` in `secondary` to `dest` in `input`. An index below len(inputs) is an input, else an earlier action."""
 
     src: str
     dest: str
