@@ -9,7 +9,18 @@ from kedge.builder.parts import Parts
 from kedge.model.errors import InvalidInput, NotFound
 from kedge.model.patterns import read_ignore_file
 
-_PASSED = ("docker-image://", "oci-layout://", "http://", "https://", "git://", "ssh://", "git@", "target:", "local:")
+_PASSED = (
+    "docker-image://",
+    "oci-layout://",
+    "http://",
+    "https://",
+    "git://",
+    "ssh://",
+    "git@",
+    "target:",
+    "local:",
+    "input:",
+)
 
 
 def named_contexts(parts: Parts) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:

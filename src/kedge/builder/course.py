@@ -254,6 +254,7 @@ def _lower_options(parts: Parts, definition: Definition, platform: Platform | No
     from kedge.builder.contexts import named_contexts
 
     contexts, ignores = named_contexts(parts)
+    inputs = {one.name: one.edge for one in request.inputs}
     return LowerOptions(
         target=request.target,
         build_args=_build_args(request),
@@ -267,6 +268,8 @@ def _lower_options(parts: Parts, definition: Definition, platform: Platform | No
         add_hosts=request.add_hosts,
         contexts=contexts,
         ignore={"context": definition.ignore} | ignores,
+        main_context=inputs.get("context"),
+        inputs=inputs,
         ulimits=request.ulimits,
         shm_size=request.shm_size,
         cgroup_parent=request.cgroup_parent,

@@ -6,7 +6,8 @@ Owns the question; `sources` knows the answer.
 from kedge.builder.parts import Parts
 from kedge.builder.steps import step
 from kedge.dockerfile.options import ImageRequest, ResolvedImage
-from kedge.model.errors import KedgeError
+from kedge.model.errors import KedgeError, NotFound
+from kedge.model.image import ImageConfig
 from kedge.model.reference import parse_reference
 
 
@@ -17,6 +18,8 @@ async def resolve(parts: Parts, request: ImageRequest) -> ResolvedImage:
 
 def _resolve(parts: Parts, request: ImageRequest) -> ResolvedImage:
     title = request.title or f"[internal] load metadata for {request.reference}"
+    if request.scheme == "input":
+        return _input(parts, request)
     try:
         with step(parts.report, parts.trunk.cancel, title) as work:
             if request.scheme == "oci-layout":
@@ -28,6 +31,13 @@ def _resolve(parts: Parts, request: ImageRequest) -> ResolvedImage:
             return ResolvedImage(found.config, found.target.digest)
     except KedgeError as error:
         raise _explained(error, request).at(request.location, request.stage) from None
+
+
+def _input(parts: Parts, request: ImageRequest) -> ResolvedImage:
+    for one in parts.request.inputs:
+        if one.name == request.reference:
+            return ResolvedImage(one.config or ImageConfig(request.platform))
+    raise NotFound(f"no input {request.reference[:80]!r} is given").at(request.location, request.stage)
 
 
 def _explained(error: KedgeError, request: ImageRequest) -> KedgeError:

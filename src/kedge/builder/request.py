@@ -10,7 +10,8 @@ from typing import Any, BinaryIO, Literal
 
 from kedge.model.digest import Digest
 from kedge.model.event import WarningEvent
-from kedge.model.image import Descriptor
+from kedge.model.graph import Edge
+from kedge.model.image import Descriptor, ImageConfig
 from kedge.model.ops import Pairs, Ulimit
 from kedge.model.platform import Platform
 from kedge.model.value import dataclass, field
@@ -42,6 +43,18 @@ class Lent:
     """A context that stays where it is: the session lends it under this name."""
 
     name: str = "context"
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A graph that a named context `input:NAME` stands for; `context` and `dockerfile` replace what these names mean.
+
+    `edge` None is an empty root file system; `config` the image's, where it is one.
+    """
+
+    name: str
+    edge: Edge | None = None
+    config: ImageConfig | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +92,7 @@ class BuildRequest:
     hostname: str = ""  # of steps
     multi_platform: bool = False  # an index also for one platform
     context_subdirectory: str = ""  # the part of a remote context that is the context
+    inputs: tuple[Input, ...] = ()
     outputs: tuple[Output, ...] = ()  # (): the image, in the store
     cache_from: tuple[CacheSpec, ...] = ()
     cache_to: tuple[CacheSpec, ...] = ()

@@ -45,6 +45,8 @@ class NamedContext:
         if self.scheme == "oci-layout":
             title = f"[context {self.key}] load metadata for {self.rest}"
             return ImageRequest(self.rest, platform, "oci-layout", title, location, stage)
+        if self.scheme == "input":
+            return ImageRequest(self.rest, platform, "input", location=location, stage=stage)
         if self.scheme not in ("docker-image", "git", "http", "https", "local"):
             hint = "It is docker-image://, oci-layout://, local:NAME, or a git or http(s) URL."
             raise DockerfileError(f"unknown kind of build context {self.specifier[:100]!r} for {self.key}", hint=hint)
@@ -98,6 +100,9 @@ def lower_context(
     if context.scheme == "oci-layout":
         source = oci_layout(context.rest, image)
         return drafts.add(source, platform=platform, hints=Hints(prefix + "OCI load from client"))
+    if context.scheme == "input":
+        edge = options.inputs.get(context.rest)
+        return DraftEdge(None, 0, edge) if edge else None
     if context.scheme == "local":
         hint = f"context:{context.key}-"
         return drafts.add(

@@ -42,6 +42,7 @@ class LowerOptions:
     contexts: Mapping[str, str] = field(default_factory=dict)
     ignore: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     main_context: Edge | None = None
+    inputs: Mapping[str, Edge | None] = field(default_factory=dict)  # graphs that contexts `input:NAME` stand for
     ulimits: tuple[Ulimit, ...] = ()
     shm_size: int = 0
     hostname: str = ""
@@ -74,7 +75,7 @@ class ImageRequest:
 
     reference: str
     platform: Platform
-    scheme: Literal["docker-image", "oci-layout"] = "docker-image"
+    scheme: Literal["docker-image", "oci-layout", "input"] = "docker-image"
     title: str = field(default="", compare=False)
     location: Location | None = field(default=None, compare=False)
     stage: str = field(default="", compare=False)
