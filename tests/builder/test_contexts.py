@@ -98,3 +98,17 @@ def test_a_named_context_replaces_an_image(bench):
         named_contexts=(("nowhere.example/none:1", "docker-image://base"),),
     )
     assert bench.read("x", "y") == "y\n"
+
+
+def test_a_named_context_is_a_root_file_system(bench, tmp_path):
+    (tmp_path / "root" / "d").mkdir(parents=True)
+    (tmp_path / "root" / "d" / "f").write_text("from there")
+    contexts = (("rootfs", str(tmp_path / "root")),)
+    bench.write(g="g")
+    bench.build("FROM rootfs\nCOPY g /g\n", tags=("x",), named_contexts=contexts)
+    assert bench.listing("x") == ["d/f", "g"]
+    bench.build("FROM rootfs\nCOPY --link g /g\n", tags=("y",), named_contexts=contexts)
+    assert bench.listing("y") == ["d/f", "g"]
+    bench.build("FROM rootfs\n", tags=("z",), named_contexts=contexts)
+    assert bench.listing("z") == ["d/f"]
+    assert sorted(os.listdir(tmp_path / "root")) == ["d"]

@@ -33,6 +33,7 @@ from kedge.storage.store import Store
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from kedge.builder.caches import Caches
     from kedge.model.image import Descriptor
     from kedge.model.settings import Settings
     from kedge.registry.client import Registry
@@ -72,6 +73,7 @@ class Parts:
         self.trunk = Trunk()
         self.host: Platform = of_machine(os.uname().machine)
         self._closing = ExitStack()
+        self.relied_on: set[str] = set()  # caches that bytes were asked of
 
     def __enter__(self) -> "Parts":
         return self
@@ -120,9 +122,30 @@ class Parts:
         return OciLayoutSource(self.store, self.host)
 
     def _fetch(self, origin: str, descriptor: "Descriptor", writer: "BlobWriter", progress: "FetchProgress") -> None:
-        from kedge.sources.fetch import store_fetch
+        from kedge.sources.fetch import CACHE_ORIGIN, store_fetch
 
-        store_fetch(self.registry)(origin, descriptor, writer, progress)
+        if not origin.startswith(CACHE_ORIGIN):
+            store_fetch(self.registry)(origin, descriptor, writer, progress)
+            return
+        self.relied_on.add(origin)
+        store_fetch(self._cache_registry)(origin, descriptor, writer, progress)
+
+    @cached_property
+    def caches(self) -> "Caches":
+        """The caches from and to elsewhere."""
+        from kedge.builder.caches import Caches
+
+        return Caches(self)
+
+    @cached_property
+    def _cache_registry(self) -> "Registry":
+        """Registries that only hold caches: not waited for as long as those that hold what a build needs."""
+        from kedge.builder.caches import impatient
+        from kedge.registry.client import Registry
+
+        registry = Registry(impatient(self.settings), self.session.credential, self.trunk.cancel)
+        self._closing.callback(registry.close)
+        return registry
 
     @cached_property
     def executor(self) -> "Executor":
@@ -142,10 +165,11 @@ class Parts:
     def solver(self, scope: str) -> Solver:
         """The solver over all operations."""
         content = Content(self.store)
+        self.sources = SourceOperation(self.trunk, self._handlers(), self.report)
         operations: dict[type[Op], Operation] = {
-            Source: SourceOperation(self.trunk, self._handlers(), self.report),
+            Source: self.sources,
             File: FileOperation(self.trunk, self.store, content),
-            Merge: MergeOperation(),
+            Merge: MergeOperation(self.trunk, self.store.layers),
             Diff: DiffOperation(self.trunk, self.store.layers),
             Passthrough: PassthroughOperation(),
             Exec: self._exec(),

@@ -127,7 +127,7 @@ class ExecOperation:
             cwd=op.cwd or "/",
             uid=user.uid,
             gid=user.gid,
-            groups=user.groups,
+            groups=_groups(user),
             hostname=op.hostname,
             network=op.network,
             security=op.security,
@@ -156,6 +156,11 @@ class ExecOperation:
                     raise InvalidInput(f"the secret {secret.id!r} has a NUL byte and cannot be a variable")
                 env.append(f"{secret.name}={data.decode('utf-8', 'surrogateescape')}")
         return tuple(env)
+
+
+def _groups(user: "User") -> tuple[int, ...]:
+    """A user's supplementary groups end with its own group, as in BuildKit; root by default has none."""
+    return tuple(dict.fromkeys((*user.groups, user.gid))) if user.uid or user.groups else ()
 
 
 def _wait_for_turn(turns: threading.Semaphore, work: Work) -> None:

@@ -70,7 +70,7 @@ class Preparer:
             case "cache":
                 return self._cache(mount, snapshot, stack, work)
             case "tmpfs":
-                return Tmpfs(mount.tmpfs.size if mount.tmpfs else 0)
+                return Tmpfs(mount.tmpfs.size if mount.tmpfs else 0, 0o755)
             case "secret":
                 return self._secret(mount)
             case "ssh":
@@ -78,6 +78,8 @@ class Preparer:
 
     def _bind(self, mount: Mount, snapshot: Snapshot, prepared: Prepared, stack: ExitStack, work: Work) -> MountSource:
         layers = self._store.layers
+        if mount.output != NO_OUTPUT:
+            snapshot = layers.kept(snapshot)
         if mount.readonly:
             if mount.output != NO_OUTPUT:
                 prepared.unchanged[mount.output] = snapshot

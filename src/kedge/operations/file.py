@@ -98,7 +98,7 @@ class _Sheet:
             state = self._states[index]
             if not isinstance(state, tuple):
                 return state, self._bases[index]
-        base = () if index == NO_INPUT else self._snapshot(index)
+        base = () if index == NO_INPUT else self._store.layers.kept(self._snapshot(index))
         return self._drafts.enter_context(self._store.layers.draft(base)), base
 
     def _is_continued(self, index: int) -> bool:

@@ -114,6 +114,10 @@ class LayerStore:
                 break
         return tuple(reversed(visible.values()))
 
+    def kept(self, snapshot: Snapshot) -> Snapshot:
+        """The snapshot with layers of this store in place of a client's directories, which are copied first, once."""
+        return tuple(map(self._materialized, snapshot))
+
     @contextmanager
     def mounted(self, snapshot: Snapshot, progress: Progress | None = None) -> Iterator[Tree]:
         """The merged, read-only tree of a snapshot, by a mount that is attached nowhere."""
@@ -153,7 +157,7 @@ class LayerStore:
 
     def knows_diff_id(self, layer: Layer, *, clamp: int | None = None) -> bool:
         """Would `diff_id` answer at once?"""
-        return self._bytes.knows_diff_id(layer, clamp)
+        return self._bytes.knows_diff_id(self._materialized(layer), clamp)
 
     def blob(
         self,
