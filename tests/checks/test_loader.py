@@ -112,6 +112,14 @@ def test_musl_s_loader_is_its_own_c_library_and_has_a_path_file(root: Root, comp
     assert missing(root, "/libc") == set()  # libc.so.6 is a name that musl answers itself
 
 
+def test_musl_in_the_place_of_glibc_is_musl(root: Root, compiled: Compile) -> None:
+    root.copy(compiled(MAIN, "-Wl,--dynamic-linker,/lib/ld-linux-x86-64.so.2"), "/app")
+    assert missing(root, "/app") == {"libc.so.6"}
+    root.write("/lib/libgcompat.so.0", b"")
+    root.link("/lib/ld-linux-x86-64.so.2", "libgcompat.so.0")
+    assert missing(root, "/app") == set()
+
+
 def test_ldconfig_s_cache_is_read_as_ldconfig_prints_it() -> None:
     cache = Path("/etc/ld.so.cache")
     if not cache.exists():

@@ -40,6 +40,11 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "main.c").write_text(MATHS)
     for name, flags in (("dynamic", ["-Wl,--no-as-needed"]), ("static", ["-static"])):
         subprocess.run(["gcc", "-o", folder / name, folder / "main.c", *flags, "-lm"], check=True)
+    (folder / "own.c").write_text("int own(void) { return 0; }\n")
+    (folder / "needs.c").write_text("int own(void);\nint main(void) { return own(); }\n")
+    shared = ["-shared", "-fPIC", "-Wl,-soname,libown.so.1"]
+    subprocess.run(["gcc", "-o", folder / "libown.so.1", folder / "own.c", *shared], check=True)
+    subprocess.run(["gcc", "-o", folder / "needs", folder / "needs.c", folder / "libown.so.1"], check=True)
     return folder
 
 
@@ -75,6 +80,22 @@ def test_the_same_program_on_debian_is_silent(build: Build, shared: Kedge, debia
     assert shared("run", "--rm", "checks-debian").stdout == "1\n"
 
 
+@pytest.mark.parametrize("link", ["", "--link "])
+def test_a_library_that_debian_lacks_is_told_alone(build: Build, shared: Kedge, debian: str, link: str) -> None:
+    build(f"FROM {debian}\nCOPY main.c /\n")  # brings the base here: a layer linked onto it would not, nor do checks
+    text = f'FROM {debian}\nCOPY {link}needs /app\nCMD ["/app"]\n'
+    warnings = build(text, "-t", "checks-needs")
+    assert [(one.rule, one.line) for one in warnings] == [("EntrypointNotRunnable", 3)]
+    assert "/app needs the library libown.so.1, which the final image lacks" in warnings[0].text
+    assert "libown.so.1" in shared("run", "--rm", "checks-needs", check=False).stderr
+    whole = text.replace("CMD", f"COPY {link}libown.so.1 /usr/local/lib/\nENV LD_LIBRARY_PATH=/usr/local/lib\nCMD")
+    assert build(whole, "-t", "checks-whole") == []
+    shared("run", "--rm", "checks-whole")
+    unknown = text.replace("CMD", f"COPY {link}libown.so.1 /usr/local/lib/\nCMD")
+    assert "RUN ldconfig" in build(unknown)[0].text
+    assert build(text.replace("CMD", "COPY libown.so.1 /usr/local/lib/\nRUN ldconfig\nCMD")) == []
+
+
 def test_a_static_program_in_scratch_is_silent(build: Build, shared: Kedge) -> None:
     assert build('FROM scratch\nCOPY static /app\nENTRYPOINT ["/app"]\n', "-t", "checks-static") == []
     assert shared("run", "--rm", "checks-static").stdout == "1\n"
@@ -108,6 +129,13 @@ def test_warnings_are_told_again_when_all_is_cached(build: Build) -> None:
     assert build(text) == build(text)
     moved = build("# a comment\n" + text)
     assert [(one.rule, one.line) for one in moved] == [("EntrypointNotRunnable", 4)]
+
+
+def test_a_program_for_another_platform_is_told(build: Build) -> None:
+    other = "linux/s390x"
+    warnings = build('FROM scratch\nCOPY static /app\nENTRYPOINT ["/app"]\n', "--platform", other)
+    assert [one.rule for one in warnings] == ["EntrypointNotRunnable"]
+    assert f"the image is for {other}" in warnings[0].text
 
 
 # ---- silencing -------------------------------------------------------------------------------------------------------
@@ -181,6 +209,8 @@ def test_an_image_to_build_with_is_no_base_for_the_final_stage(build: Build, tmp
     two = "FROM golang:1.25 AS build\nCOPY app /app\nFROM scratch\nCOPY --from=build /app /app\n"
     assert build(two, context=context) == []
     assert build(two, "--target", "build", context=context) == []
+    tested = two.replace("FROM scratch", "FROM build AS test\nLABEL a=b\nFROM scratch")
+    assert build(tested, "--target", "test", context=context) == []
 
 
 # ---- kedge size ------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from kedge.checks.leftover_table import (
     Kind,
     Row,
 )
-from kedge.checks.secrets import INSTEAD, LONGEST, secret_in
+from kedge.checks.secrets import INSTEAD, LONGEST, is_suspect, secret_in
 from kedge.model.graph import Layer
 from kedge.model.value import dataclass
 from kedge.storage.store import Store
@@ -104,7 +104,7 @@ class _Walk:
             self._note(PROGRAMS[name], path, _size(entry))
         elif name in SOURCE_MARKS:
             self._source(directory, name)
-        else:
+        elif is_suspect(name):
             self._look_for_secret(path)
 
     def _source(self, directory: str, mark: str) -> None:

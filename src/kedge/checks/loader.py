@@ -68,7 +68,7 @@ class Loader:
 
         `path` is the program's, without symlinks. The interpreter itself is not looked for here.
         """
-        musl = "ld-musl" in elf.interpreter
+        musl = self.is_musl(elf)
         loaded = {posixpath.basename(elf.interpreter)}
         missing: dict[str, Missing] = {}
         todo = [Library(path, elf)]
@@ -84,9 +84,16 @@ class Loader:
                     loaded |= {name, found.elf.soname}
         return list(missing.values())
 
+    def is_musl(self, elf: Elf) -> bool:
+        """Whether the loader that would be started is musl's, perhaps in the place of glibc's (Alpine's gcompat)."""
+        if not elf.interpreter or "ld-musl" in elf.interpreter:
+            return bool(elf.interpreter)
+        real = posixpath.basename(self._files.resolved(posixpath.join(self._cwd, elf.interpreter)))
+        return "musl" in real or "gcompat" in real
+
     def locate(self, name: str, path: str, elf: Elf) -> str | None:
         """Where the library `name` of the program at `path` would be found."""
-        found = self._find(name, Library(path, elf), "ld-musl" in elf.interpreter)
+        found = self._find(name, Library(path, elf), self.is_musl(elf))
         return found.path if found else None
 
     def _find(self, name: str, by: Library, musl: bool) -> Library | None:

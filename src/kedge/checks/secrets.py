@@ -81,8 +81,20 @@ _ENVIRONMENT = Secret("an AWS access key", _AWS_KEY)
 _HARMLESS: Final = frozenset({"ssl-cert-snakeoil.key"})
 _ELSEWHERE: Final = frozenset(
     "node_modules site-packages dist-packages vendor gems test tests testdata testing fixtures examples example doc "
-    "docs __tests__ spec".split()
+    "docs __tests__ spec third_party".split()
 )
+
+
+# One look at a name, so that nearly all files cost no more than that.
+_SUSPECT = re.compile(
+    r"(?:id_(?:rsa|dsa|ecdsa|ed25519)|identity|credentials|config|_netrc|\.(?:netrc|npmrc|pypirc|git-credentials|dockercfg))\Z"
+    r"|\.env|.*(?:\.(?:pem|key|asc|ppk|json)|_(?:rsa|ed25519|ecdsa|key))\Z"
+)
+
+
+def is_suspect(name: str) -> bool:
+    """Whether a file of that name may be worth a closer look; False for nearly all names."""
+    return _SUSPECT.match(name) is not None
 
 
 def candidate(path: str) -> list[Secret]:

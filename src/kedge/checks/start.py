@@ -131,7 +131,7 @@ class _Process:
             return None if rest and rest[0].startswith("-") else self.command(rest, depth + 1)
         if name == "env":
             return self._env(words[1:], depth)
-        if name in _SHELLS and len(words) > 2 and re.fullmatch(r"-[a-z]*c", words[1]):
+        if name in _SHELLS and len(words) > 2 and re.fullmatch(r"-[eux]*c", words[1]):
             return self._shell(path, words[2], depth)
         if depth == 0 and self._config.entrypoint and self._config.cmd and self._passes_on(path):
             return self._passed_on(list(self._config.cmd))
