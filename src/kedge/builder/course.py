@@ -5,6 +5,7 @@ trunk, so that one failure or one stop ends it all. Does not know what any part 
 """
 
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from kedge.builder.definition import Definition, load_definition
@@ -18,11 +19,11 @@ from kedge.dockerfile.options import ImageRequest, LowerOptions, ResolvedImage
 from kedge.dockerfile.parser import parse
 from kedge.dockerfile.stages import StagedFile, read_stages
 from kedge.model.digest import digest_of
-from kedge.model.errors import SourceFile, Unsupported
+from kedge.model.errors import Cancelled, KedgeError, SourceFile, StepFailed, Unsupported
 from kedge.model.event import Report, WarningEvent, silent
 from kedge.model.graph import Edge, Snapshot
 from kedge.model.platform import Platform, parse_platform
-from kedge.model.value import dataclass, field
+from kedge.model.value import dataclass, field, replace
 from kedge.session.session import Session
 from kedge.solver.solver import Solver
 
@@ -36,15 +37,25 @@ def build(request: BuildRequest, session: Session, report: Report = silent) -> B
     Reports may come from several threads. As an ordinary user, `kernel.identity.enter_user_namespace` must have been
     called. A KeyboardInterrupt stops every step and is raised again.
     """
-    with Parts(request, session, report) as parts:
-        course = _Course(parts)
-        solver = parts.solver(course.scope)
-        try:
-            return parts.trunk.run(course.run(solver))
-        except BaseException as error:
-            course.warn()  # what was found on the way may explain the error
-            solver.abandon(error)
-            raise
+    while True:
+        with Parts(request, session, report) as parts:
+            course = _Course(parts)
+            solver = parts.solver(course.scope)
+            try:
+                return parts.trunk.run(course.run(solver))
+            except BaseException as error:
+                course.warn()  # what was found on the way may explain the error
+                solver.abandon(error)
+                if not _lost_a_cache(parts, error):
+                    raise
+        request = replace(request, cache_from=())
+
+
+def _lost_a_cache(parts: Parts, error: BaseException) -> bool:
+    """Did the build end because a cache does not have what it promised? Then what hangs on that is forgotten."""
+    lost = isinstance(error, KedgeError) and not isinstance(error, (Cancelled, StepFailed)) and parts.relied_on
+    again = isinstance(parts.request.context, (str, bytes, PurePath, type(None)))  # a stream is read once
+    return bool(lost and again and parts.store.forget_origins(parts.relied_on))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +97,21 @@ def export_solved(parts: Parts, solved: Solved) -> BuildResult:
     from kedge.builder.outputs import Built, export
 
     async def run() -> Built:
+        caching = parts.trunk.spawn(_export_caches(parts, solved))
         built = await parts.trunk.call(export, parts, solved.targets, solved.snapshots)
         await _record_stages(parts, solved, built)
+        built.metadata |= await caching
         return built
 
     built = parts.trunk.run(run())
     return BuildResult(built.images, built.names, solved.warnings, built.metadata, None, built.target)
+
+
+async def _export_caches(parts: Parts, solved: Solved) -> dict[str, Any]:
+    """Write the caches that were asked for, beside the outputs."""
+    if not parts.request.cache_to:
+        return {}
+    return await parts.trunk.call(parts.caches.export, solved.targets, solved.snapshots)
 
 
 @dataclass
@@ -120,8 +140,12 @@ class _Course:
             return BuildResult(warnings=solved.warnings, answer=solved.answer)
         from kedge.builder.outputs import export
 
+        caching = self.parts.trunk.spawn(_export_caches(self.parts, solved))
         built = await self.parts.trunk.call(export, self.parts, solved.targets, solved.snapshots)
         await _record_stages(self.parts, solved, built)
+        built.metadata |= await caching
+        if self.parts.request.cache_from or self.parts.request.cache_to:
+            solved = replace(solved, warnings=(*solved.warnings, *self.parts.caches.warnings))
         return _result(self.parts.request, built, solved.warnings, solver)
 
     async def solve(self, solver: Solver) -> Solved:
@@ -129,6 +153,10 @@ class _Course:
         parts, request = self.parts, self.parts.request
         parts.entitlements  # noqa: B018 - a wrong word is told before anything is done
         _refuse_what_is_missing(request)
+        travels = bool(request.cache_from or request.cache_to) and request.call == "build"
+        if travels:
+            parts.caches.read_targets()
+            prepared = parts.trunk.spawn(parts.caches.prepare(solver, parts.sources))
         platforms = _platforms(request, parts.host)
         definition = await parts.trunk.call(load_definition, parts)
         file = self._read(definition)
@@ -149,7 +177,11 @@ class _Course:
         for target in targets:
             if target.edge:
                 parts.entitlements.require_all(target.edge)
+        if travels:
+            await prepared
         snapshots = await parts.trunk.gather(_solve(solver, target) for target in targets)
+        if travels:
+            await parts.caches.collect([target.edge for target in targets if target.edge])
         warnings += await self._check_images(solver, file, targets, snapshots)
         return Solved(tuple(targets), tuple(snapshots), warnings, solver=solver)
 
@@ -221,12 +253,6 @@ def _refuse_what_is_missing(request: BuildRequest) -> None:
     for kind, attributes in request.attestations:
         if attributes != "disabled=true":
             raise Unsupported(f"{kind} attestations cannot be made yet", hint=f"Leave out --{kind}.")
-    for cache in (*request.cache_from, *request.cache_to):
-        if cache.kind != "inline" or cache in request.cache_to:
-            raise Unsupported(
-                f"caches of type {cache.kind} cannot be read or written yet",
-                hint="Leave out --cache-from and --cache-to: the store itself is the cache.",
-            )
 
 
 async def _record_stages(parts: Parts, solved: Solved, built: "Built") -> None:

@@ -32,6 +32,7 @@ class Built:
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
+_INLINE_CACHE = "moby.buildkit.cache.v0"
 _TITLES = {
     "image": "exporting to image",
     "registry": "exporting to image",
@@ -49,6 +50,8 @@ def export(parts: Parts, targets: Sequence[Target], snapshots: Sequence[Snapshot
         Stage(target.config, snapshot, target.base, target.epoch)
         for target, snapshot in zip(targets, snapshots, strict=True)
     ]
+    if parts.request.cache_to or any(_INLINE_CACHE in dict(stage.config.extra) for stage in stages):
+        stages = [parts.caches.with_inline(stage) for stage in stages]
     built = Built()
     with ExitStack() as stack:
         for output in outputs:

@@ -16,7 +16,7 @@ from kedge.model.event import WarningEvent
 from kedge.model.ops import Pairs
 
 if TYPE_CHECKING:
-    from kedge.builder import BuildRequest, BuildResult, Output
+    from kedge.builder import BuildRequest, BuildResult, CacheSpec, Output
     from kedge.session.local import LocalSession
 
 # What of the client's environment a build may see: proxies become predefined build arguments (never part of an image).
@@ -50,7 +50,7 @@ def work(options: Options, console: Console) -> int:
 
 def request_of(options: Options, console: Console) -> "BuildRequest":
     """The build that the flags ask for; raises InvalidInput for flags that exclude each other."""
-    from kedge.builder import BuildRequest, CacheSpec
+    from kedge.builder import BuildRequest
 
     call: Any = "check" if options.check else options.call
     if options.push and options.load:
@@ -85,8 +85,8 @@ def request_of(options: Options, console: Console) -> "BuildRequest":
         cpus=options.cpus,
         cgroup_parent=options.cgroup_parent,
         outputs=_outputs(options, console),
-        cache_from=tuple(CacheSpec(spec["type"], _attributes(spec)) for spec in options.cache_from),
-        cache_to=tuple(CacheSpec(spec["type"], _attributes(spec)) for spec in options.cache_to),
+        cache_from=tuple(map(_cache, options.cache_from)),
+        cache_to=tuple(map(_cache, options.cache_to)),
         attestations=_attestations(options),
         entitlements=tuple(options.allow),
         call=call,
@@ -145,6 +145,12 @@ def _pairs(items: list[tuple[str, str]]) -> Pairs:
 
 def _attributes(spec: dict[str, str]) -> Pairs:
     return tuple(sorted((key, value) for key, value in spec.items() if key not in ("type", "dest")))
+
+
+def _cache(spec: dict[str, str]) -> "CacheSpec":
+    from kedge.builder import CacheSpec
+
+    return CacheSpec(spec["type"], tuple(sorted((key, value) for key, value in spec.items() if key != "type")))
 
 
 def _build_args(texts: list[str], console: Console) -> Pairs:

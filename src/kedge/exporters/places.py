@@ -299,7 +299,7 @@ class StoreReader:
 
     def repository(self, descriptor: Descriptor) -> Reference | None:
         for origin in self._store.layers.origins(descriptor.digest):
-            scheme, _, rest = origin.partition("://")
+            scheme, _, rest = origin.removeprefix("cache+").partition("://")
             if scheme == "docker-image":
                 return parse_repository(rest)
         return None

@@ -34,6 +34,10 @@ class SourceOperation:
         fetch = self._handler(source).fetch
         return [await self._trunk.call(fetch, source, vertex.platform, self._pins[vertex], work)]
 
+    def pin(self, vertex: Vertex) -> Pin | None:
+        """What the source was found to be in this build."""
+        return self._pins.get(vertex)
+
     def _work(self, vertex: Vertex) -> Work:
         return Work(vertex.digest, self._report, self._trunk.cancel)
 

@@ -28,6 +28,17 @@ class Operation(Protocol):
 Manifest: TypeAlias = KeyManifest  # in model, because the store keeps it
 
 
+class Elsewhere(Protocol):
+    """Results that somebody else made, in caches the user named. A coroutine of the trunk."""
+
+    async def found(self, vertex: Vertex, *, look: bool) -> list[Snapshot] | None:
+        """Results for the vertex, None when there are none. Never raises for a cache's sake.
+
+        With `look`, the files of its inputs may be looked at, for which they may be made. Without it, nothing is made
+        or fetched.
+        """
+
+
 class CacheStore(Protocol):
     """Cached results by key. Atomic, durable, shared by threads and processes. All methods block, briefly but for
     `claim`.

@@ -7,8 +7,10 @@ decisions.
       an input known by key counts with its key;
       a volatile input counts with the checksum of its files, so it is solved first;
       for other inputs known by content, recall what they held last time, else solve them and look.
+      what is not remembered is not looked at where a cache from elsewhere knows the vertex by its definition.
     the results of a vertex: take its key.
       What is stored under it, unless to be ignored, is a hit: nothing is solved, opened or fetched.
+      So is what a cache from elsewhere has for the vertex; it is stored as if it had been made here.
       Else solve the inputs, claim the key (another build may make it meanwhile: a hit), run, and store.
 """
 
@@ -23,7 +25,7 @@ from kedge.model.event import Report, VertexEvent, silent
 from kedge.model.graph import Edge, Snapshot, Vertex, walk
 from kedge.model.ops import Op
 from kedge.model.value import dataclass, replace
-from kedge.solver.contracts import CacheStore, Checksum, Manifest, Operation
+from kedge.solver.contracts import CacheStore, Checksum, Elsewhere, Manifest, Operation
 from kedge.solver.explain import Miss, explain, place_of
 from kedge.solver.trunk import Task, Trunk
 
@@ -70,9 +72,11 @@ class Solver:
         checksum: Checksum,
         report: Report = silent,
         scope: str = "",
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         self._trunk, self._operations, self._cache = trunk, operations, cache
         self._checksum, self._report, self._scope = checksum, report, scope
+        self.elsewhere = elsewhere
         self._keys: dict[Vertex, Task[Known]] = {}
         self._results: dict[Vertex, Task[list[Snapshot]]] = {}
         self._no_cache: set[Digest] = set()
@@ -135,6 +139,8 @@ class Solver:
             return await self._run(vertex, [await self._edge(edge) for edge in vertex.inputs])
         if not known.ignore and (hit := self._cache.results(known.key)) is not None:
             return self._hit(vertex, hit)
+        if not known.ignore and (hit := await self._from_elsewhere(vertex, known)) is not None:
+            return self._hit(vertex, hit)
         self.misses[vertex.digest] = explain(known.manifest, self._cache.previous(known.manifest.place), known.ignore)
         inputs = await self._trunk.gather(self._edge(edge) for edge in vertex.inputs)
         if known.ignore:
@@ -149,6 +155,13 @@ class Solver:
             return await self._make(vertex, known, inputs)
         finally:  # also when the trunk ends the build while this waits: it lets the leaf above return first
             claim.__exit__(None, None, None)
+
+    async def _from_elsewhere(self, vertex: Vertex, known: Known) -> list[Snapshot] | None:
+        """What a cache from elsewhere has, kept under the key that was made here: a cache cannot choose keys."""
+        found = await self.elsewhere.found(vertex, look=True) if self.elsewhere else None
+        if found is not None:
+            await self._trunk.call(self._cache.put, known.key, found, known.manifest)
+        return found
 
     async def _make(self, vertex: Vertex, known: Known, inputs: list[Snapshot]) -> list[Snapshot]:
         return await self._run(vertex, inputs, lambda made: self._cache.put(known.key, made, known.manifest))
@@ -212,6 +225,9 @@ class Solver:
         found = None if anew and results is None else self._cache.recall(definitions[results is None])
         if found is not None:
             return Seen(found.inputs[index], False, True, results is None, definitions if results else definitions[1:])
+        if self.elsewhere and await self.elsewhere.found(vertex, look=False) is not None:
+            # Its results are had without the input's files: the definition stands for what they hold.
+            return Seen(digest_of(("unseen", what)), False, True, False, definitions[1:])
         digest = await self._content(vertex, edge, paths)
         made = self._cache.results(known.key) or []
         return Seen(digest, False, True, False, (digest_of((what, tuple(made))), digest_of(what)))
@@ -230,6 +246,60 @@ class Solver:
             for edge, one in zip(vertex.inputs, seen, strict=True)
         )
         return Manifest(place_of(vertex, self._scope), vertex.hints.name, key, cached_by.labels, inputs)
+
+    # ---- for those who export ----------------------------------------------------------------------------------------
+
+    async def snapshot(self, edge: Edge) -> Snapshot:
+        """As `solve`, of an edge that was announced."""
+        return await self._edge(edge)
+
+    async def pinned(self, vertex: Vertex) -> None:
+        """Have the operation of a source asked what it is now."""
+        await self._known(vertex)
+
+    def ignores(self, vertex: Vertex) -> bool:
+        """Is the vertex not to be looked up, in any cache?"""
+        return vertex.digest in self._no_cache
+
+    async def stored(self, vertex: Vertex, memory: dict[Vertex, CacheKey | None]) -> list[Snapshot] | None:
+        """What is stored for the vertex, if that can be told without making or fetching anything.
+
+        `memory` is the caller's, for all vertices of a build.
+        """
+        if (task := self._results.get(vertex)) is not None and task.done:
+            return task.result()
+        key = await self._stored_key(vertex, memory)
+        return self._cache.results(key) if key else None
+
+    async def _stored_key(self, vertex: Vertex, memory: dict[Vertex, CacheKey | None]) -> CacheKey | None:
+        if vertex not in memory:
+            task = self._keys.get(vertex)
+            if task is not None and task.done:
+                memory[vertex] = task.result().key
+            else:
+                memory[vertex] = await self._remembered_key(vertex, memory)
+        return memory[vertex]
+
+    async def _remembered_key(self, vertex: Vertex, memory: dict[Vertex, CacheKey | None]) -> CacheKey | None:
+        cached_by = await self._operations[type(vertex.op)].cache_map(vertex)
+        digests = []
+        for index, edge in enumerate(vertex.inputs):
+            paths, below = cached_by.inputs[index], await self._stored_key(edge.vertex, memory)
+            task = self._keys.get(edge.vertex)
+            if task is not None and task.done and task.result().volatile:
+                digests.append(await self._content(vertex, edge, paths or EVERYTHING))
+            elif below is None:
+                return None
+            elif paths is None:
+                digests.append(digest_of((below, edge.output)))
+            else:
+                results = self._cache.results(below)
+                what = (cached_by.op, index, below, edge.output, paths)
+                found = self._cache.recall(digest_of((what, tuple(results))) if results else digest_of(what))
+                if found is None:
+                    return None
+                digests.append(found.inputs[index])
+        return CacheKey(cached_by.op, tuple(digests))
 
     # ---- telling -----------------------------------------------------------------------------------------------------
 

@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from kedge.storage.store import Fetch
 
 
+CACHE_ORIGIN = "cache+"  # before the scheme of an origin: bytes that a cache offered, and a build can do without
+
+
 def store_fetch(registry: "Registry") -> "Fetch":
-    """A `Store.fetch` that knows `docker-image://registry/repository` and `oci-layout://path`.
+    """A `Store.fetch` that knows `docker-image://registry/repository`, `oci-layout://path` and `s3://…`.
 
     Blocks; safe for several blobs at once. Raises NotFound, RegistryError, IntegrityError.
     """
@@ -26,7 +29,7 @@ def store_fetch(registry: "Registry") -> "Fetch":
     def fetch(
         origin: str, descriptor: Descriptor, writer: "BlobWriter", progress: "Callable[[int, int], None]"
     ) -> None:
-        scheme, _, rest = origin.partition("://")
+        scheme, _, rest = origin.removeprefix(CACHE_ORIGIN).partition("://")
         if scheme == "docker-image":
             registry.download(parse_repository(rest), descriptor, writer, progress)
         elif scheme == "oci-layout":
@@ -34,6 +37,10 @@ def store_fetch(registry: "Registry") -> "Fetch":
 
             with open_layout(rest) as layout:
                 layout.copy(descriptor, writer, progress)
+        elif scheme == "s3":
+            from kedge.sources.s3_cache import download
+
+            download(rest, descriptor, writer, progress)
         else:
             raise NotFound(
                 f"the bytes of {descriptor.digest} are not in the store, nor is known where they could be had"

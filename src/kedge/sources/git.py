@@ -57,6 +57,16 @@ class _Wanted:
     known_hosts: str
 
 
+def _buildkit_key(commit: str, ref: str, wanted: _Wanted) -> str:
+    """BuildKit's name for a checkout (source/git, shaToCacheKey)."""
+    key = commit
+    if wanted.keep_git_dir:
+        key += ".git" + (f"#{ref}" if ref else "")
+    key += f":{wanted.subdir}" if wanted.subdir else ""
+    key += "" if wanted.submodules else "(skip-submodules)"
+    return key + ("(mtime=commit)" if wanted.commit_times else "")
+
+
 class GitSource:
     """SourceHandler for git://. A ref is looked up once a build; repositories are fetched into the store once and
     reused.
@@ -72,7 +82,8 @@ class GitSource:
         wanted = self._read(source)
         commit, ref = self._commit(wanted, work)
         identity = (commit, ref if wanted.keep_git_dir else "", wanted.subdir, wanted.submodules, wanted.commit_times)
-        return Pin(digest_of(identity), labels=(("repository", _shown(wanted.remote)), ("commit", commit)))
+        labels = (("repository", _shown(wanted.remote)), ("commit", commit))
+        return Pin(digest_of(identity), labels=labels, buildkit=_buildkit_key(commit, ref, wanted))
 
     def fetch(self, source: Source, platform: Platform | None, pin: Pin, work: Work) -> Snapshot:
         """The checkout as one layer. Raises SourceError, NotFound for a subdirectory that is not there."""

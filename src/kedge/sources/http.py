@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from kedge.model.digest import Digest, digest_of, parse_digest
+from kedge.model.digest import Digest, digest_of, parse_digest, sha256
 from kedge.model.errors import IntegrityError, InvalidInput, KedgeError, SourceError
 from kedge.model.graph import Snapshot
 from kedge.model.ops import Source
@@ -76,7 +76,8 @@ class HttpSource:
         else:
             found = self._look(wanted, work)
         identity = (found.name, wanted.mode, wanted.uid, wanted.gid, found.content, found.modified)
-        return Pin(digest_of(identity), labels=(("URL", shown(wanted.url)), ("content", found.content)))
+        labels = (("URL", shown(wanted.url)), ("content", found.content))
+        return Pin(digest_of(identity), labels=labels, buildkit=_buildkit_key(found, wanted, source))
 
     def fetch(self, source: Source, platform: Platform | None, pin: Pin, work: Work) -> Snapshot:
         """A layer with the one file. Raises IntegrityError when it is not what the checksum promised."""
@@ -236,6 +237,20 @@ def _stopped_with(work: Work, response: "urllib3.BaseHTTPResponse") -> Iterator[
         watcher.join()
         if connection:
             connection.close()
+
+
+def _buildkit_key(found: Found, wanted: _Wanted, source: Source) -> str:
+    """BuildKit's name for the file (source/http, formatCacheKey), as Go writes that JSON; "" with headers."""
+    if wanted.headers:
+        return ""
+    mode = wanted.mode if source.attr("http.perm") else 0
+    fields: dict[str, str | int] = {"Filename": found.name, "Perm": mode, "UID": wanted.uid, "GID": wanted.gid}
+    fields |= {"Checksum": found.content} | ({"LastModTime": found.modified} if found.modified else {})
+    fields |= {"AuthHeaderSecret": wanted.auth_secret} if wanted.auth_secret else {}
+    text = json.dumps(fields, separators=(",", ":"), ensure_ascii=False)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return sha256(text.encode())
 
 
 # ---- the file --------------------------------------------------------------------------------------------------------

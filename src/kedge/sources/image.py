@@ -18,7 +18,7 @@ from kedge.model.platform import Platform, best_match, of_machine
 from kedge.model.reference import Reference, parse_reference
 from kedge.model.value import dataclass, field, replace
 from kedge.sources.handler import Pin, Work
-from kedge.sources.pick import PickedImage, declare_layers, pick_image
+from kedge.sources.pick import PickedImage, chain_id, declare_layers, pick_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,6 +87,8 @@ class ImageSource:
     def pull(self, reference: Reference, platform: Platform, work: Work) -> PickedImage:
         """`kedge pull`: what the registry has now, with all its layers fetched and unpacked."""
         image = self.resolve(reference, platform, "pull", work)
+        if reference.digest:  # asked for by itself, it is to be found again; a build's pinned base needs no name
+            self._name(replace(reference, tag=""), image)
         self._store.layers.directories(self._declare(reference, image), _LayerProgress(work))
         return image
 
@@ -95,7 +97,11 @@ class ImageSource:
         reference, mode = _read(source)
         image = self.resolve(reference, platform or self._host, mode, work)
         self._watch(image, work)
-        return Pin(image.key, labels=(("image", str(reference.with_digest(image.target.digest))),))
+        return Pin(
+            image.key,
+            labels=(("image", str(reference.with_digest(image.target.digest))),),
+            buildkit=chain_id(image.config.diff_ids),
+        )
 
     def fetch(self, source: Source, platform: Platform | None, pin: Pin, work: Work) -> Snapshot:
         """The image's layers, lazily: nothing is downloaded until some step needs their files."""
@@ -167,8 +173,10 @@ class ImageSource:
         return pick_image(reference.familiar, target, documents, platform)
 
     def _remember(self, reference: Reference, image: PickedImage, record: "ImageRecord | None") -> None:
-        if reference.digest or (record and record.target == image.target):
-            return
+        if not reference.digest and not (record and record.target == image.target):
+            self._name(reference, image)
+
+    def _name(self, reference: Reference, image: PickedImage) -> None:
         from kedge.storage.images import ImageRecord
 
         self._declare(reference, image)  # so that whoever finds the name can also find its layers

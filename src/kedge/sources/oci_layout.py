@@ -20,7 +20,7 @@ from kedge.model.ops import Source
 from kedge.model.platform import Platform, of_machine
 from kedge.model.value import dataclass, replace
 from kedge.sources.handler import Pin, Work
-from kedge.sources.pick import PickedImage, declare_layers, pick_image
+from kedge.sources.pick import PickedImage, chain_id, declare_layers, pick_image
 
 if TYPE_CHECKING:
     from kedge.storage.store import Store
@@ -314,7 +314,11 @@ class OciLayoutSource:
 
     def pin(self, source: Source, platform: Platform | None, work: Work) -> Pin:
         image = self.resolve(source.identifier.partition("://")[2], platform or self._host)
-        return Pin(image.key, labels=(("image", f"{image.name}@{image.target.digest}"),))
+        return Pin(
+            image.key,
+            labels=(("image", f"{image.name}@{image.target.digest}"),),
+            buildkit=chain_id(image.config.diff_ids),
+        )
 
     def fetch(self, source: Source, platform: Platform | None, pin: Pin, work: Work) -> Snapshot:
         rest = source.identifier.partition("://")[2]

@@ -7,7 +7,7 @@ bytes.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
-from kedge.model.digest import Digest, digest_of
+from kedge.model.digest import Digest, digest_of, sha256
 from kedge.model.errors import IntegrityError, NotFound, Unsupported
 from kedge.model.image import (
     COMPRESSION_OF,
@@ -67,6 +67,14 @@ class PickedImage:
     def key(self) -> Digest:
         """What the image's files are: equal for all images with the same layers, however those are compressed."""
         return digest_of(("layers", self.config.diff_ids))
+
+
+def chain_id(diff_ids: Sequence[Digest]) -> str:
+    """What the files of an image are called by its layers (OCI image specification, config.md, Layer ChainID)."""
+    chain = ""
+    for diff_id in diff_ids:
+        chain = sha256(f"{chain} {diff_id}".encode()) if chain else diff_id
+    return chain
 
 
 def pick_image(name: str, target: Descriptor, documents: Documents, platform: Platform) -> PickedImage:

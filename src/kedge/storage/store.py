@@ -42,6 +42,8 @@ from kedge.storage.unpacking import Fetch
 
 # Counting and collecting are not on the path of a build: kedge.storage.accounts and gc are imported when first needed.
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from kedge.storage.accounts import Accounts, Usage
     from kedge.storage.gc import Collector, Pruned, PruneOptions
 
@@ -100,6 +102,10 @@ class Store:
                     (root / part).mkdir(0o755, exist_ok=True)
         return cls(root, fetch, max_size)
 
+    def protect(self) -> None:
+        """Protect from now on, until it is closed, what anybody uses: for one who passes on what others made."""
+        self._lease.start  # noqa: B018 - asking takes the lease
+
     def close(self) -> None:
         """Make what was written durable, and end the protection of what was used. Idempotent."""
         try:
@@ -124,6 +130,12 @@ class Store:
         with translated("make layers durable"):
             sync_file_system(self.root)
         self._records.synced(written)
+
+    def forget_origins(self, origins: "Iterable[str]") -> int:
+        """Forget that layers could be had from these origins, and results that hang on it; how many results went."""
+        from kedge.storage.lost import forget_origins
+
+        return forget_origins(self._database, self.blobs, origins)
 
     def usage(self) -> "list[Usage]":
         """Everything on disk, most recently used first; the sizes add up to what `du` says of the root."""
