@@ -174,3 +174,8 @@ def test_layers_that_come_after_their_step_are_shown_with_it() -> None:
 def test_a_part_that_never_ends_does_not_keep_its_step_from_ending() -> None:
     recorder = Recorder().show(running(A, "x"), StatusEvent(A, "part", 100.1, started=100.1), done(A, "x"))
     assert recorder.text().endswith("#1 DONE 0.5s\n")
+
+
+def test_a_vertex_told_to_start_again_while_it_runs_ends_once() -> None:
+    recorder = Recorder().show(running(A, "x", 100.0), running(A, "x", 100.2), done(A, "x", 100.2, 101.0))
+    assert recorder.text() == "#1 x\n#1 DONE 1.0s\n"

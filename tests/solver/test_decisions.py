@@ -130,6 +130,14 @@ def test_every_vertex_is_announced_then_told_cached_or_started_and_completed(wor
     assert world.last(graph).cached
 
 
+def test_a_step_is_told_to_start_once_and_to_end_once(world, g):
+    graph = g.run(g.image(), "make")
+    world.solve(graph)
+    told = [e for e in world.events if e.vertex == graph.vertex.digest and e.started is not None]
+    assert [e.completed is None for e in told] == [True, False]
+    assert len({e.started for e in told}) == 1
+
+
 def test_a_bug_in_an_operation_shows_as_what_it_is(world, g):
     def bug(files):
         raise ZeroDivisionError

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from kedge.model.digest import Digest
 from kedge.model.event import Event, LogEvent, StatusEvent, VertexEvent, WarningEvent
-from kedge.model.value import dataclass, field
+from kedge.model.value import dataclass, field, replace
 
 KEPT_LINES = 20  # of a step's output, to be shown again when it fails
 # What a step's error says when nothing is wrong with the step itself: our own words, and BuildKit's.
@@ -143,7 +143,10 @@ class Trace:
         if event.started is not None:
             if not row.spans:
                 self.rows.append(row)
-            row.spans[event.started] = event.completed
+            before = row.members.get(event.vertex)
+            if before and before.started is not None and before.completed is None:
+                event = replace(event, started=before.started)  # told to start again: it never stopped
+            row.spans[event.started or 0.0] = event.completed
         row.members[event.vertex] = event
         row.updates += 1
         if self._early:

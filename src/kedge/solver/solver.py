@@ -125,7 +125,7 @@ class Solver:
         """Report every vertex still running as stopped by `error`; to be called when the trunk has ended with it."""
         text = str(error) if isinstance(error, Cancelled) else str(Cancelled("cancelled: another step failed"))
         for vertex, event in self._events.items():
-            if event.started is not None and event.completed is None:
+            if _runs(event):
                 self._tell(vertex, replace(event, completed=time.time(), error=text))
 
     # ---- results -----------------------------------------------------------------------------------------------------
@@ -146,7 +146,7 @@ class Solver:
         if known.ignore:
             return await self._make(vertex, known, inputs)
         # Shown as running from here: it may wait for another build that is at the same step.
-        self._tell(vertex, replace(self._events[vertex], started=time.time(), completed=None, cached=False))
+        self._start(vertex)
         claim = self._cache.claim(known.key, self._trunk.cancel)
         try:
             await self._trunk.call(claim.__enter__)
@@ -169,8 +169,7 @@ class Solver:
     async def _run(
         self, vertex: Vertex, inputs: Sequence[Snapshot], keep: Callable[[list[Snapshot]], None] | None = None
     ) -> list[Snapshot]:
-        event = replace(self._events[vertex], started=time.time(), completed=None, cached=False)
-        self._tell(vertex, event)
+        event = self._start(vertex)
         try:
             results = await self._operations[type(vertex.op)].run(vertex, inputs)
             if keep:
@@ -307,9 +306,16 @@ class Solver:
         """Tell that the vertex was cached, and so all it was made of that nobody else is asking for."""
         for below in walk(Edge(vertex)):
             if below is vertex or (self._events[below].started is None and below not in self._results):
-                now = time.time()
-                self._tell(below, replace(self._events[below], started=now, completed=now, cached=True))
+                now, event = time.time(), self._events[below]
+                started = event.started if _runs(event) else now
+                self._tell(below, replace(event, started=started, completed=now, cached=True))
         return results
+
+    def _start(self, vertex: Vertex) -> VertexEvent:
+        """Tell that the vertex runs, unless that was told: who draws it would wait for the end of both."""
+        if not _runs(self._events[vertex]):
+            self._tell(vertex, replace(self._events[vertex], started=time.time(), completed=None, cached=False))
+        return self._events[vertex]
 
     def _fail(self, vertex: Vertex, error: KedgeError) -> None:
         error.at(vertex.hints.location, vertex.hints.stage)
@@ -329,6 +335,10 @@ class Solver:
         if vertex not in tasks:
             tasks[vertex] = self._trunk.spawn(make(vertex))
         return await tasks[vertex]
+
+
+def _runs(event: VertexEvent) -> bool:
+    return event.started is not None and event.completed is None
 
 
 def _uncached(edge: Edge) -> set[Digest]:
