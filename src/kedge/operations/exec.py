@@ -159,8 +159,8 @@ class ExecOperation:
 
 
 def _groups(user: "User") -> tuple[int, ...]:
-    """A user's supplementary groups end with its own group, as in BuildKit; root by default has none."""
-    return tuple(dict.fromkeys((*user.groups, user.gid))) if user.uid or user.groups else ()
+    """The supplementary groups end with the user's own, as in BuildKit."""
+    return tuple(dict.fromkeys((*user.groups, user.gid)))
 
 
 def _wait_for_turn(turns: threading.Semaphore, work: Work) -> None:
