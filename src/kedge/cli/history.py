@@ -20,9 +20,9 @@ COLUMNS: Final = (
 
 
 def work(options: Options, console: Console) -> int:
-    from kedge.cli.stored import opened
     from kedge.images.history import history
     from kedge.images.lookup import find
+    from kedge.images.stored import opened
 
     store = console.store()
     rows = history(store, opened(store, find(store, options.image)))

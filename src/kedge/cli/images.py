@@ -25,8 +25,8 @@ COLUMNS: Final = (
 
 
 def work(options: Options, console: Console) -> int:
-    from kedge.cli.stored import all_images
     from kedge.images.lookup import find
+    from kedge.images.stored import all_images
 
     store = console.store()
     filters = parse_filters(options.filter, FILTERS, "images")
@@ -47,8 +47,8 @@ def work(options: Options, console: Console) -> int:
 
 def record_of(store: "Store", image: "StoredImage", full: bool) -> dict[str, Any]:
     """What a template may ask of an image."""
-    from kedge.cli.stored import name_of
     from kedge.images.inspect import image_size
+    from kedge.images.stored import name_of
 
     name = name_of(image.record)
     return {
@@ -65,7 +65,7 @@ def record_of(store: "Store", image: "StoredImage", full: bool) -> dict[str, Any
 
 
 def _matches(image: "StoredImage", filters: dict[str, list[str]], limits: dict[str, float]) -> bool:
-    from kedge.cli.stored import name_of
+    from kedge.images.stored import name_of
 
     name = name_of(image.record)
     created = image.record.created_at

@@ -8,9 +8,9 @@ from kedge.model.errors import NotFound
 
 
 def work(options: Options, console: Console) -> int:
-    from kedge.cli.stored import opened
     from kedge.images.inspect import inspect
     from kedge.images.lookup import find
+    from kedge.images.stored import opened
 
     store = console.store()
     found, missing = [], []

@@ -30,9 +30,9 @@ def work(options: Options, console: Console) -> int:
 
 def _entry(store: "Store", text: str) -> "Entry":
     """By a name, the image under that name; by an id, under all its names."""
-    from kedge.cli.stored import name_of
     from kedge.exporters.archive import Entry
     from kedge.images.lookup import find, names_of
+    from kedge.images.stored import name_of
     from kedge.model.errors import InvalidReference
     from kedge.model.reference import parse_reference
 

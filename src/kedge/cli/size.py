@@ -16,9 +16,9 @@ MOST_HIDDEN: Final = 10  # hidden paths shown
 
 
 def work(options: Options, console: Console) -> int:
-    from kedge.cli.stored import opened
     from kedge.images.lookup import find
     from kedge.images.size import measure
+    from kedge.images.stored import opened
 
     store = console.store()
     found = measure(store, opened(store, find(store, options.image)))
