@@ -1,4 +1,4 @@
-"""Writes docs/reference/commands.md from the tables of commands: `make docs`.
+"""Writes docs/reference/commands.md from the tables of commands and docs/rules from those of checks: `make docs`.
 
 `python scripts/reference.py --check` only compares, as tests/test_docs.py does.
 """
@@ -9,8 +9,10 @@ from pathlib import Path
 from kedge.cli.command import GLOBAL_FLAGS, HELP, Command, Flag
 from kedge.cli.help import explanation, head, paragraphs
 from kedge.cli.start import GROUPS, load
+from kedge.dockerfile.lint_pages import pages
 
 TARGET = Path(__file__).resolve().parents[1] / "docs" / "reference" / "commands.md"
+RULES = TARGET.parents[1] / "rules"
 
 
 def reference() -> str:
@@ -64,6 +66,9 @@ def main() -> int:
         return 0 if TARGET.read_text() == text else 1
     TARGET.parent.mkdir(parents=True, exist_ok=True)
     TARGET.write_text(text)
+    RULES.mkdir(exist_ok=True)
+    for name, page in pages().items():
+        (RULES / name).write_text(page)
     return 0
 
 

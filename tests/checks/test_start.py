@@ -136,6 +136,23 @@ def test_a_missing_shell_is_told(root: Root) -> None:
     assert root.reason("/bin/sh", "-c", "true") == "/bin/sh is not in the final image"
 
 
+def test_a_shell_form_without_a_shell_has_a_remedy(root: Root) -> None:
+    fault = root.fault("/bin/sh", "-c", "/app --flag")
+    assert fault is not None
+    assert fault.hint.startswith("Write the exec form")
+
+
+def test_arguments_inside_a_word_are_told(shell: Root) -> None:
+    fault = shell.fault("/bin/sh -x")
+    assert fault is not None
+    assert fault.hint == 'Write each argument as a word of its own: ["/bin/sh", "-x"]'
+
+
+def test_a_list_in_single_quotes_is_told(shell: Root) -> None:
+    assert "no JSON list" in shell.reason("/bin/sh", "-c", "['/bin/sh', '-x']")
+    assert shell.reason("/bin/sh", "-c", "[ -f /x ] && true") == ""
+
+
 # ---- scripts ---------------------------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ from kedge.checks.advice import StageFiles
 from kedge.checks.verdict import Breach, Subject, judge
 from kedge.model.graph import Layer
 from kedge.model.image import History, ImageConfig
+from kedge.model.value import replace
 from kedge.storage.store import Store
 from tests.checks.conftest import HOST, MAIN, Compile
 
@@ -68,6 +69,23 @@ def test_a_missing_library_alone_is_told_with_its_place(store: Store, compiled: 
     breach = judged(store, image, StageFiles("build", (build,)))[0]
     assert "needs the library libown.so.1, which the final image lacks" in breach.message
     assert breach.remedy.startswith("Stage build has it (/usr/lib/libown.so.1). COPY ")
+
+
+def test_a_missing_interpreter_has_a_base_that_would_do(store: Store) -> None:
+    image = Subject(CMD, (layer(store, app=b"#!/usr/bin/python3\n"),), (0,))
+    assert judged(store, image)[0].remedy == "Use a base that has it, such as python:3-slim"
+    image = Subject(CMD, (layer(store, app=b"#!/bin/bash\n"),), (0,))
+    build = layer(store, bin__bash=b"x", **{"etc__os-release": b"ID=ubuntu\nVERSION_ID=24.04\n"})
+    remedy = judged(store, image, StageFiles("build", (build,)))[0].remedy
+    assert remedy == "Stage build has /bin/bash. Use a base that has it, such as ubuntu:24.04"
+
+
+def test_a_program_that_is_elsewhere_has_a_remedy(store: Store) -> None:
+    image = Subject(CMD, (layer(store, apps=b"x", other=b""),), (0,))
+    assert judged(store, image)[0].remedy == "Did you mean /apps?"
+    image = replace(image, stages=("build",))
+    remedy = judged(store, image, StageFiles("build", (layer(store, app=b"x"),)))[0].remedy
+    assert remedy == "Stage build has /app. COPY --from=build /app /app"
 
 
 def test_ldconfig_is_proposed_where_it_would_do(store: Store, compiled: Compile) -> None:

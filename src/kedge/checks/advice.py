@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from kedge.checks.files import Files
 from kedge.checks.loader import Loader
 from kedge.checks.start import Fault, listed
+from kedge.dockerfile.suggest import nearest
 from kedge.model.graph import Snapshot
 from kedge.model.value import dataclass
 from kedge.storage.layers import LayerStore
@@ -22,6 +23,20 @@ _BASES = {  # ID of os-release -> the base image, with what of os-release is its
     "wolfi": ("cgr.dev/chainguard/glibc-dynamic", "", ""),
     "rocky": ("rockylinux", "VERSION_ID", "-minimal"),
     "almalinux": ("almalinux", "VERSION_ID", "-minimal"),
+}
+_SHELLS = {"sh": "busybox", "ash": "busybox", "dash": "debian:bookworm-slim", "bash": "debian:bookworm-slim"}
+_INTERPRETERS = {
+    "python": "python:3-slim",
+    "python3": "python:3-slim",
+    "node": "node:22-slim",
+    "npm": "node:22-slim",
+    "perl": "perl:slim",
+    "ruby": "ruby:slim",
+    "php": "php:cli",
+    "java": "eclipse-temurin:21-jre",
+    "dotnet": "mcr.microsoft.com/dotnet/runtime:8.0",
+    "deno": "denoland/deno",
+    "bun": "oven/bun:slim",
 }
 
 
@@ -67,8 +82,7 @@ def _search(layers: LayerStore, fault: Fault, stage: StageFiles) -> _Has | None:
                     libraries.append((one.name, path))
         if not found and not libraries:
             return None
-        system = _system(files) if fault.elf else ""
-        return _Has(stage, found, tuple(libraries), system)
+        return _Has(stage, found, tuple(libraries), _system(files))
 
 
 def _best(found: list[_Has | None]) -> _Has | None:
@@ -95,18 +109,33 @@ def _places(has: _Has) -> str:
 def _remedy(fault: Fault, files: Files, has: _Has | None) -> str:
     elf = fault.elf
     if elf is None:
-        if has or len(fault.files) > 1:
-            return "COPY it from there" if has else ""
-        return ""
+        return _remedy_for_file(fault, files, has)
     static = "CGO_ENABLED=0" if elf.is_go else "-static"
     if not fault.files:
-        return "COPY them from there, or install their packages" if has else "Install their packages in the final stage"
+        it, package = ("it", "its package") if len(fault.libraries) == 1 else ("them", "their packages")
+        return f"COPY {it} from there, or install {package}" if has else f"Install {package} in the final stage"
     musl = "ld-musl" in elf.interpreter
     libc, base = ("musl", "alpine") if musl else ("glibc", "debian:bookworm-slim")
     base = (has and (has.system or has.stage.base)) or base
     other = _other_libc(files, musl)
     clash = f"The final image has {other}, the program was linked with {libc}. " if other else ""
     return f"{clash}Use a base with {libc}, such as {base}, or link the program statically ({static})"
+
+
+def _remedy_for_file(fault: Fault, files: Files, has: _Has | None) -> str:
+    """For a program or interpreter that is missing as a whole."""
+    if not fault.files:
+        return ""
+    path = has.files[0] if has else fault.files[0]
+    name = posixpath.basename(path)
+    if name in _SHELLS:
+        return f"Use a base that has it, such as {(has and has.system) or _SHELLS[name]}"
+    if base := _INTERPRETERS.get(name):
+        return f"Use a base that has it, such as {base}"
+    if has:
+        return f"COPY --from={has.stage.name} {path} {path}"
+    beside = nearest(name, files.names(posixpath.dirname(path))) if len(fault.files) == 1 else None
+    return f"Did you mean {posixpath.join(posixpath.dirname(path), beside)}?" if beside else ""
 
 
 def _other_libc(files: Files, musl: bool) -> str:

@@ -96,6 +96,18 @@ class Files:
         with self.reading(path) as reader:
             return reader(0, limit) if reader else b""
 
+    def names(self, directory: str, most: int = 1000) -> list[str]:
+        """Names in a directory, in no order; [] when there is none."""
+        try:
+            fd = open_in_root(self.tree.fd, directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except (OSError, ValueError):
+            return []
+        try:
+            with os.scandir(fd) as entries:
+                return [entry.name for entry, _ in zip(entries, range(most), strict=False)]
+        finally:
+            os.close(fd)
+
     def resolved(self, path: str) -> str:
         """`path` without symlinks."""
         try:

@@ -4,6 +4,7 @@ Owns what a container runtime and the kernel do between the config and the first
 the runtime's PATH lookup, env(1), the usual wrappers). In doubt a program counts as startable. Does not know stages.
 """
 
+import json
 import posixpath
 import re
 from typing import Final
@@ -90,7 +91,7 @@ class _Process:
             return None
         path = self._lookup(words[0])
         if path is None:
-            return None if self._in_volume(words[0]) else self._not_found(words[0])
+            return None if self._in_volume(words[0]) else self._not_found(words)
         fault = self._program(words[0], path, 0, by_shell)
         return fault or self._wrapped(path, words, depth)
 
@@ -109,14 +110,21 @@ class _Process:
                 second = second or path
         return second
 
-    def _not_found(self, word: str) -> Fault:
+    def _not_found(self, words: list[str]) -> Fault:
+        word, hint = words[0], ""
+        if posixpath.basename(word) in _SHELLS and len(words) > 2 and words[1] == "-c":
+            hint = 'Write the exec form, such as CMD ["/app", "-v"], which needs no shell; or use a base that has one'
+        elif " " in word and self._lookup(word.split()[0]):
+            hint = f"Write each argument as a word of its own: {json.dumps(word.split())}"
         if "/" in word:
             path = posixpath.normpath(posixpath.join(self._cwd, word))
             shown = word if word.startswith("/") else f"{word} (in {self._cwd})"
-            return Fault(word, f"{shown} is not in the final image", files=(path,))
+            return Fault(word, f"{shown} is not in the final image", files=(path,), hint=hint)
         directories = [directory for directory in self._path.split(":") if directory]
         paths = tuple(posixpath.join(self._cwd, directory, word) for directory in directories[:16])
-        return Fault(word, f"no directory of PATH ({self._path[:200]}) has it in the final image", files=paths)
+        return Fault(
+            word, f"no directory of PATH ({self._path[:200]}) has it in the final image", files=paths, hint=hint
+        )
 
     def _in_volume(self, word: str) -> bool:
         """What is not there yet may come with a volume."""
@@ -144,6 +152,8 @@ class _Process:
 
     def _shell(self, shell: str, text: str, depth: int) -> Fault | None:
         """The first command of a shell's text, if it is plain and the text ends where it fails."""
+        if re.match(r"\[\s*'", text):
+            return Fault(text, "it is no JSON list, so that a shell runs it", hint="Write its words in double quotes")
         plain = text.replace("&&", " ")
         match = _WORD.match(text.strip())
         if match is None or any(character in plain for character in ";|&\n`(") or match[1] in _BUILTINS:
@@ -248,7 +258,7 @@ class _Process:
         if " " in words[0]:
             reason = f"env looks for a program called {words[0]!r}, spaces included, for the script {path}"
             return Fault(path, reason, hint=f"Write #!/usr/bin/env -S {argument}")
-        fault = self._not_found(words[0])
+        fault = self._not_found(words)
         reason = f"the interpreter {words[0]} of the script {path} is not in the final image (by PATH)"
         return Fault(path, reason, files=fault.files)
 
