@@ -36,7 +36,7 @@ def marked(error):
         ("FROM busybox\nRNU true\n", 2, "RNU", "Did you mean RUN?"),
         ("FROM busybox\nCOPY \\\n  --fom=x a b\n", 3, "--fom", "Did you mean --from?"),
         ("FROM busybox\nCOPY --link=yes a b\n", 2, "--link=yes", ""),
-        ("FROM busybox AS build\nFROM busybox\nCOPY --from=biuld a b\n", 3, "biuld", "Did you mean build?"),
+        ("FROM busybox AS build\nFROM busybox\nCOPY --from=biuld a b\n", 3, "biuld", "Did you mean the stage build?"),
         ("FROM busybox\nRUN --network=hots true\n", 2, "--network=hots", "Did you mean host?"),
         ("FROM busybox\nRUN --mount=type=cache,targt=/x true\n", 2, "targt=/x", "Did you mean target?"),
         ("FROM busybox\nRUN --mount=type=cahe,target=/x true\n", 2, "type=cahe", "Did you mean cache?"),

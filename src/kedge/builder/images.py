@@ -45,9 +45,5 @@ def _explained(error: KedgeError, request: ImageRequest) -> KedgeError:
     name = parse_reference(request.reference).familiar if request.scheme == "docker-image" else request.reference
     if name not in error.message:
         error.message = f"{name}: {error.message}"
-    if request.alternatives:
-        from kedge.dockerfile.suggest import nearest
-
-        if close := nearest(name.rpartition(":")[0] or name, request.alternatives):
-            error.hint = f"Did you mean the stage {close}?"
+    error.hint = request.suggestion() or error.hint
     return error

@@ -21,7 +21,6 @@ from kedge.dockerfile.plan import make_plan
 from kedge.dockerfile.stage_plan import Plan, StagePlan, Step
 from kedge.dockerfile.stages import StagedFile
 from kedge.dockerfile.state import Lowering, StageState
-from kedge.dockerfile.suggest import nearest
 from kedge.dockerfile.target import LoweredStage, Target
 from kedge.dockerfile.variables import SBOM_CONTEXT, SBOM_STAGE, proxy_env
 from kedge.model.errors import DockerfileError, KedgeError, NotFound
@@ -72,9 +71,7 @@ def lower(
 
 def _not_found(request: ImageRequest) -> NotFound:
     short = request.reference.removeprefix("docker.io/library/").removesuffix(":latest")
-    near = nearest(short, request.alternatives)
-    hint = f"Did you mean {near}?" if near and near != short else ""
-    error = NotFound(f"image {request.reference} was not found", hint=hint, fault=short)
+    error = NotFound(f"image {request.reference} was not found", hint=request.suggestion(), fault=short)
     error.at(request.location, request.stage)
     return error
 

@@ -6,6 +6,7 @@ Owns these values. Does not know how images are resolved or the graph is made.
 from collections.abc import Mapping
 from typing import Literal
 
+from kedge.dockerfile.suggest import did_you_mean, nearest
 from kedge.model.digest import Digest
 from kedge.model.errors import Location
 from kedge.model.graph import Edge
@@ -15,6 +16,7 @@ from kedge.model.platform import Platform
 from kedge.model.value import dataclass, field
 
 LINUX_AMD64 = Platform("linux", "amd64")
+_COMMON_IMAGES = ("alpine", "busybox", "centos", "debian", "golang", "ubuntu", "fedora", "node", "python")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +71,8 @@ class ImageRequest:
     """An image whose config lowering needs: compared by what it names, not by who asked.
 
     `reference` is a full name (`docker.io/library/golang:1.25`), for `oci-layout` the part behind `//`. `title` is the
-    name of the vertex that shows the look-up; `location`, `stage` and `alternatives` (near names are looked for there)
-    serve an error.
+    name of the vertex that shows the look-up; `location`, `stage` and `others` (what the other stages are called) serve
+    an error.
     """
 
     reference: str
@@ -79,7 +81,17 @@ class ImageRequest:
     title: str = field(default="", compare=False)
     location: Location | None = field(default=None, compare=False)
     stage: str = field(default="", compare=False)
-    alternatives: tuple[str, ...] = field(default=(), compare=False)
+    others: tuple[str, ...] = field(default=(), compare=False)
+
+    def suggestion(self) -> str:
+        """What the name may have meant, for one that is no image; empty if nothing is near."""
+        short = self.reference.removeprefix("docker.io/library/").removesuffix(":latest")
+        stage = nearest(short, self.others)
+        if stage and stage.lower() == short.lower():
+            return f"The stage {stage} stands further down; a stage can only be based on one above it."
+        if stage:
+            return f"Did you mean the stage {stage}?"
+        return "" if short in _COMMON_IMAGES else did_you_mean(short, _COMMON_IMAGES)
 
 
 @dataclass(frozen=True, slots=True)

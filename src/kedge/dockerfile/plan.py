@@ -32,7 +32,6 @@ from kedge.model.reference import parse_reference
 from kedge.model.value import replace
 
 _INDEX = re.compile(r"[+-]?[0-9]{1,9}")
-_COMMON_IMAGES = ("alpine", "busybox", "centos", "debian", "golang", "ubuntu", "fedora", "node", "python")
 
 
 def make_plan(
@@ -243,8 +242,8 @@ def _request(plan: Plan, one: StagePlan) -> ImageRequest | None:
         raise DockerfileError(message, hint=hint, fault=one.base_name) from None
     shown = f"{platform_text(platform)} " if plan.options.multi_platform else ""
     title = f"[{shown}internal] load metadata for {reference}"
-    alternatives = (*plan.names, *_COMMON_IMAGES)
-    return ImageRequest(reference, platform, "docker-image", title, one.location, one.called, alternatives)
+    others = tuple(name for name in plan.names if name != one.label)
+    return ImageRequest(reference, platform, "docker-image", title, one.location, one.called, others)
 
 
 def _read_triggers(plan: Plan, one: StagePlan) -> bool:
