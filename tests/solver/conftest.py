@@ -17,7 +17,7 @@ from kedge.solver.trunk import Trunk
 
 class MemoryCache:
     def __init__(self):
-        self.stored, self.known, self.manifests = {}, {}, {}
+        self.stored, self.known, self.unseen, self.manifests = {}, {}, {}, {}
         self.locks, self.guard = {}, threading.Lock()
 
     def results(self, key):
@@ -28,13 +28,15 @@ class MemoryCache:
         if manifest:
             self.manifests[manifest.place] = manifest
 
-    def recall(self, definition):
+    def recall(self, definition, unseen=False):
+        if unseen:
+            return self.unseen.get(definition)
         key = self.known.get(definition)
         return key if key and key.digest in self.stored else None
 
-    def remember(self, definition, key):
+    def remember(self, definition, key, unseen=False):
         assert isinstance(key, CacheKey)
-        self.known[definition] = key
+        (self.unseen if unseen else self.known)[definition] = key
 
     def previous(self, place):
         return self.manifests.get(place)

@@ -78,7 +78,7 @@ class Caches:
     def _import_all(self) -> list[Cache]:
         with ThreadPoolExecutor(_AT_ONCE, "cache-from") as pool:
             found = list(pool.map(self._import, self._parts.request.cache_from))
-        return [cache for caches in found for cache in caches]
+        return [cache for caches in found for cache in caches if cache.origin not in self._parts.broken]
 
     def _import(self, spec: CacheSpec) -> list[Cache]:
         attributes = dict(spec.attrs)

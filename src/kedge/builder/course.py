@@ -19,7 +19,7 @@ from kedge.dockerfile.options import ImageRequest, LowerOptions, ResolvedImage
 from kedge.dockerfile.parser import parse
 from kedge.dockerfile.stages import StagedFile, read_stages
 from kedge.model.digest import digest_of
-from kedge.model.errors import Cancelled, KedgeError, SourceFile, StepFailed, Unsupported
+from kedge.model.errors import Cancelled, IntegrityError, KedgeError, SourceFile, StepFailed
 from kedge.model.event import Report, WarningEvent, silent
 from kedge.model.graph import Edge, Snapshot
 from kedge.model.platform import Platform, parse_platform
@@ -37,8 +37,9 @@ def build(request: BuildRequest, session: Session, report: Report = silent) -> B
     Reports may come from several threads. As an ordinary user, `kernel.identity.enter_user_namespace` must have been
     called. A KeyboardInterrupt stops every step and is raised again.
     """
+    broken: set[str] = set()  # caches that did not keep what they promised; each costs one more try at most
     while True:
-        with Parts(request, session, report) as parts:
+        with Parts(request, session, report, broken) as parts:
             course = _Course(parts)
             solver = parts.solver(course.scope)
             try:
@@ -48,14 +49,21 @@ def build(request: BuildRequest, session: Session, report: Report = silent) -> B
                 solver.abandon(error)
                 if not _lost_a_cache(parts, error):
                     raise
-        request = replace(request, cache_from=())
 
 
 def _lost_a_cache(parts: Parts, error: BaseException) -> bool:
     """Did the build end because a cache does not have what it promised? Then what hangs on that is forgotten."""
-    lost = isinstance(error, KedgeError) and not isinstance(error, (Cancelled, StepFailed)) and parts.relied_on
+    if not isinstance(error, KedgeError) or isinstance(error, (Cancelled, StepFailed)):
+        return False
+    lost = parts.unkept or (parts.relied_on if isinstance(error, IntegrityError) else set())
     again = isinstance(parts.request.context, (str, bytes, PurePath, type(None)))  # a stream is read once
-    return bool(lost and again and parts.store.forget_origins(parts.relied_on))
+    if not again or not lost - parts.broken:
+        return False
+    parts.store.forget_origins(lost)
+    parts.broken |= lost
+    for origin in lost:
+        parts.report(WarningEvent("", f"a cache did not have what it promised, the build starts again: {origin}"))
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,13 +160,17 @@ class _Course:
         """From the request to the files of its targets, or to the answer of its call."""
         parts, request = self.parts, self.parts.request
         parts.entitlements  # noqa: B018 - a wrong word is told before anything is done
-        _refuse_what_is_missing(request)
+        if request.attestations:
+            from kedge.exporters.attest import read_attestations
+
+            read_attestations(request.attestations)
         travels = bool(request.cache_from or request.cache_to) and request.call == "build"
         if travels:
             parts.caches.read_targets()
             prepared = parts.trunk.spawn(parts.caches.prepare(solver, parts.sources))
         platforms = _platforms(request, parts.host)
         definition = await parts.trunk.call(load_definition, parts)
+        parts.definition = definition
         file = self._read(definition)
         if request.call == "targets":
             from kedge.dockerfile.targets import list_targets
@@ -246,13 +258,6 @@ class _Course:
             from kedge.dockerfile.lint import require_clean
 
             require_clean(warnings, self.checks)
-
-
-def _refuse_what_is_missing(request: BuildRequest) -> None:
-    """What would be left out without a word otherwise."""
-    for kind, attributes in request.attestations:
-        if attributes != "disabled=true":
-            raise Unsupported(f"{kind} attestations cannot be made yet", hint=f"Leave out --{kind}.")
 
 
 async def _record_stages(parts: Parts, solved: Solved, built: "Built") -> None:

@@ -5,17 +5,18 @@ Owns construction and lifetime. Does not know the order of a build.
 
 import os
 import threading
+import time
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kedge.builder.request import BuildRequest
-from kedge.model.errors import NotFound
+from kedge.model.errors import KedgeError, NotFound
 from kedge.model.event import Report
 from kedge.model.ops import Build, Diff, Exec, File, Merge, Op, Passthrough, Source
 from kedge.model.platform import Platform, of_machine
-from kedge.operations.build import BuildOperation
+from kedge.operations.build import BuildOperation, Decode
 from kedge.operations.content import Content
 from kedge.operations.diff import DiffOperation
 from kedge.operations.entitlements import Entitlements
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kedge.builder.caches import Caches
+    from kedge.builder.definition import Definition
     from kedge.model.image import Descriptor
     from kedge.model.settings import Settings
     from kedge.registry.client import Registry
@@ -67,19 +69,30 @@ class Late:
 class Parts:
     """The parts of one build: a context manager that closes those that were made."""
 
-    def __init__(self, request: BuildRequest, session: Session, report: Report) -> None:
+    def __init__(self, request: BuildRequest, session: Session, report: Report, broken: set[str] | None = None) -> None:
         self.request, self.report = request, report
         self.session = Lending(session)
         self.trunk = Trunk()
         self.host: Platform = of_machine(os.uname().machine)
+        self.decode: Decode | None = None  # reads the definition in a Build op, where somebody can
         self._closing = ExitStack()
-        self.relied_on: set[str] = set()  # caches that bytes were asked of
+        self.started = time.time()
+        self.definition: Definition | None = None  # once it is read
+        self.remote_context: tuple[str, str] | None = None  # the URL of a fetched context, and its commit or digest
+        self.broken = set() if broken is None else broken  # origins of caches that are not to be asked
+        self.relied_on: set[str] = set()  # origins of caches that bytes were asked of
+        self.unkept: set[str] = set()  # those that did not give them
 
     def __enter__(self) -> "Parts":
         return self
 
     def __exit__(self, *_: object) -> None:
         self._closing.close()
+
+    @cached_property
+    def invocation(self) -> str:
+        """A name for this one build."""
+        return os.urandom(16).hex()
 
     @cached_property
     def settings(self) -> "Settings":
@@ -128,7 +141,11 @@ class Parts:
             store_fetch(self.registry)(origin, descriptor, writer, progress)
             return
         self.relied_on.add(origin)
-        store_fetch(self._cache_registry)(origin, descriptor, writer, progress)
+        try:
+            store_fetch(self._cache_registry)(origin, descriptor, writer, progress)
+        except KedgeError:
+            self.unkept.add(origin)
+            raise
 
     @cached_property
     def caches(self) -> "Caches":
@@ -175,7 +192,7 @@ class Parts:
             Exec: self._exec(),
         }
         solver = Solver(self.trunk, operations, self.store.results, content.checksum, self.report, scope)
-        operations[Build] = BuildOperation(self.trunk, self.store.layers, solver.solve)
+        operations[Build] = BuildOperation(self.trunk, self.store.layers, solver.solve, self.decode)
         return solver
 
     def _exec(self) -> Operation:
@@ -198,6 +215,10 @@ class Parts:
             limits,
             request.max_parallelism,
         )
+
+    def handler(self, scheme: str) -> SourceHandler:
+        """The way to one kind of source."""
+        return self._handlers()[scheme]
 
     def _handlers(self) -> dict[str, SourceHandler]:
         from kedge.sources.local import LocalSource

@@ -19,24 +19,20 @@ class SourceOperation:
 
     def __init__(self, trunk: Trunk, handlers: Mapping[str, SourceHandler], report: Report) -> None:
         self._trunk, self._handlers, self._report = trunk, handlers, report
-        self._pins: dict[Vertex, Pin] = {}
+        self.pins: dict[Vertex, Pin] = {}  # what was asked for so far
 
     async def cache_map(self, vertex: Vertex) -> CacheMap:
         """By what the source is now."""
         source, work = _source(vertex), self._work(vertex)
         pin = await self._trunk.call(self._handler(source).pin, source, vertex.platform, work)
-        self._pins[vertex] = pin
+        self.pins[vertex] = pin
         return CacheMap(pin.digest, (), pin.labels, pin.volatile)
 
     async def run(self, vertex: Vertex, inputs: Sequence[Snapshot]) -> list[Snapshot]:
         """The source's content as a snapshot."""
         source, work = _source(vertex), self._work(vertex)
         fetch = self._handler(source).fetch
-        return [await self._trunk.call(fetch, source, vertex.platform, self._pins[vertex], work)]
-
-    def pin(self, vertex: Vertex) -> Pin | None:
-        """What the source was found to be in this build."""
-        return self._pins.get(vertex)
+        return [await self._trunk.call(fetch, source, vertex.platform, self.pins[vertex], work)]
 
     def _work(self, vertex: Vertex) -> Work:
         return Work(vertex.digest, self._report, self._trunk.cancel)

@@ -70,6 +70,10 @@ class Travelling:
                 return [snapshot for snapshot in snapshots if snapshot is not None]
         return None
 
+    async def knows(self, vertex: Vertex) -> bool:
+        """See the solver's Elsewhere."""
+        return bool(self._caches) and any(await self._meeting(vertex, False))
+
     def _result(self, places: frozenset[Place]) -> Snapshot | None:
         """The newest result of the records that can be had; its layers stay where they are."""
         from kedge.storage.layers import Declared
@@ -154,7 +158,7 @@ class Travelling:
         """BuildKit's key of a vertex; None where it cannot be told."""
         if isinstance(vertex.op, Source):
             await self.solver.pinned(vertex)
-            pin = self._sources.pin(vertex)
+            pin = self._sources.pins.get(vertex)
             return source_key(pin.buildkit if pin else "")
         return buildkit_key(vertex, self._host)
 

@@ -38,6 +38,9 @@ class Elsewhere(Protocol):
         or fetched.
         """
 
+    async def knows(self, vertex: Vertex) -> bool:
+        """Is there a record of the vertex, with results or without, by what it is made of and not by content?"""
+
 
 class CacheStore(Protocol):
     """Cached results by key. Atomic, durable, shared by threads and processes. All methods block, briefly but for
@@ -52,11 +55,14 @@ class CacheStore(Protocol):
     def put(self, key: CacheKey, results: list[Snapshot], manifest: Manifest | None = None) -> None:
         """Store results, replacing earlier ones, and remember the manifest as its place's latest. Durable on return."""
 
-    def recall(self, definition: Digest) -> CacheKey | None:
-        """The key a definition led to, as long as results are stored under it: forgotten together with them."""
+    def recall(self, definition: Digest, unseen: bool = False) -> CacheKey | None:
+        """The key a definition led to, as long as results are stored under it: forgotten together with them.
 
-    def remember(self, definition: Digest, key: CacheKey) -> None:
-        """Note for `recall`; replaces an earlier note."""
+        With `unseen`, the key it was noted to stand for whether there are results or not; may be forgotten at any time.
+        """
+
+    def remember(self, definition: Digest, key: CacheKey, unseen: bool = False) -> None:
+        """Note for `recall` with the same `unseen`; replaces an earlier note."""
 
     def previous(self, place: str) -> Manifest | None:
         """The manifest that the latest `put` for this place gave."""

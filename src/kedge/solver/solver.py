@@ -35,12 +35,17 @@ EVERYTHING: Selections = (Selection("/"),)
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """How a vertex is known: its key; whether what is stored under it is ignored; whether it is never stored at all."""
+    """How a vertex is known: its key; whether what is stored under it is ignored; whether it is never stored at all.
+
+    `unseen`: an input known by content counts with its definition in the key, because a cache from elsewhere knows the
+    vertex that way and nobody has needed the input's files.
+    """
 
     key: CacheKey
     ignore: bool
     volatile: bool
     manifest: Manifest
+    unseen: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,7 @@ class Seen:
     by_content: bool = False
     tentative: bool = False
     definitions: tuple[Digest, ...] = ()
+    unseen: bool = False
 
 
 class Solver:
@@ -141,6 +147,10 @@ class Solver:
             return self._hit(vertex, hit)
         if not known.ignore and (hit := await self._from_elsewhere(vertex, known)) is not None:
             return self._hit(vertex, hit)
+        if known.unseen:  # it must run: now the files count
+            known = await self._key(vertex, anew=True)
+            if (hit := self._cache.results(known.key)) is not None:
+                return self._hit(vertex, hit)
         self.misses[vertex.digest] = explain(known.manifest, self._cache.previous(known.manifest.place), known.ignore)
         inputs = await self._trunk.gather(self._edge(edge) for edge in vertex.inputs)
         if known.ignore:
@@ -185,25 +195,26 @@ class Solver:
     async def _known(self, vertex: Vertex) -> Known:
         return await self._once(self._keys, vertex, self._key)
 
-    async def _key(self, vertex: Vertex) -> Known:
+    async def _key(self, vertex: Vertex, anew: bool = False) -> Known:
         try:
             cached_by = await self._operations[type(vertex.op)].cache_map(vertex)
         except KedgeError as error:
             self._fail(vertex, error)
             raise
         # At the same time: what one input holds never waits for another input, so that stages are built side by side.
-        seen = await self._trunk.gather(self._see(vertex, cached_by, i) for i in range(len(vertex.inputs)))
+        seen = await self._trunk.gather(self._see(vertex, cached_by, i, anew) for i in range(len(vertex.inputs)))
         key = CacheKey(cached_by.op, tuple(one.digest for one in seen))
-        if any(one.tentative for one in seen) and self._cache.results(key) is None:
+        unseen = any(one.unseen for one in seen)
+        if any(one.tentative for one in seen) and not unseen and self._cache.results(key) is None:
             seen = await self._trunk.gather(
                 self._see(vertex, cached_by, i, anew=True) for i in range(len(vertex.inputs))
             )
             key = CacheKey(cached_by.op, tuple(one.digest for one in seen))
         for definition in {definition for one in seen for definition in one.definitions}:
-            if self._cache.recall(definition) != key:
-                self._cache.remember(definition, key)
+            if self._cache.recall(definition, unseen) != key:
+                self._cache.remember(definition, key, unseen)
         ignore = vertex.digest in self._no_cache or any(one.ignore for one in seen)
-        return Known(key, ignore, cached_by.volatile, self._manifest(vertex, key, cached_by, seen))
+        return Known(key, ignore, cached_by.volatile, self._manifest(vertex, key, cached_by, seen), unseen)
 
     async def _see(self, vertex: Vertex, cached_by: CacheMap, index: int, anew: bool = False) -> Seen:
         """What an input counts with. Its files are looked at if they decide and nobody remembers them."""
@@ -224,9 +235,12 @@ class Solver:
         found = None if anew and results is None else self._cache.recall(definitions[results is None])
         if found is not None:
             return Seen(found.inputs[index], False, True, results is None, definitions if results else definitions[1:])
-        if self.elsewhere and await self.elsewhere.found(vertex, look=False) is not None:
-            # Its results are had without the input's files: the definition stands for what they hold.
-            return Seen(digest_of(("unseen", what)), False, True, False, definitions[1:])
+        unseen = not anew and (
+            self._cache.recall(definitions[1], unseen=True) is not None
+            or (self.elsewhere is not None and await self.elsewhere.knows(vertex))
+        )
+        if unseen:  # its results, or those of what is made of it, may be had without the input's files
+            return Seen(digest_of(("unseen", what)), False, True, definitions=definitions[1:], unseen=True)
         digest = await self._content(vertex, edge, paths)
         made = self._cache.results(known.key) or []
         return Seen(digest, False, True, False, (digest_of((what, tuple(made))), digest_of(what)))

@@ -16,6 +16,7 @@ from kedge.model.graph import Layer, Snapshot
 from kedge.storage.database import Database
 from kedge.storage.layer_records import mark_used
 from kedge.storage.locks import Lease, Locks
+from kedge.storage.notes import NoteStore
 
 _STORED = "SELECT snapshots, used FROM results WHERE key = ?"
 
@@ -23,7 +24,8 @@ _STORED = "SELECT snapshots, used FROM results WHERE key = ?"
 class ResultStore:
     """Implements kedge.solver.contracts.CacheStore; the contract of each method is there."""
 
-    def __init__(self, database: Database, locks: Locks, lease: Lease) -> None:
+    def __init__(self, database: Database, locks: Locks, lease: Lease, notes: NoteStore | None = None) -> None:
+        self._notes = notes or NoteStore(database, lease)
         self._database, self._locks, self._lease = database, locks, lease
         self._used: set[Layer] = set()  # layers marked as used since our lease began
 
@@ -75,19 +77,24 @@ class ResultStore:
                 )
         self._used |= layers
 
-    def recall(self, definition: Digest) -> CacheKey | None:
-        """The key a definition led to, as long as results are stored under it."""
+    def recall(self, definition: Digest, unseen: bool = False) -> CacheKey | None:
+        """The key a definition led to, as long as results are stored under it; if `unseen`, whether they are or not."""
+        if unseen:
+            text = self._notes.get(f"unseen:{definition}")
+            return _key_of(text) if text else None
         row = self._database.row(
             "SELECT manifest FROM recalls JOIN results USING (key) WHERE definition = ?", definition
         )
         if row is None:
             return None
-        op, *inputs = row[0].split()
-        return CacheKey(Digest(op), tuple(map(Digest, inputs)))
+        return _key_of(row[0])
 
-    def remember(self, definition: Digest, key: CacheKey) -> None:
+    def remember(self, definition: Digest, key: CacheKey, unseen: bool = False) -> None:
         """Note for `recall`; replaces an earlier note."""
         text = " ".join((key.op, *key.inputs))
+        if unseen:
+            self._notes.put(f"unseen:{definition}", text)
+            return
         with self._database.transaction() as rows:
             rows.execute("INSERT OR REPLACE INTO recalls VALUES (?, ?, ?)", (definition, key.digest, text))
 
@@ -125,6 +132,11 @@ def forget(rows: sqlite3.Connection, keys: Iterable[str]) -> None:
     values = [(key,) for key in keys]
     for table in ("results", "result_layers", "recalls"):
         rows.executemany(f"DELETE FROM {table} WHERE key = ?", values)
+
+
+def _key_of(text: str) -> CacheKey:
+    op, *inputs = text.split()
+    return CacheKey(Digest(op), tuple(map(Digest, inputs)))
 
 
 def _write(results: list[Snapshot]) -> str:
