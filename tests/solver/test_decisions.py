@@ -204,3 +204,16 @@ def test_what_a_lost_result_held_is_not_believed_when_its_reader_must_run(world,
     world.commands[("write",)] = lambda files: {"/out/date": "day 0"}
     other, _ = world.solve(g.copy(g.image("debian"), g.run(g.image(), "write"), "/out", "/usr"))
     assert other["/usr/date"] == "day 0"  # nothing was stored under the content of day 0 that holds day 1
+
+
+def test_peeking_shows_what_is_known_and_runs_nothing(world, g):
+    stage = g.run(g.image(), "make")
+    graph = g.copy(g.image(), stage, "/out", "/usr")
+    never = g.run(g.image(), "test")
+    world.solve(graph)
+    made = world.solver.peek(stage)
+    assert world.files(made)["/out/bin"] == "built"
+    world.solve(graph)  # all cached: the stage's key is known, its results are stored
+    assert world.solver.peek(stage) == made
+    assert world.solver.peek(never) is None
+    assert world.ran == []
