@@ -44,6 +44,14 @@ def decode_bytes(data: bytes) -> Decoded:
         raise InvalidInput("invalid definition: it cannot be read") from None
 
 
+def decode_edge(data: bytes) -> Edge:
+    """The edge that a marshalled definition wants; raises InvalidInput, also for scratch."""
+    edge = decode_bytes(data).edge
+    if edge is None:
+        raise InvalidInput("invalid definition: it is empty")
+    return edge
+
+
 def decode(definition: Any) -> Decoded:
     """The graph of a pb.Definition; `edge` is None for scratch. Raises InvalidInput."""
     if not definition.ByteSize():

@@ -55,7 +55,7 @@ class LentSession:
         report: Transfer = _no_report,
     ) -> None:
         self._session, self._store, self._find, self._report = session, store, find, report
-        self._session_of = dict(session_of or {})  # name of a directory -> id of the session that lends it
+        self.session_of = dict(session_of or {})  # name of a directory -> id of the session that lends it
         self._directories: dict[tuple[str, Wanted], Path] = {}
         self._held = ExitStack()
         self._guard = threading.Lock()
@@ -72,7 +72,7 @@ class LentSession:
         return self._session
 
     def _lender(self, name: str, wanted: Wanted) -> ClientSession:
-        id = self._session_of.get(name) or wanted.session.rpartition(":")[2]
+        id = self.session_of.get(name) or wanted.session.rpartition(":")[2]
         if not id or (self._session is not None and id == self._session.id):
             return self.session
         try:

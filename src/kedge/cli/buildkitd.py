@@ -1,0 +1,71 @@
+"""kedge-buildkitd: Kedge wherever `buildkitd` stands, with its flags.
+
+Owns the way in and out of that program. Does not know what is served.
+"""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+
+from kedge.model.errors import KedgeError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve until SIGTERM or SIGINT; the exit code is 0 then, 1 for an error."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if os.geteuid() != 0:
+            from kedge.kernel.identity import enter_user_namespace
+
+            enter_user_namespace()  # before any thread: gRPC starts some
+        return _serve(words)
+    except KedgeError as error:
+        sys.stderr.write(f"kedge-buildkitd: {error.message}\n")
+        if error.hint:
+            sys.stderr.write(f"{error.hint}\n")
+        return 1
+
+
+def _serve(words: Sequence[str]) -> int:
+    try:
+        import grpc  # noqa: F401
+    except ImportError:
+        from kedge.model.errors import Unsupported
+
+        raise Unsupported("the service's libraries are not installed", hint="pip install 'kedge[serve]'") from None
+    from kedge.daemon.buildkit.buildkitd import configure
+
+    if {"--version", "-v"} & set(words):
+        from kedge import __version__
+        from kedge.daemon.buildkit.config import BUILDKIT_VERSION
+
+        print(f"kedge-buildkitd {__version__} {BUILDKIT_VERSION} kedge")
+        return 0
+    daemon = configure(words)
+    from kedge.daemon.service import Service
+
+    service = Service(daemon.config, daemon.tls)
+    for note in daemon.notes:
+        service.log(f"note: {note}")
+    service.start(daemon.addresses, daemon.group)
+    for address in daemon.addresses:
+        service.log(f"running server on {address.removeprefix('unix://')}")
+    wait_for_signal()
+    service.log("stopping server")
+    service.close()
+    return 0
+
+
+def wait_for_signal() -> None:
+    """Return when somebody asks the process to end."""
+    asked = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: asked.set())
+    while not asked.wait(3600):
+        pass
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,161 @@
+"""Errors as BuildKit's clients read them: a gRPC status whose details carry typed values.
+
+Owns the mapping from our errors to codes and details. Each detail is JSON under a type URL of BuildKit's own, from
+which clients print the lines of the Dockerfile, or the exit code.
+"""
+
+import base64
+import functools
+import json
+from collections import namedtuple
+from collections.abc import Callable, Iterator
+from typing import Any, Final, TypeVar
+
+import grpc
+
+from kedge.daemon.wire import status
+from kedge.model.errors import (
+    Cancelled,
+    Conflict,
+    InvalidInput,
+    KedgeError,
+    Location,
+    NotFound,
+    StepFailed,
+    StoreError,
+    Unsupported,
+)
+
+_TYPES: Final = "github.com/moby/buildkit/"
+# The first that fits. A build that fails has no code of its own in BuildKit's API.
+_CODES: Final[tuple[tuple[type[KedgeError], grpc.StatusCode], ...]] = (
+    (Cancelled, grpc.StatusCode.CANCELLED),
+    (StoreError, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (KedgeError, grpc.StatusCode.UNKNOWN),
+)
+_LONGEST_MESSAGE: Final = 16_000
+_MOST_DETAILS: Final = 256_000  # bytes; they travel in a header
+
+Status = namedtuple("Status", ("code", "details", "trailing_metadata"))
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Refused(InvalidInput):
+    """A request that is refused as such, before any build: its status code is InvalidArgument."""
+
+
+class NotGranted(InvalidInput):
+    """A request for a privilege that the service does not give."""
+
+
+class UnknownRef(NotFound):
+    """A build that is not known (any more), or is another client's."""
+
+
+class UnknownSubrequest(Unsupported):
+    """A frontend's subrequest that we do not answer."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"unsupported request {name[:100]}")
+        self.name = name
+
+
+class UnknownFrontendCap(Unsupported):
+    """A frontend's capability that a client insists on and we lack."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"unsupported frontend capability {name[:100]}")
+        self.name = name
+
+
+class ForeignError(KedgeError):
+    """An error that a client gave us to give back, status and all."""
+
+    def __init__(self, told: Any) -> None:
+        super().__init__(told.message)
+        self.told = told
+
+
+def status_message(error: KedgeError) -> Any:
+    """The google.rpc.Status of an error."""
+    if isinstance(error, ForeignError):
+        return error.told
+    told = status.Status(code=_code(error).value[0], message=_message(error))
+    for kind, value in _details(error):
+        data = json.dumps(value).encode()
+        if told.ByteSize() + len(data) <= _MOST_DETAILS:
+            told.details.add(type_url=_TYPES + kind + "+json", value=data)
+    return told
+
+
+def _code(error: KedgeError) -> grpc.StatusCode:
+    if isinstance(error, NotGranted):
+        return grpc.StatusCode.PERMISSION_DENIED
+    if isinstance(error, Refused):
+        return grpc.StatusCode.INVALID_ARGUMENT
+    if isinstance(error, UnknownRef):
+        return grpc.StatusCode.NOT_FOUND
+    if isinstance(error, (UnknownSubrequest, UnknownFrontendCap)):
+        return grpc.StatusCode.UNIMPLEMENTED
+    if isinstance(error, Conflict):
+        return grpc.StatusCode.ALREADY_EXISTS
+    return next(code for kind, code in _CODES if isinstance(error, kind))
+
+
+def _message(error: KedgeError) -> str:
+    text = error.message
+    if error.hint and not isinstance(error, StepFailed):
+        text += f" ({error.hint.rstrip('.')})"
+    return text[:_LONGEST_MESSAGE]
+
+
+def _details(error: KedgeError) -> Iterator[tuple[str, Any]]:
+    if isinstance(error, UnknownSubrequest):
+        yield "errdefs.Subrequest", {"name": error.name}
+    if isinstance(error, UnknownFrontendCap):
+        yield "errdefs.FrontendCap", {"name": error.name}
+    if isinstance(error, StepFailed):
+        yield "gatewayapi.ExitMessage", {"Code": error.exit_code}
+    if error.location is not None:
+        yield "errdefs.Source", source_json(error.location)
+
+
+def source_json(location: Location) -> dict[str, Any]:
+    """An errdefs.Source as Go's JSON writes it."""
+    text = location.file.text.encode("utf-8", "surrogateescape")
+    info = {"filename": location.file.name, "data": base64.b64encode(text).decode(), "language": "Dockerfile"}
+    return {"info": info, "ranges": [{"start": {"line": location.start}, "end": {"line": location.end}}]}
+
+
+def abort(context: grpc.ServicerContext, error: KedgeError) -> None:
+    """End a call with the error; does not return."""
+    told = status_message(error)
+    code = next(code for code in grpc.StatusCode if code.value[0] == (told.code or 2))
+    trailer = (("grpc-status-details-bin", told.SerializeToString()),)
+    context.abort_with_status(Status(code, told.message, trailer))
+
+
+def answers(function: Function) -> Function:
+    """A method of a service whose KedgeErrors end the call properly."""
+
+    @functools.wraps(function)
+    def wrapped(self: Any, request: Any, context: grpc.ServicerContext) -> Any:
+        try:
+            return function(self, request, context)
+        except KedgeError as error:
+            abort(context, error)
+
+    return wrapped  # type: ignore[return-value]
+
+
+def streams(function: Function) -> Function:
+    """The same for a method that yields its answers."""
+
+    @functools.wraps(function)
+    def wrapped(self: Any, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+        try:
+            yield from function(self, request, context)
+        except KedgeError as error:
+            abort(context, error)
+
+    return wrapped  # type: ignore[return-value]

@@ -1,0 +1,176 @@
+"""The gateway service: a client drives one build, step by step.
+
+Owns the translation of its calls. Each names its build in the metadata, and reaches only builds of its own user. Does
+not know how anything is solved.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import grpc
+
+from kedge.daemon.buildkit.capabilities import FRONTEND_CAPS, LLB_CAPS
+from kedge.daemon.buildkit.definition import encode, read_platform
+from kedge.daemon.buildkit.errors import ForeignError, Refused, answers
+from kedge.daemon.buildkit.jobs import Job, Jobs, Outcome, Result
+from kedge.daemon.buildkit.metadata import resolve_image, resolve_source
+from kedge.daemon.buildkit.reading import read_directory, read_file, stat_file
+from kedge.daemon.buildkit.solving import solve_definition, solve_frontend
+from kedge.daemon.buildkit.workers import worker_record
+from kedge.daemon.sessions.registry import Peer
+from kedge.daemon.wire import caps, control, gateway
+from kedge.model.errors import Unsupported
+from kedge.model.graph import Snapshot
+
+BUILD_ID: Final = "buildkit-controlapi-buildid"
+
+
+class Gateway:
+    """LLBBridge, for all builds of the service."""
+
+    def __init__(self, jobs: Jobs, peer_of: Callable[[grpc.ServicerContext], Peer]) -> None:
+        self._jobs, self._peer_of = jobs, peer_of
+
+    def _job(self, context: grpc.ServicerContext) -> Job:
+        ids = [str(value) for key, value in context.invocation_metadata() if key == BUILD_ID]
+        if len(ids) != 1:
+            raise Refused("no buildid found in context")
+        return self._jobs.get(ids[0], self._peer_of(context))
+
+    @answers
+    def Ping(self, request: Any, context: grpc.ServicerContext) -> Any:
+        job = self._job(context)
+        return gateway.PongResponse(
+            FrontendAPICaps=[caps.APICap(ID=name, Enabled=True) for name in FRONTEND_CAPS],
+            LLBCaps=[caps.APICap(ID=name, Enabled=True) for name in LLB_CAPS],
+            Workers=[worker_record(job.config)],
+        )
+
+    @answers
+    def Solve(self, request: Any, context: grpc.ServicerContext) -> Any:
+        job = self._job(context)
+        if request.Frontend:
+            if request.HasField("Definition") and request.Definition.ByteSize():
+                raise Refused("cannot solve with both Definition and Frontend specified")
+            result = solve_frontend(job, request.Frontend, dict(request.FrontendOpt), dict(request.FrontendInputs))
+        else:
+            result = solve_definition(job, request.Definition)
+        return _answer(job, request, result)
+
+    @answers
+    def ReadFile(self, request: Any, context: grpc.ServicerContext) -> Any:
+        job, snapshot = self._snapshot(request.Ref, context)
+        data = read_file(job.store, snapshot, request.FilePath, request.Range.Offset, request.Range.Length)
+        return gateway.ReadFileResponse(Data=data)
+
+    @answers
+    def ReadDir(self, request: Any, context: grpc.ServicerContext) -> Any:
+        job, snapshot = self._snapshot(request.Ref, context)
+        entries = read_directory(job.store, snapshot, request.DirPath, request.IncludePattern)
+        return gateway.ReadDirResponse(entries=entries)
+
+    @answers
+    def StatFile(self, request: Any, context: grpc.ServicerContext) -> Any:
+        job, snapshot = self._snapshot(request.Ref, context)
+        return gateway.StatFileResponse(stat=stat_file(job.store, snapshot, request.Path))
+
+    def _snapshot(self, ref: str, context: grpc.ServicerContext) -> tuple[Job, Snapshot]:
+        job = self._job(context)
+        outcome = job.result(ref)
+        return job, outcome.snapshot if outcome else ()
+
+    @answers
+    def Evaluate(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self._job(context).result(request.Ref)  # what has an id is evaluated
+        return gateway.EvaluateResponse()
+
+    @answers
+    def Inputs(self, request: Any, context: grpc.ServicerContext) -> Any:
+        job = self._job(context)
+        return gateway.InputsResponse(Definitions=dict(job.request.FrontendInputs))
+
+    @answers
+    def Return(self, request: Any, context: grpc.ServicerContext) -> Any:
+        job = self._job(context)
+        if request.HasField("error"):
+            job.give(ForeignError(request.error))
+        else:
+            job.give(_read_result(job, request.result))
+        return gateway.ReturnResponse()
+
+    @answers
+    def Warn(self, request: Any, context: grpc.ServicerContext) -> Any:
+        job = self._job(context)
+        warning = control.VertexWarning(
+            vertex=request.digest,
+            level=request.level or 1,
+            short=request.short,
+            detail=request.detail,
+            url=request.url,
+            ranges=request.ranges,
+        )
+        if request.HasField("info"):
+            warning.info.CopyFrom(request.info)
+        job.log.add(control.StatusResponse(warnings=[warning]))
+        return gateway.WarnResponse()
+
+    @answers
+    def ResolveImageConfig(self, request: Any, context: grpc.ServicerContext) -> Any:
+        job = self._job(context)
+        if request.ResolverType:
+            raise Unsupported("image layouts of the client's cannot be resolved this way")
+        platform = read_platform(request.Platform) if request.HasField("Platform") else None
+        found = resolve_image(job, request.Ref, platform, request.ResolveMode, request.LogName)
+        return gateway.ResolveImageConfigResponse(Ref=found.reference, Digest=found.digest, Config=found.config)
+
+    @answers
+    def ResolveSourceMeta(self, request: Any, context: grpc.ServicerContext) -> Any:
+        if not request.HasField("Source"):
+            raise Refused("source is required")
+        return resolve_source(self._job(context), request)
+
+    @answers
+    def NewContainer(self, request: Any, context: grpc.ServicerContext) -> Any:
+        raise Unsupported("containers of the gateway's are not supported")
+
+
+def _answer(job: Job, request: Any, result: Result) -> Any:
+    told = gateway.SolveResponse()
+    told.result.metadata.update(result.metadata)
+    if result.is_single:
+        outcome = result.outcomes.get("")
+        id = job.keep(outcome)
+        if request.allowResultArrayRef:
+            told.result.ref.id = id
+            _put_definition(told.result.ref, outcome)
+        else:
+            told.result.refDeprecated = id
+        if not request.allowResultReturn:
+            told.ref = id
+        return told
+    for key, outcome in result.outcomes.items():
+        if request.allowResultArrayRef:
+            told.result.refs.refs[key].id = job.keep(outcome)
+            _put_definition(told.result.refs.refs[key], outcome)
+        else:
+            told.result.refsDeprecated.refs[key] = job.keep(outcome)
+    return told
+
+
+def _put_definition(ref: Any, outcome: Outcome | None) -> None:
+    if outcome is not None and outcome.target.edge is not None:
+        getattr(ref, "def").CopyFrom(encode(outcome.target.edge))
+
+
+def _read_result(job: Job, told: Any) -> Result:
+    kind = told.WhichOneof("result")
+    outcomes: dict[str, Outcome | None] = {}
+    if kind == "refDeprecated":
+        outcomes[""] = job.result(told.refDeprecated)
+    elif kind == "ref":
+        outcomes[""] = job.result(told.ref.id)
+    elif kind == "refs":
+        outcomes = {key: job.result(ref.id) for key, ref in told.refs.refs.items()}
+    elif kind == "refsDeprecated":
+        outcomes = {key: job.result(id) for key, id in told.refsDeprecated.refs.items()}
+    return Result(outcomes, dict(told.metadata))

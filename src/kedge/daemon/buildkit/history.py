@@ -1,0 +1,234 @@
+"""Records of builds, for `buildx history`: what was asked, how it ended, and everything it told.
+
+Owns the files `history/<ref>.record` and `.status` below the service's directory, their bound, and who hears of which:
+builds of one user are no other user's business. Does not know builds.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.message import DecodeError
+
+from kedge.daemon.buildkit.config import ServiceConfig
+from kedge.daemon.buildkit.errors import Refused
+from kedge.daemon.buildkit.jobs import Job
+from kedge.daemon.buildkit.progress import to_timestamp
+from kedge.daemon.sessions.registry import Peer
+from kedge.daemon.wire import control
+from kedge.model.errors import NotFound
+from kedge.model.value import dataclass
+
+STARTED, COMPLETE, DELETED = control.STARTED, control.COMPLETE, control.DELETED
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryEvent:
+    """A record, and what happened to it."""
+
+    kind: int
+    record: Any
+
+
+@dataclass(slots=True)
+class _Entry:
+    record: Any
+    realm: str
+    active: bool
+
+
+class History:
+    """All records: those on disk, and builds under way."""
+
+    def __init__(self, config: ServiceConfig) -> None:
+        self._directory = config.root / "service" / "history"
+        self._config = config
+        self._changed = threading.Condition()
+        self._entries: dict[str, _Entry] = {}
+        self._events: list[tuple[str, HistoryEvent]] = []
+        self._load()
+
+    # ---- writing -----------------------------------------------------------------------------------------------------
+
+    def begin(self, job: Job) -> Any:
+        """A record of a build that starts."""
+        request = job.request
+        record = control.BuildHistoryRecord(
+            Ref=job.ref,
+            Frontend=request.Frontend,
+            FrontendAttrs=dict(request.FrontendAttrs),
+            Exporters=list(request.Exporters),
+            CreatedAt=to_timestamp(job.created),
+        )
+        with self._changed:
+            self._entries[job.ref] = _Entry(record, job.peer.realm, True)
+            self._tell(job.peer.realm, HistoryEvent(STARTED, record))
+        return record
+
+    def end(self, job: Job, record: Any, response: dict[str, str], error: Any) -> None:
+        """The build has ended: keep its record and what it told."""
+        counts = job.log.counts()
+        record.CompletedAt.CopyFrom(to_timestamp(time.time()))
+        record.ExporterResponse.update(response)
+        record.numCachedSteps, record.numTotalSteps = counts.cached, counts.total
+        record.numCompletedSteps, record.numWarnings = counts.completed, counts.warnings
+        if error is not None:
+            record.error.CopyFrom(error)
+        with self._changed:
+            self._entries[job.ref] = _Entry(record, job.peer.realm, False)
+            self._write(job.ref, job.peer.realm, record)
+            self._write_status(job)
+            self._trim()
+            self._tell(job.peer.realm, HistoryEvent(COMPLETE, record))
+
+    def pin(self, ref: str, peer: Peer, pinned: bool) -> None:
+        """Keep a record for good, or no longer."""
+        with self._changed:
+            entry = self._own(ref, peer)
+            entry.record.pinned = pinned
+            self._write(ref, entry.realm, entry.record)
+            self._tell(entry.realm, HistoryEvent(COMPLETE, entry.record))
+
+    def delete(self, ref: str, peer: Peer) -> None:
+        """Forget a record."""
+        with self._changed:
+            entry = self._own(ref, peer)
+            if entry.active:
+                raise Refused("a build under way cannot be deleted")
+            self._forget(ref)
+
+    def _forget(self, ref: str) -> None:
+        entry = self._entries.pop(ref)
+        for suffix in (".record", ".status"):
+            (self._directory / f"{ref}{suffix}").unlink(missing_ok=True)
+        self._tell(entry.realm, HistoryEvent(DELETED, control.BuildHistoryRecord(Ref=ref)))
+
+    def _own(self, ref: str, peer: Peer) -> _Entry:
+        entry = self._entries.get(ref)
+        if entry is None or entry.realm != peer.realm:
+            raise NotFound(f"no record of a build {ref[:40]}")
+        return entry
+
+    # ---- reading -----------------------------------------------------------------------------------------------------
+
+    def knows(self, ref: str, peer: Peer) -> bool:
+        """Is there a record?"""
+        with self._changed:
+            entry = self._entries.get(ref)
+            return entry is not None and entry.realm == peer.realm
+
+    def listen(self, request: Any, peer: Peer, stopped: threading.Event) -> Iterator[HistoryEvent]:
+        """Records as they are and, without `EarlyExit`, as they change."""
+        if request.Limit < 0:
+            raise Refused("a negative limit")
+        with self._changed:
+            at = len(self._events)
+            found = [
+                HistoryEvent(STARTED if one.active else COMPLETE, one.record)
+                for ref, one in self._entries.items()
+                if one.realm == peer.realm and _chosen(request, ref, one)
+            ]
+        found.sort(key=lambda event: event.record.CreatedAt.ToNanoseconds())
+        if request.Ref and not found and request.EarlyExit:
+            raise NotFound(f"no record of a build {request.Ref[:40]}")
+        yield from found[-request.Limit :] if request.Limit else found
+        while not request.EarlyExit and not stopped.is_set():
+            with self._changed:
+                while at == len(self._events) and not stopped.is_set():
+                    self._changed.wait(1.0)
+                events, at = self._events[at:], len(self._events)
+            for realm, event in events:
+                wanted = not request.Ref or event.record.Ref == request.Ref
+                if realm == peer.realm and wanted and (not request.ActiveOnly or event.kind == STARTED):
+                    yield event
+
+    def status(self, ref: str, peer: Peer) -> list[Any] | None:
+        """What an ended build told, as status messages; None when there is no record of it."""
+        with self._changed:
+            entry = self._entries.get(ref)
+            if entry is None or entry.realm != peer.realm or entry.active:
+                return None
+        try:
+            data = (self._directory / f"{ref}.status").read_bytes()
+        except OSError:
+            return None
+        return list(_read_messages(data))
+
+    def _tell(self, realm: str, event: HistoryEvent) -> None:
+        copy = control.BuildHistoryRecord()
+        copy.CopyFrom(event.record)
+        self._events.append((realm, HistoryEvent(event.kind, copy)))
+        self._changed.notify_all()
+
+    # ---- files -------------------------------------------------------------------------------------------------------
+
+    def _write(self, ref: str, realm: str, record: Any) -> None:
+        with suppress(OSError):  # a full disk must not fail a build that is done
+            self._directory.mkdir(0o700, parents=True, exist_ok=True)
+            _replace(self._directory / f"{ref}.record", realm.encode() + b"\n" + record.SerializeToString())
+
+    def _write_status(self, job: Job) -> None:
+        data = bytearray()
+        for message in job.log.listen():
+            one = message.SerializeToString()
+            data += len(one).to_bytes(4, "big") + one
+        with suppress(OSError):
+            _replace(self._directory / f"{job.ref}.status", bytes(data))
+
+    def _load(self) -> None:
+        for path in sorted(self._directory.glob("*.record")):
+            with suppress(OSError, DecodeError, UnicodeDecodeError):
+                realm, _, data = path.read_bytes().partition(b"\n")
+                record = control.BuildHistoryRecord.FromString(data)
+                self._entries[path.stem] = _Entry(record, realm.decode(), False)
+
+    def _trim(self) -> None:
+        """Only so many records, and only so old; pinned ones stay."""
+        ended = [(ref, one) for ref, one in self._entries.items() if not one.active and not one.record.pinned]
+        ended.sort(key=lambda pair: pair[1].record.CompletedAt.ToNanoseconds())
+        oldest = (time.time() - self._config.history_seconds) * 1e9
+        for number, (ref, one) in enumerate(ended):
+            too_many = len(ended) - number > self._config.history_entries
+            if too_many or one.record.CompletedAt.ToNanoseconds() < oldest:
+                self._forget(ref)
+
+
+def _replace(path: Path, data: bytes) -> None:
+    aside = path.with_suffix(path.suffix + f".{os.getpid()}")
+    aside.write_bytes(data)
+    os.replace(aside, path)
+
+
+def _read_messages(data: bytes) -> Iterator[Any]:
+    at = 0
+    while at + 4 <= len(data):
+        size = int.from_bytes(data[at : at + 4], "big")
+        with suppress(DecodeError):
+            yield control.StatusResponse.FromString(data[at + 4 : at + 4 + size])
+        at += 4 + size
+
+
+def _chosen(request: Any, ref: str, entry: _Entry) -> bool:
+    if request.Ref and ref != request.Ref:
+        return False
+    if request.ActiveOnly and not entry.active:
+        return False
+    return all(_matches(text, entry) for text in request.Filter)
+
+
+def _matches(text: str, entry: _Entry) -> bool:
+    """`status==running|completed|error`, `repository==…` and others of buildx; what we cannot tell is not chosen."""
+    key, separator, value = text.partition("==" if "==" in text else "=")
+    if not separator:
+        return False
+    record = entry.record
+    if key == "ref":
+        return bool(record.Ref == value)
+    if key == "status":
+        state = "running" if entry.active else "error" if record.HasField("error") else "completed"
+        return value == state
+    return bool(record.FrontendAttrs.get(f"vcs:{key}", record.FrontendAttrs.get(key)) == value)

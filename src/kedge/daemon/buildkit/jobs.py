@@ -1,0 +1,269 @@
+"""Builds under way: who asked, what they tell, what they made so far, and how they are stopped.
+
+Owns the life of a build from request to record. Does not know how anything is solved (`solving`), exported
+(`exporting`) or asked (`control`, `gateway`).
+"""
+
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from kedge.builder.parts import Parts
+from kedge.builder.request import BuildRequest
+from kedge.daemon.buildkit.config import ServiceConfig
+from kedge.daemon.buildkit.definition import decode_edge
+from kedge.daemon.buildkit.errors import NotGranted, Refused, UnknownRef
+from kedge.daemon.buildkit.progress import EventLog
+from kedge.daemon.sessions.lent import LentSession
+from kedge.daemon.sessions.registry import ClientSession, Peer, Sessions
+from kedge.dockerfile.target import Target
+from kedge.model.digest import digest_of
+from kedge.model.errors import Cancelled, Conflict
+from kedge.model.event import StatusEvent
+from kedge.model.graph import Snapshot
+from kedge.model.value import dataclass, field, replace
+from kedge.storage.store import Store
+
+_LONGEST_REF: Final = 256
+_KEPT: Final = 64  # finished builds whose events can still be heard
+_PATIENCE: Final = 10.0  # seconds that a listener waits for a build to be asked for
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Something solved: a stage or graph, and its files."""
+
+    target: Target
+    snapshot: Snapshot
+
+
+@dataclass
+class Result:
+    """What a frontend or a graph came to. `outcomes` by platform, by "" if there is only one; None is scratch."""
+
+    outcomes: dict[str, Outcome | None] = field(default_factory=dict)
+    metadata: dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def is_single(self) -> bool:
+        return set(self.outcomes) <= {""}
+
+
+class Job:
+    """One build."""
+
+    def __init__(
+        self, config: ServiceConfig, sessions: Sessions, request: Any, peer: Peer, registry: Callable[[], None]
+    ) -> None:
+        self.ref: str = request.Ref
+        self.request, self.peer, self.config = request, peer, config
+        self.created = time.time()
+        self.log = EventLog()
+        self.results: dict[str, Outcome] = {}  # what the client knows by an id
+        self.granted = self._grant(request.Entitlements)
+        self.returned: Result | BaseException | None = None  # what the client that drives the build returned
+        self._changed = threading.Condition()
+        self._stopped, self._finished = False, False
+        self._parts: set[Parts] = set()
+        self._sessions, self._on_finish = sessions, registry
+        self.store = Store.open(config.root)
+        self.store.protect()
+        self.lent = self._lend(request.Session)
+
+    def _grant(self, wanted: Any) -> tuple[str, ...]:
+        for name in wanted:
+            if not self.config.grants(name):
+                raise NotGranted(f"granting entitlement {name[:60]} is not allowed by build daemon configuration")
+        return tuple(dict.fromkeys(wanted))
+
+    def _lend(self, id: str) -> LentSession:
+        session: ClientSession | None = None
+        if id:
+            session = self._sessions.get(id, self.peer)
+            session.on_close(self.stop)
+
+        def find(other: str) -> ClientSession:
+            return self._sessions.get(other, self.peer)
+
+        return LentSession(session, self.store, find, {}, self._transfer)
+
+    def _transfer(self, name: str, size: int, started: float, done: bool) -> None:
+        now = time.time()
+        vertex = digest_of(("internal", "[internal] load build context"))
+        self.log.report(StatusEvent(vertex, f"transferring {name}:", now, size, 0, started, now if done else None))
+
+    # ---- solving -----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def parts(self, request: BuildRequest) -> Iterator[Parts]:
+        """The parts of one piece of the build, which `stop` stops. Its events are the build's."""
+        request = replace(
+            request,
+            store=self.store.root,
+            entitlements=self.granted,
+            max_parallelism=self.config.max_parallelism,
+        )
+        with Parts(request, self.lent, self.log.report) as parts:
+            parts.settings = self.config.settings
+            parts.decode = decode_edge
+            with self._changed:
+                if self._stopped:
+                    raise Cancelled("the build was stopped")
+                self._parts.add(parts)
+            try:
+                yield parts
+            finally:
+                with self._changed:
+                    self._parts.discard(parts)
+
+    def keep(self, outcome: Outcome | None) -> str:
+        """An id for something solved; empty for scratch."""
+        if outcome is None:
+            return ""
+        id = secrets.token_hex(16)
+        with self._changed:
+            self.results[id] = outcome
+        return id
+
+    def result(self, id: str) -> Outcome | None:
+        """What has the id; raises Refused."""
+        if not id:
+            return None
+        found = self.results.get(id)
+        if found is None:
+            raise Refused(f"return reference {id[:40]!r} is not known")
+        return found
+
+    # ---- the client that drives --------------------------------------------------------------------------------------
+
+    def give(self, result: "Result | BaseException") -> None:
+        """The client's answer to its own build."""
+        with self._changed:
+            if self.returned is None:
+                self.returned = result
+            self._changed.notify_all()
+
+    def wait_for_client(self) -> "Result":
+        """What the client returns; raises what it returns, Cancelled when it goes away."""
+        with self._changed:
+            while self.returned is None and not self._stopped:
+                self._changed.wait()
+            returned = self.returned
+        if returned is None:
+            raise Cancelled("the client went away")
+        if isinstance(returned, BaseException):
+            raise returned
+        return returned
+
+    # ---- the end -----------------------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Stop everything; from any thread, idempotent. Nothing happens to a build that has ended."""
+        with self._changed:
+            if self._finished:
+                return
+            self._stopped = True
+            parts = list(self._parts)
+            self._changed.notify_all()
+        for one in parts:
+            one.trunk.stop()
+
+    def finish(self) -> None:
+        """The build has ended: listeners hear so, directories and the store are free."""
+        with self._changed:
+            if self._finished:
+                return
+            self._finished = True
+        self.lent.close()
+        self.store.close()
+        self.results.clear()
+        self.log.close()
+        self._on_finish()
+
+
+class Jobs:
+    """All builds of the service, and those that ended just now."""
+
+    def __init__(self, config: ServiceConfig, sessions: Sessions) -> None:
+        self._config, self._sessions = config, sessions
+        self._jobs: OrderedDict[str, Job] = OrderedDict()
+        self._running: set[str] = set()
+        self._changed = threading.Condition()
+        self._closed = False
+
+    def start(self, request: Any, peer: Peer) -> Job:
+        """A new build; raises Refused, Conflict, NotFound, NotGranted."""
+        ref = request.Ref
+        if (
+            not ref
+            or len(ref) > _LONGEST_REF
+            or not ref.isascii()
+            or not ref.replace("-", "").replace("_", "").isalnum()
+        ):
+            raise Refused("a build needs a ref of letters, digits, - and _")
+        with self._changed:
+            if self._closed:
+                raise Cancelled("the service is stopping")
+            if ref in self._running:
+                raise Conflict(f"a build {ref[:40]} is running already")
+            self._running.add(ref)
+        try:
+            job = Job(self._config, self._sessions, request, peer, lambda: self._end(ref))
+        except BaseException:
+            self._end(ref)
+            raise
+        with self._changed:
+            self._jobs[ref] = job
+            self._jobs.move_to_end(ref)
+            self._changed.notify_all()
+        return job
+
+    def _end(self, ref: str) -> None:
+        with self._changed:
+            self._running.discard(ref)
+            finished = [name for name in self._jobs if name not in self._running]
+            for name in finished[:-_KEPT]:
+                del self._jobs[name]
+            self._changed.notify_all()
+
+    def get(self, ref: str, peer: Peer, patience: float = _PATIENCE) -> Job:
+        """A build under way, or ended just now; waits a little for it to begin. Raises UnknownRef."""
+        end = time.monotonic() + patience
+        with self._changed:
+            while True:
+                job = self._jobs.get(ref)
+                if job is not None and job.peer.realm == peer.realm:
+                    return job
+                left = end - time.monotonic()
+                if left <= 0:
+                    raise UnknownRef(f"no such job {ref[:40]}")
+                self._changed.wait(left)
+
+    def running(self) -> list[Job]:
+        """Builds under way."""
+        with self._changed:
+            return [self._jobs[ref] for ref in self._running if ref in self._jobs]
+
+    def close(self, patience: float) -> None:
+        """Let builds end for so many seconds, then stop them."""
+        end = time.monotonic() + patience
+        with self._changed:
+            self._closed = True
+            while self._running and (left := end - time.monotonic()) > 0:
+                self._changed.wait(left)
+        for job in self.running():
+            job.stop()
+        end = time.monotonic() + 10
+        with self._changed:
+            while self._running and (left := end - time.monotonic()) > 0:
+                self._changed.wait(left)
+
+
+def root_of(config: ServiceConfig) -> Path:
+    """Where the service keeps what is not the store's."""
+    return config.root / "service"

@@ -1,0 +1,74 @@
+"""What a source is, without bringing it: image configs, commits, checksums.
+
+Owns the translation; `sources` knows the answers.
+"""
+
+from typing import Any
+
+from kedge.builder.request import BuildRequest
+from kedge.daemon.buildkit.definition import read_platform
+from kedge.daemon.buildkit.jobs import Job
+from kedge.daemon.buildkit.ops import read_source
+from kedge.daemon.wire import gateway
+from kedge.model.errors import Unsupported
+from kedge.model.ops import Source
+from kedge.model.platform import Platform
+from kedge.model.reference import parse_reference
+from kedge.model.value import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class FoundImage:
+    """An image's full name, digest and config."""
+
+    reference: str
+    digest: str
+    config: bytes
+
+
+def resolve_image(job: Job, name: str, platform: Platform | None, mode: str, title: str) -> FoundImage:
+    """The config of an image for a platform. Raises KedgeError."""
+    from kedge.builder.steps import step
+
+    reference = parse_reference(name)
+    with (
+        job.parts(BuildRequest()) as parts,
+        step(parts.report, parts.trunk.cancel, title or f"resolve image config for {reference}") as work,
+    ):
+        found = parts.images.resolve(reference, platform or parts.host, "pull" if mode == "pull" else "default", work)
+        return FoundImage(str(reference), found.target.digest, found.config_data)
+
+
+def resolve_source(job: Job, request: Any) -> Any:
+    """The answer of ResolveSourceMeta. Raises KedgeError."""
+    source = read_source(request.Source, 0)
+    response = gateway.ResolveSourceMetaResponse(Source=request.Source)
+    platform = read_platform(request.Platform) if request.HasField("Platform") else None
+    if source.scheme == "docker-image":
+        name = source.identifier.partition("://")[2]
+        found = resolve_image(job, name, platform, request.ResolveMode, request.LogName)
+        response.Image.Digest = found.digest
+        if not request.Image.NoConfig:
+            response.Image.Config = found.config
+        return response
+    pin = _pin(job, source, platform, request.LogName)
+    labels = dict(pin.labels)
+    if source.scheme == "git":
+        response.Git.Checksum = labels.get("commit", "")
+        response.Git.Ref = labels.get("ref", "")
+        return response
+    if source.scheme in ("http", "https"):
+        response.HTTP.Checksum = labels.get("checksum", "")
+        response.HTTP.Filename = labels.get("filename", "")
+        return response
+    raise Unsupported(f"sources of the kind {source.scheme} cannot be resolved without bringing them")
+
+
+def _pin(job: Job, source: Source, platform: Platform | None, title: str) -> Any:
+    from kedge.builder.steps import step
+
+    with (
+        job.parts(BuildRequest()) as parts,
+        step(parts.report, parts.trunk.cancel, title or f"resolve {source.identifier[:100]}") as work,
+    ):
+        return parts.handler(source.scheme).pin(source, platform, work)

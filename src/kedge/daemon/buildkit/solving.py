@@ -1,0 +1,186 @@
+"""From a request to something solved: a graph, or a frontend's attributes.
+
+Owns which frontends there are: our own, under the names that BuildKit's has. Does not know what becomes of the results.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from kedge.builder import course
+from kedge.builder.request import BuildRequest, Input, Lent
+from kedge.daemon.buildkit.attributes import read_attributes
+from kedge.daemon.buildkit.definition import decode
+from kedge.daemon.buildkit.describe import describe
+from kedge.daemon.buildkit.errors import Refused
+from kedge.daemon.buildkit.jobs import Job, Outcome, Result
+from kedge.daemon.buildkit.reading import read_file
+from kedge.dockerfile.outline import Outline
+from kedge.dockerfile.target import Target
+from kedge.model.errors import InvalidInput, KedgeError, Unsupported
+from kedge.model.graph import Edge
+from kedge.model.image import ImageConfig, platform_json
+from kedge.model.platform import Platform
+from kedge.model.value import replace
+
+_OWN_FRONTENDS: Final = ("docker/dockerfile", "docker/dockerfile-upstream", "docker.io/docker/dockerfile")
+_NOTHING: Final = Outline("", "", (), (), (), "")
+_LARGEST_DOCKERFILE: Final = 16 << 20
+CONFIG, BASE_CONFIG, EPOCH, PLATFORMS = (
+    "containerimage.config",
+    "containerimage.base.config",
+    "source.date.epoch",
+    "refs.platforms",
+)
+
+
+def solve_definition(job: Job, definition: Any) -> Result:
+    """The files of a graph."""
+    decoded = decode(definition)
+    job.log.names |= decoded.names
+    if decoded.edge is None:
+        return Result({"": None})
+    return Result({"": solve_edge(job, decoded.edge)})
+
+
+def solve_edge(job: Job, edge: Edge) -> Outcome:
+    """The files of a graph, without an image config of their own."""
+    with job.parts(BuildRequest()) as parts:
+        snapshot = course.solve_graph(parts, edge)
+        return Outcome(replace(empty_target(edge.vertex.platform or parts.host), edge=edge), snapshot)
+
+
+def empty_target(platform: Platform) -> Target:
+    """A stage of which nothing is known but its platform."""
+    return Target(None, ImageConfig(platform), _NOTHING)
+
+
+def solve_frontend(job: Job, name: str, attrs: Mapping[str, str], inputs: Mapping[str, Any]) -> Result:
+    """What a frontend makes of its attributes. Raises KedgeError."""
+    if name == "gateway.v0":
+        _require_own(attrs.get("source", ""))
+    elif name != "dockerfile.v0":
+        raise Refused(f"unknown frontend {name[:60]!r}")
+    if syntax := attrs.get("build-arg:BUILDKIT_SYNTAX", ""):
+        _require_own(syntax.split()[0] if syntax.split() else "")
+    frontend = read_attributes(attrs)
+    if frontend.describe:
+        return Result({"": None}, describe())
+    request = replace(frontend.request, inputs=_read_inputs(job, attrs, inputs))
+    job.lent.session_of |= frontend.sessions
+    request = _with_inputs(job, request)
+    if frontend.upload:
+        request = replace(request, context=job.lent.upload(frontend.upload))
+    with job.parts(request) as parts:
+        solved = course.solve(parts)
+    return _answer(request, solved) if request.call != "build" else _result(request, solved)
+
+
+def _require_own(source: str) -> None:
+    from kedge.model.reference import parse_reference
+
+    if not source:
+        raise Refused("no source specified for gateway")
+    reference = parse_reference(source)
+    if reference.familiar.partition(":")[0].partition("@")[0] not in _OWN_FRONTENDS:
+        raise Unsupported(
+            f"the frontend {source[:100]} cannot be run",
+            hint="Dockerfiles are read by Kedge itself: docker/dockerfile of any version will do",
+        )
+
+
+def _read_inputs(job: Job, attrs: Mapping[str, str], inputs: Mapping[str, Any]) -> tuple[Input, ...]:
+    found = []
+    for name, definition in sorted(inputs.items()):
+        decoded = decode(definition)
+        job.log.names |= decoded.names
+        found.append(Input(name, decoded.edge, _input_config(attrs.get(f"input-metadata:{name}", ""))))
+    return tuple(found)
+
+
+def _input_config(text: str) -> ImageConfig | None:
+    """The image config in an input's metadata, whose values are bytes in Go's JSON."""
+    import base64
+    import binascii
+
+    if not text:
+        return None
+    try:
+        data = json.loads(text).get(CONFIG)
+        return ImageConfig.from_bytes(base64.b64decode(data, validate=True)) if data else None
+    except (ValueError, AttributeError, TypeError, binascii.Error, KedgeError):
+        raise InvalidInput(f"failed to parse input metadata {text[:80]}") from None
+
+
+def _with_inputs(job: Job, request: BuildRequest) -> BuildRequest:
+    """The context and the Dockerfile out of graphs of the same names, where the client gave them."""
+    edges = {one.name: one.edge for one in request.inputs}
+    if not isinstance(request.context, Lent):
+        return replace(request, inputs=tuple(one for one in request.inputs if one.name != "context"))
+    if "context" in edges:
+        request = replace(request, context=None)
+    if (edge := edges.get("dockerfile")) is not None:
+        outcome = solve_edge(job, edge)
+        data = read_file(job.store, outcome.snapshot, request.dockerfile, 0, _LARGEST_DOCKERFILE)
+        request = replace(request, dockerfile_text=data, dockerfile_lent=request.dockerfile_lent or "dockerfile")
+    return request
+
+
+def _result(request: BuildRequest, solved: course.Solved) -> Result:
+    """The stages by platform, with the metadata that frontends give (exporter/containerimage/exptypes)."""
+    several = request.multi_platform or len(solved.targets) > 1
+    result, platforms = Result(), []
+    for target, snapshot in zip(solved.targets, solved.snapshots, strict=True):
+        key = str(target.config.platform)
+        suffix = f"/{key}" if several else ""
+        result.outcomes[key if several else ""] = Outcome(target, snapshot)
+        result.metadata[CONFIG + suffix] = target.config.to_bytes()
+        if target.base:
+            result.metadata[BASE_CONFIG + suffix] = target.base.to_bytes()
+        if target.epoch is not None:
+            result.metadata[EPOCH + suffix] = str(target.epoch).encode()
+        platforms.append({"ID": key, "Platform": platform_json(target.config.platform)})
+    result.metadata[PLATFORMS] = json.dumps({"Platforms": platforms}).encode()
+    return result
+
+
+def _answer(request: BuildRequest, solved: course.Solved) -> Result:
+    """The result of a subrequest: the same answer for programs and for people."""
+    if request.call in ("check", "lint"):
+        from kedge.dockerfile.lint_report import report_json
+
+        text = report_json(solved.warnings)
+        metadata = {
+            "result.json": text.encode("utf-8", "surrogateescape"),
+            "result.txt": _lint_text(solved).encode("utf-8", "surrogateescape"),
+            "result.statuscode": b"1" if solved.warnings else b"0",
+            "version": b"1.0.0",
+        }
+        return Result({"": None}, metadata)
+    answer = solved.answer
+    return Result(
+        {"": None},
+        {
+            "result.json": answer.to_json().encode("utf-8", "surrogateescape"),
+            "result.txt": answer.to_text().encode("utf-8", "surrogateescape"),
+            "version": b"1.0.0",
+        },
+    )
+
+
+def _lint_text(solved: course.Solved) -> str:
+    lines = []
+    for warning in solved.warnings:
+        lines.append(f"WARNING: {warning.rule}" + (f" - {warning.url}" if warning.url else ""))
+        lines.append(warning.detail or warning.message)
+        if warning.location:
+            lines += [warning.message, "", f"{warning.location}"]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def platform_of(key: str, default: Platform) -> Platform:
+    """The platform that a key of a result names."""
+    from kedge.model.platform import parse_platform
+
+    return parse_platform(key, default) if key else default
