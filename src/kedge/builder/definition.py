@@ -156,11 +156,15 @@ def _from_remote(parts: Parts, text: str) -> tuple[Path | None, bytes | None]:
             from kedge.sources.git import GitSource
 
             git, source = GitSource(parts.store, parts.session), reference.source()
-            return layers.directory(_only(git.fetch(source, None, git.pin(source, None, work), work))), None
+            pin = git.pin(source, None, work)
+            parts.remote_context = (text, f"sha1:{dict(pin.labels).get('commit', '')}")
+            return layers.directory(_only(git.fetch(source, None, pin, work))), None
         from kedge.sources.http import HttpSource
 
         web, source = HttpSource(parts.store, parts.session), Source(text, (("http.filename", "context"),))
-        folder = layers.directory(_only(web.fetch(source, None, web.pin(source, None, work), work)))
+        pin = web.pin(source, None, work)
+        parts.remote_context = (text, dict(pin.labels).get("content", ""))
+        folder = layers.directory(_only(web.fetch(source, None, pin, work)))
         file = (folder / "context").open("rb")
         with file:
             head = _peek(file)

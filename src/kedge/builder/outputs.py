@@ -6,7 +6,7 @@ Owns the choice of exporters and the summary of what they made. Does not know fo
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kedge.builder.parts import Parts
 from kedge.builder.request import BuiltImage, BuiltLayer, Output
@@ -20,6 +20,10 @@ from kedge.model.graph import Snapshot
 from kedge.model.image import Descriptor
 from kedge.model.value import dataclass, field
 from kedge.sources.handler import Work
+
+if TYPE_CHECKING:
+    from kedge.builder.attestations import Attestor
+    from kedge.storage.store import Store
 
 
 @dataclass
@@ -53,6 +57,7 @@ def export(parts: Parts, targets: Sequence[Target], snapshots: Sequence[Snapshot
     if parts.request.cache_to or any(_INLINE_CACHE in dict(stage.config.extra) for stage in stages):
         stages = [parts.caches.with_inline(stage) for stage in stages]
     built = Built()
+    attestor = _attestor(parts, targets, stages)
     with ExitStack() as stack:
         for output in outputs:
             if output.kind == "cacheonly":
@@ -61,20 +66,36 @@ def export(parts: Parts, targets: Sequence[Target], snapshots: Sequence[Snapshot
             if title is None:
                 raise InvalidInput(f"unknown output type {output.kind[:40]!r}")
             work = stack.enter_context(step(parts.report, parts.trunk.cancel, title))
-            exported = _export(parts, output, stages, work)
+            exported = _export(parts, output, stages, work, attestor)
             stack.close()
             if exported is not None:
                 _note(parts, built, exported, stages)
+    built.metadata |= attestor.metadata if attestor else {}
     return built
 
 
-def _export(parts: Parts, output: Output, stages: list[Stage], work: Work) -> Exported | None:
+def _attestor(parts: Parts, targets: Sequence[Target], stages: Sequence[Stage]) -> "Attestor | None":
+    if not parts.request.attestations:
+        return None
+    from kedge.builder.attestations import Attestor
+    from kedge.exporters.attest import read_attestations
+
+    asked = read_attestations(parts.request.attestations)
+    return Attestor(parts, asked, targets, stages) if asked else None
+
+
+def _export(
+    parts: Parts, output: Output, stages: list[Stage], work: Work, attestor: "Attestor | None"
+) -> Exported | None:
     request = parts.request
     annotations = tuple(
         (key if key.startswith("annotation") else _annotation(key), value) for key, value in request.annotations
     )
     options = read_options((*annotations, *output.attrs), request.tags)
-    return _EXPORTERS[output.kind](parts, output, stages, options, work)
+    if attestor and output.kind in _UNATTESTED:
+        work.log(f"attestations are left out: an output of type {output.kind} has no place for them\n".encode())
+        attestor = None
+    return _EXPORTERS[output.kind](_Job(parts, output, stages, options, work, attestor))
 
 
 def _annotation(key: str) -> str:
@@ -85,71 +106,100 @@ def _annotation(key: str) -> str:
 
 _ANNOTATED = ("manifest", "index", "manifest-descriptor", "index-descriptor")
 
-Exporter = Callable[[Parts, Output, list[Stage], ImageOptions, Work], Exported | None]
+_UNATTESTED = ("docker", "local", "tar")
 
 
-def _image(parts: Parts, output: Output, stages: list[Stage], options: ImageOptions, work: Work) -> Exported | None:
-    if options.push:
-        return _registry(parts, output, stages, options, work)
-    from kedge.exporters.image import export_image
+@dataclass
+class _Job:
+    """One output to be made."""
 
-    return export_image(parts.store, stages, options, work)
+    parts: Parts
+    output: Output
+    stages: list[Stage]
+    options: ImageOptions
+    work: Work
+    attestor: "Attestor | None"
+
+    def attach(self, exported: Exported) -> Exported:
+        """The export with its attestations."""
+        return self.attestor.attach(exported, self.options) if self.attestor else exported
+
+    @property
+    def store(self) -> "Store":
+        return self.parts.store
 
 
-def _registry(parts: Parts, output: Output, stages: list[Stage], options: ImageOptions, work: Work) -> Exported | None:
+Exporter = Callable[[_Job], Exported | None]
+
+
+def _image(job: _Job) -> Exported | None:
+    if job.options.push:
+        return _registry(job)
+    from kedge.exporters.image import assemble_all, layer_compression, record_image
+
+    # What is attested is named by its digest, which must not change when it is pushed: then layers are packed now.
+    compression = layer_compression(job.options) or ("gzip" if job.attestor else None)
+    exported = job.attach(assemble_all(job.store, job.stages, job.options, compression, job.work))
+    record_image(job.store, exported, job.work)
+    return exported
+
+
+def _registry(job: _Job) -> Exported | None:
     """Push; an output of type image is put into the store under its names as well."""
     from kedge.exporters.image import assemble_all, layer_compression, record_image
     from kedge.exporters.push import push
 
+    options, compression = job.options, layer_compression(job.options) or "gzip"
     if not options.names:
         raise InvalidInput("an image without a name cannot be pushed", hint="Name it: -t REGISTRY/NAME:TAG.")
-    exported = assemble_all(parts.store, stages, options, layer_compression(options) or "gzip", work)
-    if output.kind == "image":  # in the store as it is pushed: one digest everywhere
-        record_image(parts.store, exported, work)
-    made = [document for image in exported.images for document in (image.config_document, image.manifest_document)]
-    documents = {document.descriptor.digest: document.data for document in (*made, exported.document)}
+    exported = job.attach(assemble_all(job.store, job.stages, options, compression, job.work))
+    if job.output.kind == "image":  # in the store as it is pushed: one digest everywhere
+        record_image(job.store, exported, job.work)
     push(
-        parts.store,
-        parts.registry,
+        job.store,
+        job.parts.registry,
         exported.target,
         exported.names,
-        work,
-        documents=documents,
-        compression=layer_compression(options) or "gzip",
+        job.work,
+        documents=exported.documents,
+        referrers=exported.referrers,
+        compression=compression,
         level=options.level,
     )
     return exported
 
 
-def _archive(parts: Parts, output: Output, stages: list[Stage], options: ImageOptions, work: Work) -> Exported | None:
+def _archive(job: _Job) -> Exported | None:
     from kedge.exporters.archive import export_archive
 
-    docker = output.kind == "docker"
-    if output.destination is not None:
-        return export_archive(parts.store, stages, options, output.destination, work, docker=docker)
+    docker = job.output.kind == "docker"
+    if job.output.destination is not None:
+        return export_archive(
+            job.store, job.stages, job.options, job.output.destination, job.work, docker=docker, attach=job.attach
+        )
     if not docker:
         raise InvalidInput("an output of type oci needs dest=FILE, or dest=- for standard output")
     from kedge.exporters.engine import loading
 
-    with loading(work) as stream:
-        return export_archive(parts.store, stages, options, stream, work, docker=True)
+    with loading(job.work) as stream:
+        return export_archive(job.store, job.stages, job.options, stream, job.work, docker=True)
 
 
-def _local(parts: Parts, output: Output, stages: list[Stage], options: ImageOptions, work: Work) -> Exported | None:
+def _local(job: _Job) -> Exported | None:
     from kedge.exporters.files import export_local
 
-    if not isinstance(output.destination, Path):
+    if not isinstance(job.output.destination, Path):
         raise InvalidInput("an output of type local needs dest=DIRECTORY")
-    export_local(parts.store, stages, options, output.destination, work)
+    export_local(job.store, job.stages, job.options, job.output.destination, job.work)
     return None
 
 
-def _tar(parts: Parts, output: Output, stages: list[Stage], options: ImageOptions, work: Work) -> Exported | None:
+def _tar(job: _Job) -> Exported | None:
     from kedge.exporters.files import export_tar
 
-    if output.destination is None:
+    if job.output.destination is None:
         raise InvalidInput("an output of type tar needs dest=FILE, or dest=- for standard output")
-    export_tar(parts.store, stages, options, output.destination, work)
+    export_tar(job.store, job.stages, job.options, job.output.destination, job.work)
     return None
 
 

@@ -27,8 +27,9 @@ class Flag:
     """One `--name`. Without a metavar it is a switch (which also takes `=true` and `=false`, as Docker's do).
 
     `many` collects values in a list; `default` is what is used when it is not given; `convert` reads the text and
-    raises InvalidInput. `optional` is the value of the flag without one (`--sbom`), which then only takes `=VALUE`. A
-    `hidden` one is read, but in no help: Docker has it, and here it changes nothing.
+    raises InvalidInput. `optional` is the value of the flag without one (`--sbom`), which then takes `=VALUE`, or as
+    its next word true, false or `KEY=…`. A `hidden` one is read, but in no help: Docker has it, and here it changes
+    nothing.
     """
 
     name: str

@@ -86,6 +86,8 @@ def _long(command: str, by_name: dict[str, Flag], word: str, queue: list[str], v
         raise UsageError(f"unknown flag: {name}", command, f"Did you mean {guess}?" if guess else "")
     if equals:
         _set(command, flag, value, values)
+    elif flag.optional is not None and queue and _is_value(queue[-1]):
+        _set(command, flag, queue.pop(), values)
     elif flag.is_switch or flag.optional is not None:
         values[flag.attribute] = _switched(flag)
     else:
@@ -106,6 +108,12 @@ def _short(command: str, by_name: dict[str, Flag], word: str, queue: list[str], 
             values[flag.attribute] = _switched(flag)
         else:
             return _set(command, flag, letters.removeprefix("=") or _next(command, name, queue), values)
+
+
+def _is_value(word: str) -> bool:
+    """Does the word behind a flag that may stand alone belong to it: true, false or `KEY=…`, as no path is called?"""
+    key, equals, _ = word.partition("=")
+    return word in ("true", "false", "1", "0") or bool(equals and key.replace("-", "").isalpha() and key.islower())
 
 
 def _switched(flag: Flag) -> Any:

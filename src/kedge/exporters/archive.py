@@ -9,7 +9,7 @@ import io
 import os
 import tarfile
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -18,7 +18,17 @@ from kedge.exporters.image import Exported, Steps, assemble_all, layer_compressi
 from kedge.exporters.options import ImageOptions
 from kedge.model.digest import Digest, hex_part
 from kedge.model.errors import InvalidInput, StoreError
-from kedge.model.image import INDEXES, MANIFESTS, OCI_INDEX, Descriptor, Index, Manifest, canonical_json
+from kedge.model.image import (
+    DOCKER_CONFIG,
+    INDEXES,
+    MANIFESTS,
+    OCI_CONFIG,
+    OCI_INDEX,
+    Descriptor,
+    Index,
+    Manifest,
+    canonical_json,
+)
 from kedge.model.reference import Reference
 from kedge.model.value import dataclass, replace
 from kedge.storage.store import Store
@@ -50,6 +60,7 @@ def export_archive(
     steps: Steps,
     *,
     docker: bool,
+    attach: Callable[[Exported], Exported] = lambda exported: exported,
 ) -> Exported:
     """Write the stages as an archive (or, with `tar=false`, a directory) that `docker load`, skopeo and umoci read.
 
@@ -60,18 +71,13 @@ def export_archive(
         raise InvalidInput("output type docker holds one platform", hint="Use type=oci for several platforms.")
     if options.oci_types is None:
         options = replace(options, oci_types=not docker)
-    exported = assemble_all(store, stages, options, layer_compression(options) or "gzip", steps)
-    documents = {d.descriptor.digest: d.data for d in _documents(exported)}
+    exported = attach(assemble_all(store, stages, options, layer_compression(options) or "gzip", steps))
     label = "sending tarball" if options.tar else "copying files"
     steps.status(label)
-    save(store, [Entry(exported.target, exported.names)], destination, tar=options.tar, documents=documents)
+    entries = [Entry(exported.target, exported.names), *(Entry(one.manifest, ()) for one in exported.referrers)]
+    save(store, entries, destination, tar=options.tar, documents=exported.documents)
     steps.status(label, done=True)
     return exported
-
-
-def _documents(exported: Exported) -> list[Any]:
-    pairs = [(image.config_document, image.manifest_document) for image in exported.images]
-    return [exported.document, *(document for pair in pairs for document in pair)]
 
 
 def save(
@@ -163,7 +169,8 @@ class _Layout:
             manifest = Manifest.from_bytes(self._read(target))
             self._blobs[manifest.config.digest] = manifest.config
             self._blobs |= {layer.digest: layer for layer in manifest.layers}
-            self._docker.append(_docker_entry(manifest, names))
+            if manifest.config.media_type in (OCI_CONFIG, DOCKER_CONFIG) and not _is_attestation(target):
+                self._docker.append(_docker_entry(manifest, names))
 
     def write(self, sink: Sink) -> None:
         sink.directory("blobs")
@@ -198,6 +205,10 @@ class _Layout:
                     }
                 entries.append(replace(entry.target, annotations=tuple(sorted(notes.items()))))
         return Index(tuple(entries), OCI_INDEX)
+
+
+def _is_attestation(entry: Descriptor) -> bool:
+    return entry.platform is not None and entry.platform.os == "unknown"
 
 
 def _docker_entry(manifest: Manifest, names: Sequence[Reference]) -> dict[str, Any]:

@@ -29,12 +29,31 @@ class Steps(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Referrer:
+    """A manifest about another one, `subject`, which does not know of it (OCI image specification 1.1)."""
+
+    subject: Digest
+    manifest: Descriptor
+
+
+@dataclass(frozen=True, slots=True)
 class Exported:
-    """What an export made. `target` is the manifest, or the index of several platforms; `document` its bytes."""
+    """What an export made. `target` is the manifest, or the index of several platforms; `document` its bytes.
+
+    `extra` are the documents and blobs of attestations; `referrers` those of their manifests that are not in the index.
+    """
 
     images: tuple[Assembled, ...]
     document: Document
     names: tuple[Reference, ...] = ()
+    extra: tuple[Document, ...] = ()
+    referrers: tuple[Referrer, ...] = ()
+
+    @property
+    def documents(self) -> dict[Digest, bytes]:
+        """All documents by digest."""
+        pairs = [each for image in self.images for each in (image.config_document, image.manifest_document)]
+        return {each.descriptor.digest: each.data for each in (self.document, *pairs, *self.extra)}
 
     @property
     def target(self) -> Descriptor:
@@ -94,6 +113,8 @@ def layer_compression(options: ImageOptions) -> Compression | None:
 def record_image(store: Store, exported: Exported, steps: Steps) -> None:
     """Store the documents of an export, then give it its names."""
     put_documents(store, exported)
+    for referrer in exported.referrers:
+        store.images.add_referrer(referrer.subject, referrer.manifest)
     now = time.time()
     for name in exported.names:
         started = time.time()
@@ -105,10 +126,8 @@ def record_image(store: Store, exported: Exported, steps: Steps) -> None:
 
 def put_documents(store: Store, exported: Exported) -> None:
     """Store configs, manifests and index of an export."""
-    for image in exported.images:
-        store.blobs.put(image.config_document.data)
-        store.blobs.put(image.manifest_document.data)
-    store.blobs.put(exported.document.data)
+    for data in exported.documents.values():
+        store.blobs.put(data)
 
 
 def shown_name(name: Reference) -> str:
@@ -118,6 +137,7 @@ def shown_name(name: Reference) -> str:
 
 __all__ = [
     "Exported",
+    "Referrer",
     "Steps",
     "assemble_all",
     "document",

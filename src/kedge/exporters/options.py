@@ -52,6 +52,7 @@ class ImageOptions:
     push: bool = False
     push_by_digest: bool = False
     insecure: bool = False
+    oci_artifact: bool = True
     name_canonical: bool = False
     dangling_prefix: str = ""
     store: bool = True
@@ -89,6 +90,7 @@ def read_options(attrs: Iterable[tuple[str, str]], tags: tuple[str, ...] = ()) -
         push=read_flag(attributes, "push", False),
         push_by_digest=read_flag(attributes, "push-by-digest", False),
         insecure=read_flag(attributes, "registry.insecure", False),
+        oci_artifact=read_flag(attributes, "oci-artifact", True),
         name_canonical=read_flag(attributes, "name-canonical", False),
         store=read_flag(attributes, "store", True),
         tar=read_flag(attributes, "tar", True),

@@ -123,6 +123,8 @@ class Accounts:
         if target.digest in held.blobs:
             return
         held.blobs.add(target.digest)
+        for about in self._images.referrers(target.digest):
+            self._hold(about, held)
         # A part of an image that is not here, or damaged, holds nothing.
         with suppress(KedgeError, OSError):
             data = self.peek(target.digest)

@@ -18,7 +18,7 @@ from typing import Any
 from kedge.model.errors import KedgeError, StoreError
 from kedge.storage.disk import FULL_HINT, free_space
 
-VERSION = 3
+VERSION = 4
 _NO_CHECKPOINT_ON_CLOSE = 1006  # SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE
 _LEAST = 64 << 10  # bytes that SQLite needs to open a database
 _BUSY = 60.0  # seconds to wait for another process's transaction; ours last milliseconds
@@ -78,8 +78,14 @@ _NOTES = """
 -- notes.py
 CREATE TABLE notes (key TEXT PRIMARY KEY, text TEXT NOT NULL, written REAL NOT NULL) WITHOUT ROWID;
 """
-_SCHEMA += _NOTES
-_UPGRADES = {2: _NOTES}  # version -> what it lacks that the next one has
+_REFERRERS = """
+-- images.py: manifests about others (attestations), as descriptors in JSON.
+CREATE TABLE referrers (
+    subject TEXT NOT NULL, digest TEXT NOT NULL, manifest TEXT NOT NULL, PRIMARY KEY (subject, digest)
+) WITHOUT ROWID;
+"""
+_SCHEMA += _NOTES + _REFERRERS
+_UPGRADES = {2: _NOTES, 3: _REFERRERS}  # version -> what it lacks that the next one has
 
 
 class Database:

@@ -111,6 +111,7 @@ class Collector:
         with self._database.transaction() as rows:
             if not path.exists() or path.stat().st_mtime >= self._since():
                 return False
+            rows.execute("DELETE FROM referrers WHERE digest = ?", (usage.id,))
             for (layer,) in rows.execute(_LAYERS_WITHOUT_BYTES, (usage.id, usage.id)).fetchall():
                 _drop_layer(rows, layer)
         with suppress(FileNotFoundError):

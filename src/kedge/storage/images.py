@@ -62,6 +62,17 @@ class ImageStore:
         with self._database.transaction(durable=True) as rows:
             return rows.execute("DELETE FROM images WHERE name = ?", (name,)).rowcount == 1
 
+    def add_referrer(self, subject: Digest, manifest: Descriptor) -> None:
+        """Remember a manifest, whose blobs are in the store, that is about another one. It stays as long as that is held."""
+        text = json.dumps(manifest.to_json())
+        with self._database.transaction(durable=True) as rows:
+            rows.execute("INSERT OR REPLACE INTO referrers VALUES (?, ?, ?)", (subject, manifest.digest, text))
+
+    def referrers(self, subject: Digest) -> "tuple[Descriptor, ...]":
+        """The manifests about another one, in the order of their digests."""
+        rows = self._database.rows("SELECT manifest FROM referrers WHERE subject = ? ORDER BY digest", subject)
+        return tuple(Descriptor.from_json(json.loads(row[0])) for row in rows)
+
     def list(self) -> Sequence[ImageRecord]:
         """All records, newest first."""
         return [_read(row) for row in self._database.rows(f"{_SELECT} ORDER BY created DESC, name")]

@@ -1,0 +1,234 @@
+"""Attestations, wired: from a build's graph, pins and files to the predicates that exporters attach.
+
+Owns which facts are told. Does not know the predicates' forms (`exporters.provenance`, `exporters.sbom`), nor how they
+are attached (`exporters.attest`).
+"""
+
+import os
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kedge.builder.parts import Parts
+from kedge.builder.steps import step
+from kedge.dockerfile.target import Target
+from kedge.exporters.assemble import Assembled, Stage, timestamp
+from kedge.exporters.attest import AttestationOptions, Predicate, attach
+from kedge.exporters.image import Exported
+from kedge.exporters.options import ImageOptions
+from kedge.exporters.provenance import BuildFacts, Material, without_credentials
+from kedge.model.graph import Vertex, walk
+from kedge.model.image import ImageConfig
+from kedge.model.ops import Exec, Source
+from kedge.model.value import fields, is_dataclass, replace
+
+if TYPE_CHECKING:
+    from kedge.exporters.sbom.scan import Inventory
+
+
+class Attestor:
+    """The attestations of one build. `attach` may be called for several exports: trees are scanned once."""
+
+    def __init__(
+        self, parts: Parts, asked: Sequence[AttestationOptions], targets: Sequence[Target], stages: Sequence[Stage]
+    ) -> None:
+        self._parts, self._asked, self._targets, self._stages = parts, asked, targets, stages
+        self._inventories: dict[int, Inventory] = {}
+        self._lock = threading.Lock()
+        self.metadata: dict[str, Any] = {}
+
+    def attach(self, exported: Exported, options: ImageOptions) -> Exported:
+        """The export with what is asked for attached to each image."""
+        return attach(exported, self._predicates, options)
+
+    def _predicates(self, number: int, image: Assembled) -> list[Predicate]:
+        makers = {"provenance": self._provenance, "sbom": self._sbom}
+        return [makers[one.kind](one, number, image) for one in self._asked]
+
+    def _provenance(self, asked: AttestationOptions, number: int, image: Assembled) -> Predicate:
+        from kedge.exporters.provenance import PREDICATE, provenance
+
+        facts = facts_of(self._parts, self._targets[number], image)
+        # No clock in what an image's digest depends on.
+        if asked.form == "referrer":
+            facts = replace(
+                facts,
+                invocation=self._parts.invocation,
+                started=timestamp(int(self._parts.started)),
+                finished=timestamp(int(time.time())),
+            )
+        value = provenance(
+            facts,
+            full=asked.mode == "max",
+            builder_id=asked.builder_id,
+            reproducible=asked.reproducible,
+            show_args=asked.build_args,
+        )
+        several = f"/{image.config.platform}" if len(self._stages) > 1 else ""
+        self.metadata["buildx.build.provenance" + several] = value
+        return Predicate(PREDICATE, value, asked.form)
+
+    def _sbom(self, asked: AttestationOptions, number: int, image: Assembled) -> Predicate:
+        from kedge import __version__
+        from kedge.exporters.sbom.spdx import PREDICATE, document
+
+        names = self._parts.request.tags
+        created = timestamp(self._stages[number].clamp)
+        value = document(
+            self._inventory(number),
+            names[0] if names else "",
+            image.manifest_document.descriptor.digest,
+            created,
+            f"kedge-{__version__}",
+        )
+        return Predicate(PREDICATE, value, asked.form)
+
+    def _inventory(self, number: int) -> "Inventory":
+        from kedge.exporters.sbom.scan import scan
+
+        with self._lock:
+            if number not in self._inventories:
+                platform = self._stages[number].config.platform
+                title = f"[{platform}] generating sbom" if len(self._stages) > 1 else "generating sbom"
+                with (
+                    step(self._parts.report, self._parts.trunk.cancel, title),
+                    self._parts.store.layers.mounted(self._stages[number].snapshot) as tree,
+                ):
+                    self._inventories[number] = scan(tree.fd)
+            return self._inventories[number]
+
+
+# ---- facts -----------------------------------------------------------------------------------------------------------
+
+
+def facts_of(parts: Parts, target: Target, image: Assembled) -> BuildFacts:
+    """What is told of one target of the build, without times."""
+    from kedge import __version__
+
+    request = parts.request
+    vertices = list(walk(target.edge)) if target.edge else []
+    sources = [(vertex, vertex.op) for vertex in vertices if isinstance(vertex.op, Source)]
+    remote, digest = parts.remote_context or ("", "")
+    definition = parts.definition
+    name = definition.name if definition else "Dockerfile"
+    names = sorted(op.identifier.partition("://")[2] for _, op in sources if op.scheme == "local")
+    return BuildFacts(
+        builder_platform=parts.host,
+        path=name,
+        target=request.target,
+        build_args=request.build_args,
+        labels=request.labels,
+        secrets=tuple((use.id, not use.required) for use in target.secrets),
+        ssh=tuple((use.id, not use.required) for use in target.ssh),
+        locals=tuple(dict.fromkeys(name for name in names if not (remote and name == "context"))),
+        contexts=request.named_contexts,
+        materials=tuple(filter(None, (_material(parts, vertex) for vertex, _ in sources))),
+        config_uri=remote,
+        config_digest=digest,
+        hermetic=all(op.network == "none" for op in (vertex.op for vertex in vertices) if isinstance(op, Exec)),
+        vcs=_vcs(parts),
+        steps=tuple(_steps(vertices)),
+        dockerfile=(name, definition.text.encode("utf-8", "surrogateescape")) if definition else None,
+        layers=_layers(image.manifest.layers, image.config),
+        version=__version__,
+    )
+
+
+def _layers(layers: Sequence[Any], config: ImageConfig) -> tuple[tuple[Any, str], ...]:
+    texts = [entry.created_by for entry in config.history if not entry.empty_layer]
+    return tuple((layer.digest, text) for layer, text in zip(layers, texts, strict=False))
+
+
+def _material(parts: Parts, vertex: Vertex) -> Material | None:
+    """What a source was pinned to; a client's own directories are no materials."""
+    pin = parts.sources.pins.get(vertex)
+    labels = dict(pin.labels) if pin else {}
+    if text := labels.get("image"):
+        name, _, digest = text.partition("@")
+        return Material(name, digest, True, vertex.platform)
+    if text := labels.get("repository"):
+        return Material(without_credentials(text), f"sha1:{labels.get('commit', '')}")
+    if text := labels.get("URL"):
+        return Material(without_credentials(text), labels.get("content", ""))
+    return None
+
+
+def _steps(vertices: Sequence[Vertex]) -> list[Mapping[str, Any]]:
+    """The graph, inputs first: what each step was, and whose results it used."""
+    ids = {vertex: f"step{number}" for number, vertex in enumerate(vertices)}
+    found: list[Mapping[str, Any]] = []
+    for vertex in vertices:
+        one: dict[str, Any] = {"id": ids[vertex], "name": vertex.hints.name, "op": _plain(vertex.op)}
+        one["inputs"] = [f"{ids[edge.vertex]}:{edge.output}" for edge in vertex.inputs]
+        if vertex.platform:
+            one["platform"] = str(vertex.platform)
+        found.append(one)
+    return found
+
+
+_UNTOLD = frozenset(("proxy_env", "extra_hosts", "data"))  # of this machine; and contents of files, which may be large
+
+
+def _plain(value: Any) -> Any:
+    """A value class as JSON, without what is empty."""
+    if is_dataclass(value) and not isinstance(value, type):
+        items = {one.name: getattr(value, one.name) for one in fields(value) if one.name not in _UNTOLD}
+        kept = {key: _plain(each) for key, each in items.items() if each not in ("", None, (), False)}
+        return {"type": type(value).__name__.lower()} | kept
+    if isinstance(value, (tuple, list)):
+        return [_plain(each) for each in value]
+    if isinstance(value, bytes):
+        return f"{len(value)} bytes"
+    return value if isinstance(value, (int, float, bool)) or value is None else str(value)
+
+
+def _vcs(parts: Parts) -> tuple[tuple[str, str], ...]:
+    """The commit that a local context's repository has checked out, and where the repository comes from: hints only."""
+    context = parts.request.context
+    if parts.remote_context or not isinstance(context, (str, os.PathLike)):
+        return ()
+    for folder in (Path(context).absolute(), *Path(context).absolute().parents):
+        if (folder / ".git").is_dir():
+            revision, source = _head(folder / ".git"), _origin(folder / ".git" / "config")
+            found = [("revision", revision), ("source", without_credentials(source))]
+            return tuple(pair for pair in found if pair[1])
+    return ()
+
+
+def _head(git: Path) -> str:
+    text = _small(git / "HEAD")
+    reference = text.removeprefix("ref:").strip()
+    if not text.startswith("ref:"):
+        return reference if _is_commit(reference) else ""
+    if ".." in reference or not reference.startswith("refs/"):
+        return ""
+    commit = _small(git / reference).strip()
+    if not commit:
+        lines = (line.split() for line in _small(git / "packed-refs").splitlines())
+        commit = next((words[0] for words in lines if len(words) == 2 and words[1] == reference), "")
+    return commit if _is_commit(commit) else ""
+
+
+def _origin(config: Path) -> str:
+    section = ""
+    for line in _small(config).splitlines():
+        line = line.strip()
+        if line.startswith("["):
+            section = line
+        elif section == '[remote "origin"]' and line.replace(" ", "").startswith("url="):
+            return line.partition("=")[2].strip()
+    return ""
+
+
+def _is_commit(text: str) -> bool:
+    return len(text) in (40, 64) and not text.strip("0123456789abcdef")
+
+
+def _small(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return file.read(1 << 20).decode("utf-8", "replace")
+    except OSError:
+        return ""

@@ -1,0 +1,190 @@
+"""SLSA provenance v1: what a build was asked, what it was made of, and with `mode=max` how.
+
+Owns the predicate's shape (slsa.dev/spec/v1.1/provenance, with the parameters that BuildKit's build type defines) and
+what must not stand in it: values of build arguments, credentials in URLs. Secrets are known by their ids only. Does
+not know graphs: steps come as JSON.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from kedge.exporters.attest import package_url
+from kedge.model.digest import Digest
+from kedge.model.errors import InvalidReference
+from kedge.model.platform import Platform
+from kedge.model.reference import parse_reference
+from kedge.model.value import dataclass
+
+PREDICATE: Final = "https://slsa.dev/provenance/v1"
+# The build type names how parameters are to be read; ours are BuildKit's, so that its readers understand them.
+BUILD_TYPE: Final = "https://github.com/moby/buildkit/blob/master/docs/attestations/slsa-definitions.md"
+REDACTED: Final = "<redacted>"
+_SHORTEST: Final = 4  # characters of a value that is looked for in other texts; shorter ones are everywhere
+_CREDENTIALS = re.compile(r"\b([a-zA-Z][a-zA-Z0-9+.-]*://)[^/\s@\"']*@")
+_QUERY = re.compile(r"\b(https?://[^\s?#\"']+)\?[^\s#\"']*")
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """Something from outside that was used: an image by its full name, or a URL; `digest` is `sha256:…` or `sha1:…`."""
+
+    uri: str
+    digest: str
+    is_image: bool = False
+    platform: Platform | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BuildFacts:
+    """What a provenance tells of one platform's image.
+
+    `build_args` and `labels` as given; `secrets` and `ssh` are (id, optional). `config_uri` and `config_digest` name a
+    remote context. `steps`, `dockerfile` (name, bytes) and `layers` are told with mode=max only. Times are RFC 3339 or
+    empty.
+    """
+
+    builder_platform: Platform
+    path: str
+    target: str = ""
+    build_args: tuple[tuple[str, str], ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
+    secrets: tuple[tuple[str, bool], ...] = ()
+    ssh: tuple[tuple[str, bool], ...] = ()
+    locals: tuple[str, ...] = ()
+    contexts: tuple[tuple[str, str], ...] = ()
+    materials: tuple[Material, ...] = ()
+    config_uri: str = ""
+    config_digest: str = ""
+    hermetic: bool = False
+    started: str = ""
+    finished: str = ""
+    invocation: str = ""
+    vcs: tuple[tuple[str, str], ...] = ()
+    steps: tuple[Mapping[str, Any], ...] = ()
+    dockerfile: tuple[str, bytes] | None = None
+    layers: tuple[tuple[Digest, str], ...] = ()
+    version: str = ""
+
+
+def provenance(
+    facts: BuildFacts, *, full: bool = False, builder_id: str = "", reproducible: bool = False, show_args: bool = False
+) -> dict[str, Any]:
+    """The predicate. `full` is mode=max; `show_args` tells the values of build arguments."""
+    hidden = (
+        []
+        if show_args
+        else sorted((value for _, value in facts.build_args if len(value) >= _SHORTEST), key=len, reverse=True)
+    )
+    internal: dict[str, Any] = {"builderPlatform": str(facts.builder_platform)}
+    if full and facts.steps:
+        internal["buildConfig"] = {"llbDefinition": _cleaned(facts.steps, hidden)}
+    return {
+        "buildDefinition": {
+            "buildType": BUILD_TYPE,
+            "externalParameters": {"configSource": _config_source(facts), "request": _request(facts, full, show_args)},
+            "internalParameters": internal,
+            "resolvedDependencies": [_material(one, hidden) for one in _unique(facts.materials)],
+        },
+        "runDetails": {
+            "builder": {"id": builder_id} | ({"version": {"kedge": facts.version}} if facts.version else {}),
+            "metadata": _metadata(facts, full, reproducible, show_args) | _details(facts, full, hidden),
+        },
+    }
+
+
+def without_credentials(text: str) -> str:
+    """A text whose URLs have lost user names, passwords, tokens and queries."""
+    return _QUERY.sub(r"\1", _CREDENTIALS.sub(r"\1", text))
+
+
+def _config_source(facts: BuildFacts) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    if facts.config_uri:
+        out["uri"] = without_credentials(facts.config_uri)
+    if facts.config_digest:
+        out["digest"] = _digest_set(facts.config_digest)
+    return out | {"path": facts.path}
+
+
+def _request(facts: BuildFacts, full: bool, show_args: bool) -> dict[str, Any]:
+    args = {f"build-arg:{name}": value if show_args else REDACTED for name, value in facts.build_args}
+    args |= {f"label:{name}": value for name, value in facts.labels}
+    args |= {f"context:{name}": without_credentials(value) for name, value in facts.contexts}
+    if facts.target:
+        args["target"] = facts.target
+    out: dict[str, Any] = {"frontend": "dockerfile.v0", "args": dict(sorted(args.items()))}
+    out["locals"] = [{"name": name} for name in facts.locals]
+    if full:
+        out["secrets"] = [_use(*use) for use in facts.secrets]
+        out["ssh"] = [_use(*use) for use in facts.ssh]
+    return out
+
+
+def _use(id: str, optional: bool) -> dict[str, Any]:
+    return {"id": id} | ({"optional": True} if optional else {})
+
+
+def _metadata(facts: BuildFacts, full: bool, reproducible: bool, show_args: bool) -> dict[str, Any]:
+    times = {"invocationID": facts.invocation, "startedOn": facts.started, "finishedOn": facts.finished}
+    remote = bool(facts.config_digest) and not facts.locals
+    return {key: value for key, value in times.items() if value} | {
+        "buildkit_hermetic": facts.hermetic,
+        "buildkit_completeness": {"request": show_args or not facts.build_args, "resolvedDependencies": remote},
+        "buildkit_reproducible": reproducible,
+    }
+
+
+def _details(facts: BuildFacts, full: bool, hidden: Sequence[str]) -> dict[str, Any]:
+    import base64
+
+    details: dict[str, Any] = {}
+    if facts.vcs:
+        details["vcs"] = {key: without_credentials(value) for key, value in facts.vcs}
+    if full and facts.layers:
+        details["layers"] = _cleaned([{"digest": digest, "createdBy": text} for digest, text in facts.layers], hidden)
+    if full and facts.dockerfile:
+        name, data = facts.dockerfile
+        for value in hidden:
+            data = data.replace(value.encode("utf-8", "surrogateescape"), REDACTED.encode())
+        info = {"filename": name, "language": "Dockerfile", "data": base64.b64encode(data).decode()}
+        details["source"] = {"infos": [info]}
+    return {"buildkit_metadata": details} if details else {}
+
+
+def _unique(materials: Iterable[Material]) -> list[Material]:
+    return sorted(dict.fromkeys(materials), key=lambda one: (one.uri, str(one.platform)))
+
+
+def _material(material: Material, hidden: Sequence[str]) -> dict[str, Any]:
+    uri = material.uri if material.is_image else str(_cleaned(material.uri, hidden))
+    if material.is_image:
+        try:
+            name = parse_reference(material.uri)
+            uri = package_url(
+                name, material.platform or Platform("linux", "amd64"), "" if name.tag else material.digest
+            )
+        except InvalidReference:
+            pass  # a layout's path stays as it is
+    return {"uri": uri} | ({"digest": _digest_set(material.digest)} if material.digest else {})
+
+
+def _digest_set(digest: str) -> dict[str, str]:
+    algorithm, colon, text = digest.partition(":")
+    return {algorithm: text} if colon else {"sha1" if len(digest) == 40 else "sha256": digest}
+
+
+# ---- what must not be told -------------------------------------------------------------------------------------------
+
+
+def _cleaned(value: Any, hidden: Sequence[str]) -> Any:
+    """A copy in which no string has one of the hidden values, nor a URL credentials."""
+    if isinstance(value, Mapping):
+        return {key: _cleaned(each, hidden) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_cleaned(each, hidden) for each in value]
+    if not isinstance(value, str):
+        return value
+    for word in hidden:
+        value = value.replace(word, REDACTED)
+    return without_credentials(value) if "://" in value and not value.startswith("pkg:") else value

@@ -1,0 +1,231 @@
+"""Attestations by the command line, read back from real registries and archives by plain HTTP and by other tools."""
+
+import base64
+import hashlib
+import json
+import shutil
+import subprocess
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import Kedge, write_tree
+
+OCI = "application/vnd.oci.image"
+SLSA, SPDX = "https://slsa.dev/provenance/v1", "https://spdx.dev/Document"
+TEXT = """\
+FROM busybox AS b
+ARG TOKEN
+RUN --mount=type=secret,id=s,required=true echo "with $TOKEN" > /tmp/x; cat /run/secrets/s > /tmp/x; echo 1 > /x
+FROM scratch
+COPY --from=b /x /x
+COPY status /var/lib/dpkg/status
+"""
+STATUS = """\
+Package: bash
+Status: install ok installed
+Maintainer: Matthias Klose <doko@debian.org>
+Architecture: amd64
+Version: 5.2.15-2+b2
+
+Package: gone
+Status: deinstall ok config-files
+Architecture: amd64
+Version: 1
+"""
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Path:
+    return write_tree(tmp_path / "context", {"Dockerfile": TEXT, "status": STATUS, "secret": "very-secret-value"})
+
+
+def fetch(registry: str, path: str) -> bytes:
+    call = urllib.request.Request(f"http://{registry}/v2/{path}")
+    call.add_header("Accept", f"{OCI}.index.v1+json, {OCI}.manifest.v1+json")
+    with urllib.request.urlopen(call, timeout=30) as answer:
+        data: bytes = answer.read()
+    return data
+
+
+def document(registry: str, path: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(fetch(registry, path))
+    return found
+
+
+def statements(registry: str, repository: str, manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The statements of an attestation manifest, by predicate type."""
+    found = {}
+    for layer in manifest["layers"]:
+        assert layer["mediaType"] == "application/vnd.in-toto+json"
+        statement = document(registry, f"{repository}/blobs/{layer['digest']}")
+        assert statement["_type"] == "https://in-toto.io/Statement/v1"
+        assert layer["annotations"]["in-toto.io/predicate-type"] == statement["predicateType"]
+        found[statement["predicateType"]] = statement
+    return found
+
+
+def referrers(registry: str, repository: str, digest: str) -> list[dict[str, Any]]:
+    """The manifests about an image, by the tag that stands for the referrers API in registries without it."""
+    index = document(registry, f"{repository}/manifests/{digest.replace(':', '-')}")
+    manifests = [document(registry, f"{repository}/manifests/{entry['digest']}") for entry in index["manifests"]]
+    assert all(manifest["subject"]["digest"] == digest for manifest in manifests)
+    assert all(entry["artifactType"] == "application/vnd.in-toto+json" for entry in index["manifests"])
+    return manifests
+
+
+def test_attestations_refer_to_an_image_that_stays_as_it_is(kedge: Kedge, context: Path, registry: str) -> None:
+    plain, name = f"{registry}/attest/plain:1", f"{registry}/attest/referred:1"
+    secret = ("--secret", f"id=s,src={context}/secret", "--build-arg", "TOKEN=token-in-an-argument")
+    kedge.build(context, *secret, "-t", plain, "--push")
+    kedge.build(context, *secret, "-t", name, "--push", "--provenance", "mode=max", "--sbom")
+    bare = fetch(registry, "attest/plain/manifests/1")
+    assert fetch(registry, "attest/referred/manifests/1") == bare
+    digest = "sha256:" + hashlib.sha256(bare).hexdigest()
+    found: dict[str, dict[str, Any]] = {}
+    for manifest in referrers(registry, "attest/referred", digest):
+        found |= statements(registry, "attest/referred", manifest)
+    assert found.keys() == {SLSA, SPDX}
+    for statement in found.values():
+        (subject,) = statement["subject"]
+        assert subject["digest"]["sha256"] == digest[7:]
+        assert subject["name"].startswith(f"pkg:docker/{registry}/attest/referred@1?platform=linux%2F")
+    text = json.dumps(found)
+    assert "very-secret-value" not in text
+    assert "token-in-an-argument" not in text
+    provenance = found[SLSA]["predicate"]
+    request = provenance["buildDefinition"]["externalParameters"]["request"]
+    assert request["args"]["build-arg:TOKEN"] == "<redacted>"
+    assert request["secrets"] == [{"id": "s"}]
+    assert "startedOn" in provenance["runDetails"]["metadata"]
+    steps = provenance["buildDefinition"]["internalParameters"]["buildConfig"]["llbDefinition"]
+    assert any(step["op"]["type"] == "exec" for step in steps)
+    (base,) = provenance["buildDefinition"]["resolvedDependencies"]
+    assert base["uri"].startswith("pkg:docker/busybox@latest?platform=linux%2F")
+    assert len(base["digest"]["sha256"]) == 64
+    (info,) = provenance["runDetails"]["metadata"]["buildkit_metadata"]["source"]["infos"]
+    assert base64.b64decode(info["data"]).decode() == TEXT
+    packages = {package["name"]: package for package in found[SPDX]["predicate"]["packages"]}
+    assert "bash" in packages
+    assert "gone" not in packages
+    shown = kedge("manifest", "inspect", "--format", "table", name).stdout
+    assert "provenance" in shown
+    assert "sbom" in shown
+
+
+def test_build_arguments_are_told_when_asked(kedge: Kedge, context: Path, tmp_path: Path) -> None:
+    words = ("--secret", f"id=s,src={context}/secret", "--build-arg", "TOKEN=token-in-an-argument")
+    meta = tmp_path / "meta.json"
+    kedge.build(context, *words, "--provenance", "build-args=true", "--metadata-file", meta)
+    provenance = json.loads(meta.read_text())["buildx.build.provenance"]
+    args = provenance["buildDefinition"]["externalParameters"]["request"]["args"]
+    assert args["build-arg:TOKEN"] == "token-in-an-argument"
+    assert "buildConfig" not in provenance["buildDefinition"]["internalParameters"], "mode=min"
+
+
+def test_an_image_of_the_store_takes_its_attestations_along(kedge: Kedge, context: Path, registry: str) -> None:
+    name = f"{registry}/attest/later:1"
+    kedge.build(context, "--secret", f"id=s,src={context}/secret", "-t", name, "--provenance=true", "--sbom=true")
+    shown = kedge("manifest", "inspect", "--local", "--format", "table", name).stdout
+    (sbom,) = (line.split()[1] for line in shown.splitlines() if line.strip().startswith("sbom"))
+    assert sbom in kedge("du", "--format", "json").stdout
+    kedge("prune", "--all", "--force")
+    kedge("push", "-q", name)
+    digest = "sha256:" + hashlib.sha256(fetch(registry, "attest/later/manifests/1")).hexdigest()
+    assert len(referrers(registry, "attest/later", digest)) == 2
+    kedge("rmi", name)
+    kedge("prune", "--all", "--force")
+    assert sbom not in kedge("du", "--format", "json").stdout
+
+
+@pytest.mark.parametrize("artifact", ["true", "false"])
+def test_entries_of_the_index_are_buildkits(kedge: Kedge, context: Path, registry: str, artifact: str) -> None:
+    repository = f"attest/index-{artifact}"
+    name = f"{registry}/{repository}:1"
+    words = ("--secret", f"id=s,src={context}/secret", "-o", f"type=registry,oci-artifact={artifact}", "-t", name)
+    kedge.build(context, *words, "--attest", "type=provenance,form=index", "--attest", "type=sbom,form=index")
+    index = document(registry, f"{repository}/manifests/1")
+    image, about = index["manifests"]
+    assert about["platform"] == {"architecture": "unknown", "os": "unknown"}
+    assert about["annotations"] == {
+        "vnd.docker.reference.digest": image["digest"],
+        "vnd.docker.reference.type": "attestation-manifest",
+    }
+    manifest = document(registry, f"{repository}/manifests/{about['digest']}")
+    assert manifest.get("artifactType", "") == (
+        "application/vnd.docker.attestation.manifest.v1+json" if artifact == "true" else ""
+    )
+    found = statements(registry, repository, manifest)
+    assert found.keys() == {SLSA, SPDX}
+    assert "startedOn" not in found[SLSA]["predicate"]["runDetails"]["metadata"]
+    kedge.build(
+        context, *words, "--no-cache", "--attest", "type=provenance,form=index", "--attest", "type=sbom,form=index"
+    )
+    assert document(registry, f"{repository}/manifests/1") == index, "the index is the same the second time"
+    shown = kedge("manifest", "inspect", "--format", "table", name).stdout
+    assert "provenance" in shown
+    assert "sbom" in shown
+    assert kedge("pull", "-q", name).stdout == f"{name}\n"
+    if shutil.which("skopeo"):
+        tls = "--src-tls-verify=false"
+        for words in ([tls], [tls, "--all"]):
+            target = f"oci:{context.parent}/layout-{len(words)}:x"
+            subprocess.run(
+                ["skopeo", "copy", "-q", *words, f"docker://{name}", target], check=True, capture_output=True
+            )
+
+
+def test_an_archive_with_attestations_is_read_by_others(kedge: Kedge, context: Path, tmp_path: Path) -> None:
+    if not shutil.which("skopeo"):
+        pytest.skip("skopeo is not installed")
+    for form, source in (("index", ""), ("referrer", ":1")):
+        archive = tmp_path / f"{form}.tar"
+        words = ("--secret", f"id=s,src={context}/secret", "-o", f"type=oci,dest={archive}", "-t", "attested:1")
+        kedge.build(context, *words, "--attest", f"type=sbom,form={form}")
+        done = subprocess.run(
+            ["skopeo", "inspect", f"oci-archive:{archive}{source}"], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert kedge("load", "-i", archive).stdout
+        assert b"in-toto" in archive.read_bytes()
+
+
+def test_outputs_without_a_place_for_attestations_say_so(kedge: Kedge, context: Path, tmp_path: Path) -> None:
+    words = ("--secret", f"id=s,src={context}/secret", "--sbom", "-o", f"type=docker,dest={tmp_path}/x.tar")
+    assert "attestations are left out" in kedge.build(context, *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--provenance", "mode=most"), "expected min or max"),
+        (("--attest", "type=sbom,form=letter"), "expected referrer or index"),
+        (("--sbom", "generator=docker/scanner"), "Kedge reads the packages itself"),
+        (("--attest", "type=sbom,colour=red"), "unknown sbom attribute"),
+        (("--sbom", "-o", "type=image,oci-mediatypes=false"), "need OCI media types"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(kedge: Kedge, tmp_path: Path, words: tuple[str, ...], message: str) -> None:
+    folder = write_tree(tmp_path / "c", {"Dockerfile": "FROM scratch\nCOPY Dockerfile /\n"})
+    done = kedge("build", *words, folder, check=False)
+    assert done.returncode != 0
+    assert message in done.stderr
+
+
+def test_credentials_of_a_git_context_are_not_told(kedge: Kedge, tmp_path: Path) -> None:
+    work = write_tree(tmp_path / "work", {"Dockerfile": "FROM scratch\nCOPY Dockerfile /\n"})
+    git = ["git", "-C", str(work), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-qm", "one"],
+                  ["remote", "add", "origin", "https://bob:hunter22@git.example/x.git"]):  # fmt: skip
+        subprocess.run([*git, *words], check=True, capture_output=True)
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    meta = tmp_path / "meta.json"
+    kedge.build(work, "--provenance", "mode=max", "--metadata-file", meta)
+    text = meta.read_text()
+    assert "hunter22" not in text
+    assert json.loads(text)["buildx.build.provenance"]["runDetails"]["metadata"]["buildkit_metadata"]["vcs"] == {
+        "revision": commit,
+        "source": "https://git.example/x.git",
+    }
