@@ -89,8 +89,8 @@ def test_the_request_says_what_to_show() -> None:
         ("FROM busybox AS busybox\nRUN x\n", ""),
         ("FROM bsybox\nRUN x\n", "Did you mean busybox?"),
         ("FROM scratch AS base\nFROM bose\n", "Did you mean the stage base?"),
-        ("FROM late AS early\nFROM early AS Late\n",
-         "The stage Late stands further down; a stage can only be based on one above it."),
+        ("FROM late AS early\nFROM early AS late\n",
+         "The stage late stands further down; a stage can only be based on one above it."),
     ],
 )  # fmt: skip
 def test_the_request_says_what_its_name_may_have_meant(text: str, suggestion: str) -> None:
