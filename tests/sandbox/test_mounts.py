@@ -40,6 +40,13 @@ def test_tmpfs_is_empty_writable_and_of_the_size(box):
     assert box.written() == []
 
 
+def test_a_tmpfs_takes_the_mode_of_what_it_covers(box):
+    points = [MountPoint(path, Tmpfs(mode=None)) for path in ("/tmp", "/bin/new", "/bin/new/er")]
+    done = box.sh("stat -c %a /tmp /bin/new /bin/new/er; grep -c '^tmpfs /tmp tmpfs' /proc/mounts", *points)
+    assert done.out.split() == ["1777", "1777", "755", "1"]
+    assert box.written() == []
+
+
 def test_a_host_directory_is_bound_and_protected_when_read_only(box):
     shared = box.base / "shared"
     shared.mkdir()

@@ -532,3 +532,11 @@ def test_a_source_swapped_for_a_symlink_meanwhile_gives_nothing_away(place: Plac
         for path in (place.source / "d", place.source / "x"):
             if path.is_symlink():
                 path.unlink()
+
+
+def test_a_mode_is_not_for_what_add_unpacks(place: Place) -> None:
+    with tarfile.open(place.source / "a.tar", "w") as archive:
+        archive.addfile(tarfile.TarInfo("f"), io.BytesIO())
+    place.copy("a.tar", "/d", unpack=True, mode=0o700)
+    assert stat.S_IMODE((place.dest / "d").stat().st_mode) == 0o755
+    assert stat.S_IMODE((place.dest / "d" / "f").stat().st_mode) == 0o644

@@ -151,10 +151,10 @@ class ExecOperation:
             data = self._session.secret(secret.id)
             if data is None and not secret.optional:
                 raise missing_secret(secret.id)
-            if data is not None:
-                if b"\0" in data:
-                    raise InvalidInput(f"the secret {secret.id!r} has a NUL byte and cannot be a variable")
-                env.append(f"{secret.name}={data.decode('utf-8', 'surrogateescape')}")
+            if data is not None and b"\0" in data:
+                raise InvalidInput(f"the secret {secret.id!r} has a NUL byte and cannot be a variable")
+            # One that nobody lent is set to nothing, as in BuildKit: it hides what the image may have there.
+            env.append(f"{secret.name}={(data or b'').decode('utf-8', 'surrogateescape')}")
         return tuple(env)
 
 

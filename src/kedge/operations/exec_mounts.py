@@ -70,7 +70,7 @@ class Preparer:
             case "cache":
                 return self._cache(mount, snapshot, stack, work)
             case "tmpfs":
-                return Tmpfs(mount.tmpfs.size if mount.tmpfs else 0, 0o755)
+                return Tmpfs(mount.tmpfs.size if mount.tmpfs else 0, None)
             case "secret":
                 return self._secret(mount)
             case "ssh":

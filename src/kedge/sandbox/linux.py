@@ -32,6 +32,7 @@ from kedge.sandbox.process import (
     Process,
     SocketAt,
     Stdio,
+    Tmpfs,
 )
 
 _CANCEL_GRAIN = 0.04  # seconds between looks at the cancel event
@@ -152,7 +153,9 @@ def _make_stubs(path: Path, stubs: frozenset[tuple[str, Kind]]) -> None:
     aside.mkdir(mode=0o755)
     for name, kind in sorted(stubs):
         stub = aside / name
-        (stub if kind == "d" else stub.parent).mkdir(mode=0o755, parents=True, exist_ok=True)
+        (stub.parent if kind == "f" else stub).mkdir(mode=0o755, parents=True, exist_ok=True)
+        if kind == "t":
+            stub.chmod(0o1777)
         if kind == "f":
             stub.touch(mode=0o644)
     try:
@@ -170,6 +173,8 @@ def _kind_of(mount: MountPoint) -> Kind:
     source = mount.source
     if isinstance(source, (Content, SocketAt)):
         return "f"
+    if isinstance(source, Tmpfs) and source.mode is None:
+        return "t"
     if isinstance(source, Overlay):
         return "" if mount.selector.strip("/") else "d"
     if isinstance(source, HostPath):

@@ -56,17 +56,23 @@ class Mounter:
     def mount(self, step: dict[str, Any]) -> None:
         """One mount inside the root."""
         source = self._source(step)
-        self.attach(source, step["dest"])
+        kind, *args = step["source"]
+        self.attach(source, step["dest"], take_mode=kind == "tmpfs" and args[1] is None)
         os.close(source)
 
-    def attach(self, source: int, dest: str) -> None:
-        """Put the detached mount on `dest` in the new root, making the mount point if need be."""
+    def attach(self, source: int, dest: str, take_mode: bool = False) -> None:
+        """Put the detached mount on `dest` in the new root, making the mount point if need be.
+
+        `take_mode`: the mount's root gets the mode of the directory it covers.
+        """
         is_dir = stat.S_ISDIR(os.fstat(source).st_mode)
         target = self._target(dest, is_dir)
         try:
             if stat.S_ISDIR(os.fstat(target).st_mode) != is_dir:
                 what = "a directory on a file" if is_dir else "a file on a directory"
                 raise Refused("input", f"cannot mount {what} at {dest}")
+            if take_mode:
+                os.chmod(".", stat.S_IMODE(os.fstat(target).st_mode), dir_fd=source)
             sc.move_mount(source, target)
         finally:
             os.close(target)
@@ -182,8 +188,8 @@ class Mounter:
         finally:
             os.close(fd)
 
-    def _tmpfs(self, step: dict[str, Any], size: int, mode: int) -> int:
-        options = [("mode", f"{mode:o}")] + ([("size", str(size))] if size else [])
+    def _tmpfs(self, step: dict[str, Any], size: int, mode: int | None) -> int:
+        options = [("mode", "1777" if mode is None else f"{mode:o}")] + ([("size", str(size))] if size else [])
         return new_mount("tmpfs", options, 0)
 
     def _content(self, step: dict[str, Any], data: bytes, mode: int, uid: int, gid: int) -> int:
@@ -220,6 +226,7 @@ _SOURCES: dict[str, Callable[..., int]] = {
 def new_mount(kind: str, options: list[tuple[str, str]], attributes: int) -> int:
     fs = sc.fsopen(kind)
     try:
+        sc.fsconfig_string(fs, "source", kind)  # what /proc/mounts and df show
         for key, value in options:
             sc.fsconfig_string(fs, key, value)
         sc.fsconfig_create(fs)

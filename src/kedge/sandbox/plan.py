@@ -28,7 +28,7 @@ DEFAULT_CAPABILITIES = (
 _CAPABILITY_MASK = sum(1 << sc.CAPABILITIES.index(name) for name in DEFAULT_CAPABILITIES)
 _APT = "/etc/apt/apt.conf.d/99kedge-single-id"
 
-Kind = str  # "d" directory, "f" file, "" unknown
+Kind = str  # "d" directory, "t" directory for a tmpfs without a mode of its own, "f" file, "" unknown
 Stubs = Callable[
     [frozenset[tuple[str, Kind]]], str
 ]  # a directory that holds these mount points, on the layers' file system
@@ -244,4 +244,4 @@ def _is_below(path: str, directory: str) -> bool:
 
 def _consistent(stubs: set[tuple[str, Kind]]) -> frozenset[tuple[str, Kind]]:
     """Without entries that another needs as something else: a file with something below it."""
-    return frozenset(s for s in stubs if s[1] == "d" or not any(_is_below(other, s[0]) for other, _ in stubs))
+    return frozenset(s for s in stubs if s[1] != "f" or not any(_is_below(other, s[0]) for other, _ in stubs))

@@ -49,10 +49,13 @@ class HostPath:
 
 @dataclass(frozen=True, slots=True)
 class Tmpfs:
-    """An empty tmpfs; `size` in bytes, 0 for the kernel's default of half the memory."""
+    """An empty tmpfs; `size` in bytes, 0 for the kernel's default of half the memory.
+
+    `mode` None: that of the directory it covers, 1777 where there was none (runc's rule, by which images are built).
+    """
 
     size: int = 0
-    mode: int = 0o1777
+    mode: int | None = 0o1777
 
 
 @dataclass(frozen=True, slots=True)

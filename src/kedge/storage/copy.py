@@ -130,10 +130,10 @@ class _Copier:
         finally:
             os.close(fd)
 
-    def _make_dirs(self, path: str) -> None:
-        mode = 0o755 if self._action.mode == _OWN_MODE or self._symbolic else self._action.mode & 0o7777
+    def _make_dirs(self, path: str, *, own_mode: bool = True) -> None:
+        plain = self._action.mode == _OWN_MODE or self._symbolic or not own_mode
         try:
-            fd, made = paths.make_dirs_in_root(self._root, path, mode)
+            fd, made = paths.make_dirs_in_root(self._root, path, 0o755 if plain else self._action.mode & 0o7777)
         except NotADirectoryError:
             raise InvalidInput(
                 f"cannot copy to {self._action.dest}: something on the way to it is no directory"
@@ -176,7 +176,7 @@ class _Copier:
                 return False
             self._check_witness(real, status)
             dest = paths.resolve_in_root(self._root, clean(self._action.dest))
-            self._make_dirs(dest)
+            self._make_dirs(dest, own_mode=False)  # modes are the archive's
             below = paths.open_in_root(self._root, dest, _DIRECTORY)
             try:
                 archives.unpack_archive(file, below, self._owner)
