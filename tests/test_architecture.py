@@ -5,7 +5,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "kedge"
 STOREYS = """
-    cli daemon web
+    cli
+    daemon web
     builder images containers
     operations exporters checks progress
     solver sources dockerfile

@@ -47,6 +47,9 @@ GROUPS: Final[dict[str, dict[str, str]]] = {
         "save": "Write images to an archive",
         "load": "Read images from an archive",
     },
+    "Serve others": {
+        "serve": "Serve Docker's and BuildKit's clients",
+    },
     "Look after the store and this machine": {
         "du": "Show what the store takes on disk",
         "prune": "Remove what nothing needs",
