@@ -46,15 +46,15 @@ class Dependency:
 
 @dataclass(frozen=True, slots=True)
 class BuildkitKey:
-    """What a vertex is known by there. `digest` None: nothing but its files' content, as a client's directory."""
+    """What a vertex is known by there: any of `digests`. None for what is known by its files only, a client's."""
 
-    digest: Digest | None
+    digests: tuple[Digest, ...]
     inputs: tuple[Dependency, ...] = ()
     outputs: int = 1
 
-    def record(self, output: int) -> Digest | None:
-        """The digest of the record for one output."""
-        return record_digest(self.digest, output) if self.digest else None
+    def records(self, output: int) -> list[Digest]:
+        """The digests of the records for one output."""
+        return [record_digest(digest, output) for digest in self.digests]
 
 
 def record_digest(digest: Digest, output: int) -> Digest:
@@ -62,9 +62,9 @@ def record_digest(digest: Digest, output: int) -> Digest:
     return _sha(f"{digest}@{output}".encode())
 
 
-def source_key(key: str) -> BuildkitKey:
-    """The key of a source that BuildKit's own source calls `key`; "" for one that is known by content only."""
-    return BuildkitKey(_sha((SOURCE_KEY + key).encode()) if key else None)
+def source_key(names: Sequence[str]) -> BuildkitKey:
+    """The key of a source that BuildKit's own source calls by any of these names."""
+    return BuildkitKey(tuple(_sha((SOURCE_KEY + name).encode()) for name in names))
 
 
 def buildkit_key(vertex: Vertex, host: Platform) -> BuildkitKey | None:
@@ -78,11 +78,11 @@ def buildkit_key(vertex: Vertex, host: Platform) -> BuildkitKey | None:
         case Merge():
             inputs = [_fields(("input", index)) for index in op.inputs]
             body = _object([("Type", go_json("buildkit.merge.v0")), ("Merge", _object([("inputs", _array(inputs))]))])
-            return BuildkitKey(_sha(body.encode()), (Dependency(),) * count)
+            return BuildkitKey((_sha(body.encode()),), (Dependency(),) * count)
         case Diff():
             sides = _object([("lower", _fields(("input", op.lower))), ("upper", _fields(("input", op.upper)))])
             body = _object([("Type", go_json("buildkit.diff.v0")), ("Diff", sides)])
-            return BuildkitKey(_sha(body.encode()), (Dependency(),) * count)
+            return BuildkitKey((_sha(body.encode()),), (Dependency(),) * count)
         case _:
             return None
 
@@ -101,7 +101,7 @@ def _exec_key(op: Exec, platform: Platform, count: int) -> BuildkitKey:
     parts += [("Variant", go_json(normal.variant))] if normal.variant else []
     inputs = tuple(_exec_input(op, index) for index in range(count))
     outputs = sum(mount.output >= 0 for mount in op.mounts)
-    return BuildkitKey(_sha(_object(parts).encode()), inputs, max(outputs, 1))
+    return BuildkitKey((_sha(_object(parts).encode()),), inputs, max(outputs, 1))
 
 
 def _exec(op: Exec) -> str:
@@ -138,10 +138,11 @@ def _mount(mount: Mount) -> str:
     given = file and _Raw(
         _fields(("ID", file.id), ("uid", file.uid), ("gid", file.gid), ("mode", file.mode), ("optional", file.optional))
     )
+    size = _Raw(_fields(("size", mount.tmpfs.size if mount.tmpfs else 0)))
     return _fields(
         ("input", mount.input), ("dest", mount.dest), ("output", 0 if lent else mount.output),
         ("readonly", mount.readonly), ("mountType", _KINDS[mount.kind]),
-        ("TmpfsOpt", _Raw(_fields(("size", mount.tmpfs.size if mount.tmpfs else 0))) if mount.kind == "tmpfs" else None),
+        ("TmpfsOpt", size if mount.kind == "tmpfs" else None),
         ("cacheOpt", _Raw(_cache(mount)) if mount.cache else None),
         ("secretOpt", given if mount.kind == "secret" else None), ("SSHOpt", given if mount.kind == "ssh" else None),
     )  # fmt: skip
@@ -202,7 +203,7 @@ def _file_key(op: File, count: int) -> BuildkitKey:
         body.append(("indexes", _array(_array(map(str, row)) for row in indexes)))
     inputs = tuple(_file_input(chosen.get(i), i in by_key) for i in range(count))
     outputs = sum(action.output >= 0 for action in op.actions)
-    return BuildkitKey(_sha(_object(body).encode()), inputs, max(outputs, 1))
+    return BuildkitKey((_sha(_object(body).encode()),), inputs, max(outputs, 1))
 
 
 def _file_input(selectors: list[ContentSelector] | None, by_key: bool) -> Dependency:

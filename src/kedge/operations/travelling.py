@@ -98,9 +98,9 @@ class Travelling:
 
     async def _meet(self, vertex: Vertex, look: bool) -> Met:
         key = None if self.solver.ignores(vertex) else await self.key(vertex)
-        if key is None or key.digest is None:
+        if key is None or not key.digests:
             return ()
-        candidates = [self._candidates(vertex, record_digest(key.digest, output)) for output in range(key.outputs)]
+        candidates = [self._candidates(vertex, key.records(output)) for output in range(key.outputs)]
         if not any(candidates):
             return (frozenset(),) * key.outputs
         inputs = await self._trunk.gather(self._alternatives(edge, look) for edge in vertex.inputs)
@@ -114,8 +114,8 @@ class Travelling:
             met.append(frozenset(here))
         return tuple(met)
 
-    def _candidates(self, vertex: Vertex, digest: Digest) -> list[Place]:
-        places = self._by_digest.get(digest, ())
+    def _candidates(self, vertex: Vertex, digests: Sequence[Digest]) -> list[Place]:
+        places = [place for digest in digests for place in self._by_digest.get(digest, ())]
         return [place for place in places if len(self._record(place).inputs) == len(vertex.inputs)]
 
     async def _alternatives(self, edge: Edge, look: bool) -> frozenset[Place]:
@@ -159,7 +159,7 @@ class Travelling:
         if isinstance(vertex.op, Source):
             await self.solver.pinned(vertex)
             pin = self._sources.pins.get(vertex)
-            return source_key(pin.buildkit if pin else "")
+            return source_key(pin.buildkit if pin else ())
         return buildkit_key(vertex, self._host)
 
     async def _content_of(self, edge: Edge, dependency: Dependency, look: bool) -> Digest | None:
@@ -230,7 +230,7 @@ class _Teller:
     def __init__(self, travelling: Travelling) -> None:
         self._travelling = travelling
         self.steps: list[Step] = []
-        self._index: dict[tuple[Vertex, int], int] = {}
+        self._index: dict[tuple[Vertex, int], list[int]] = {}
         self._contents: dict[Digest, int] = {}
         self._told: set[Vertex] = set()
         self._memory: dict[Vertex, CacheKey | None] = {}
@@ -241,7 +241,7 @@ class _Teller:
             return
         self._told.add(vertex)
         key = await self._travelling.key(vertex)
-        if key is None or key.digest is None:
+        if key is None:
             return
         inputs = []
         for index, edge in enumerate(vertex.inputs):
@@ -254,13 +254,12 @@ class _Teller:
             snapshots = await self._travelling.solver.stored(vertex, self._memory)
         for output in range(key.outputs):
             snapshot = snapshots[output] if snapshots and output < len(snapshots) else None
-            self._index[vertex, output] = len(self.steps)
-            self.steps.append(Step(record_digest(key.digest, output), tuple(inputs), snapshot))
+            for digest in key.records(output):
+                self._index.setdefault((vertex, output), []).append(len(self.steps))
+                self.steps.append(Step(digest, tuple(inputs), snapshot))
 
     async def _links(self, vertex: Vertex, index: int, edge: Edge, dependency: Dependency) -> tuple[Link, ...]:
-        links = []
-        if (known := self._index.get((edge.vertex, edge.output))) is not None:
-            links.append(Link(known, dependency.selector))
+        links = [Link(known, dependency.selector) for known in self._index.get((edge.vertex, edge.output), ())]
         if dependency.content is not None:
             links += [
                 Link(self._content(digest)) for digest in await self._contents_of(vertex, index, edge, dependency)

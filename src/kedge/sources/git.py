@@ -57,7 +57,7 @@ class _Wanted:
     known_hosts: str
 
 
-def _buildkit_key(commit: str, ref: str, wanted: _Wanted) -> str:
+def _buildkit_name(commit: str, ref: str, wanted: _Wanted) -> str:
     """BuildKit's name for a checkout (source/git, shaToCacheKey)."""
     key = commit
     if wanted.keep_git_dir:
@@ -83,7 +83,7 @@ class GitSource:
         commit, ref = self._commit(wanted, work)
         identity = (commit, ref if wanted.keep_git_dir else "", wanted.subdir, wanted.submodules, wanted.commit_times)
         labels = (("repository", _shown(wanted.remote)), ("commit", commit))
-        return Pin(digest_of(identity), labels=labels, buildkit=_buildkit_key(commit, ref, wanted))
+        return Pin(digest_of(identity), labels=labels, buildkit=(_buildkit_name(commit, ref, wanted),))
 
     def fetch(self, source: Source, platform: Platform | None, pin: Pin, work: Work) -> Snapshot:
         """The checkout as one layer. Raises SourceError, NotFound for a subdirectory that is not there."""

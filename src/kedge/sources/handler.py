@@ -47,14 +47,14 @@ class Pin:
     """What a source is at this moment. Equal `digest`, equal bytes, for all time, unless it is `volatile`.
 
     `volatile` sources (a client's own directory) are never cached and known only by their files' content. `labels`
-    spell the pin for a person, such as ("image", "docker.io/library/alpine:3.20@sha256:…"). `buildkit` is what
-    BuildKit's source of that scheme calls the same thing: caches that travel are looked up by it.
+    spell the pin for a person, such as ("image", "docker.io/library/alpine:3.20@sha256:…"). `buildkit` are what
+    BuildKit's source of that scheme calls the same thing: caches that travel are looked up by any of them.
     """
 
     digest: Digest
     volatile: bool = False
     labels: tuple[tuple[str, str], ...] = ()
-    buildkit: str = ""
+    buildkit: tuple[str, ...] = ()
 
 
 class SourceHandler(Protocol):

@@ -77,7 +77,7 @@ class HttpSource:
             found = self._look(wanted, work)
         identity = (found.name, wanted.mode, wanted.uid, wanted.gid, found.content, found.modified)
         labels = (("URL", shown(wanted.url)), ("content", found.content))
-        return Pin(digest_of(identity), labels=labels, buildkit=_buildkit_key(found, wanted, source))
+        return Pin(digest_of(identity), labels=labels, buildkit=_buildkit_names(found, wanted, source))
 
     def fetch(self, source: Source, platform: Platform | None, pin: Pin, work: Work) -> Snapshot:
         """A layer with the one file. Raises IntegrityError when it is not what the checksum promised."""
@@ -239,10 +239,10 @@ def _stopped_with(work: Work, response: "urllib3.BaseHTTPResponse") -> Iterator[
             connection.close()
 
 
-def _buildkit_key(found: Found, wanted: _Wanted, source: Source) -> str:
-    """BuildKit's name for the file (source/http, formatCacheKey), as Go writes that JSON; "" with headers."""
+def _buildkit_names(found: Found, wanted: _Wanted, source: Source) -> tuple[str, ...]:
+    """BuildKit's name for the file (source/http, formatCacheKey), as Go writes that JSON; none with headers."""
     if wanted.headers:
-        return ""
+        return ()
     mode = wanted.mode if source.attr("http.perm") else 0
     fields: dict[str, str | int] = {"Filename": found.name, "Perm": mode, "UID": wanted.uid, "GID": wanted.gid}
     fields |= {"Checksum": found.content} | ({"LastModTime": found.modified} if found.modified else {})
@@ -250,7 +250,7 @@ def _buildkit_key(found: Found, wanted: _Wanted, source: Source) -> str:
     text = json.dumps(fields, separators=(",", ":"), ensure_ascii=False)
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
-    return sha256(text.encode())
+    return (sha256(text.encode()),)
 
 
 # ---- the file --------------------------------------------------------------------------------------------------------

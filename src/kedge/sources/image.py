@@ -18,7 +18,7 @@ from kedge.model.platform import Platform, best_match, of_machine
 from kedge.model.reference import Reference, parse_reference
 from kedge.model.value import dataclass, field, replace
 from kedge.sources.handler import Pin, Work
-from kedge.sources.pick import PickedImage, chain_id, declare_layers, pick_image
+from kedge.sources.pick import PickedImage, buildkit_names, declare_layers, pick_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,7 +100,7 @@ class ImageSource:
         return Pin(
             image.key,
             labels=(("image", str(reference.with_digest(image.target.digest))),),
-            buildkit=chain_id(image.config.diff_ids),
+            buildkit=buildkit_names(image, platform or self._host),
         )
 
     def fetch(self, source: Source, platform: Platform | None, pin: Pin, work: Work) -> Snapshot:

@@ -20,7 +20,7 @@ from kedge.model.ops import Source
 from kedge.model.platform import Platform, of_machine
 from kedge.model.value import dataclass, replace
 from kedge.sources.handler import Pin, Work
-from kedge.sources.pick import PickedImage, chain_id, declare_layers, pick_image
+from kedge.sources.pick import PickedImage, buildkit_names, declare_layers, pick_image
 
 if TYPE_CHECKING:
     from kedge.storage.store import Store
@@ -317,7 +317,7 @@ class OciLayoutSource:
         return Pin(
             image.key,
             labels=(("image", f"{image.name}@{image.target.digest}"),),
-            buildkit=chain_id(image.config.diff_ids),
+            buildkit=buildkit_names(image, platform or self._host),
         )
 
     def fetch(self, source: Source, platform: Platform | None, pin: Pin, work: Work) -> Snapshot:

@@ -4,6 +4,7 @@ Owns the checks that hold wherever an image comes from. Does not know registries
 bytes.
 """
 
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -22,7 +23,7 @@ from kedge.model.image import (
     Index,
     Manifest,
 )
-from kedge.model.platform import Platform, best_match
+from kedge.model.platform import Platform, best_match, normalize
 from kedge.model.value import dataclass, replace
 
 if TYPE_CHECKING:
@@ -69,12 +70,16 @@ class PickedImage:
         return digest_of(("layers", self.config.diff_ids))
 
 
-def chain_id(diff_ids: Sequence[Digest]) -> str:
-    """What the files of an image are called by its layers (OCI image specification, config.md, Layer ChainID)."""
-    chain = ""
-    for diff_id in diff_ids:
+def buildkit_names(image: PickedImage, platform: Platform) -> tuple[str, ...]:
+    """What BuildKit calls the image (source/containerimage): by its layers, and by its manifest for a platform."""
+    plain = normalize(platform.os, platform.architecture, platform.variant)
+    fields = {"Digest": image.target.digest, "OS": plain.os, "Arch": plain.architecture}
+    fields |= {"Variant": plain.variant} if plain.variant else {}
+    manifest = sha256(json.dumps(fields, separators=(",", ":")).encode())
+    chain = ""  # OCI image specification, config.md, Layer ChainID
+    for diff_id in image.config.diff_ids:
         chain = sha256(f"{chain} {diff_id}".encode()) if chain else diff_id
-    return chain
+    return (chain, manifest) if chain else (manifest,)
 
 
 def pick_image(name: str, target: Descriptor, documents: Documents, platform: Platform) -> PickedImage:

@@ -67,7 +67,7 @@ def require_library() -> None:
 
 
 def read_options(attributes: Mapping[str, str]) -> S3Options:
-    """The attributes as typed values; bucket and region may come from AWS_BUCKET and AWS_REGION. Raises InvalidInput."""
+    """The attributes as typed values; bucket and region also from the environment, as BuildKit. Raises InvalidInput."""
     bucket = attributes.get("bucket") or os.environ.get("AWS_BUCKET", "")
     region = attributes.get("region") or os.environ.get("AWS_REGION", "")
     for value, name in ((bucket, "bucket"), (region, "region")):
