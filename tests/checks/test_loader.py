@@ -112,6 +112,11 @@ def test_musl_s_loader_is_its_own_c_library_and_has_a_path_file(root: Root, comp
     assert missing(root, "/libc") == set()  # libc.so.6 is a name that musl answers itself
 
 
+def test_a_program_that_names_millions_of_places_costs_little(root: Root) -> None:
+    elf = Elf(62, 64, True, "/lib64/ld.so", tuple(f"lib{n}.so" for n in range(4000)), rpath=("/a",) * 2000)
+    assert Loader(root.files).missing("/app", elf) == []
+
+
 def test_musl_in_the_place_of_glibc_is_musl(root: Root, compiled: Compile) -> None:
     root.copy(compiled(MAIN, "-Wl,--dynamic-linker,/lib/ld-linux-x86-64.so.2"), "/app")
     assert missing(root, "/app") == {"libc.so.6"}

@@ -120,6 +120,13 @@ def test_what_a_later_layer_deletes_still_ships(store: Store) -> None:
     assert message.endswith("; a later instruction deletes it, yet the layer ships")
 
 
+def test_names_do_not_steer_the_terminal(store: Store) -> None:
+    evil = layer(store, **{"root\x1b[31m\udcff__id_rsa": KEY})
+    message = judged(store, Subject(ImageConfig(HOST, history=CMD.history), (evil,), (0,)))[0].message
+    assert "\ufffd[31m\ufffd/id_rsa" in message
+    assert message.isprintable()
+
+
 def test_small_caches_are_not_worth_a_word(store: Store) -> None:
     config = ImageConfig(HOST, history=CMD.history)
     small = layer(store, root__hi=b"", var__lib__apt__lists__a=b"x" * 1000)

@@ -16,6 +16,7 @@ from kedge.model.errors import IntegrityError
 from kedge.model.value import dataclass
 
 _MOST_LIBRARIES = 1024
+_MOST_LOOKS = 10_000  # files looked for in one check: a hostile program may name millions of places
 _LARGEST_CACHE = 8 << 20  # bytes of /etc/ld.so.cache
 _TRIPLETS: Final = {  # (e_machine, bits, little-endian) -> Debian's multiarch directory
     (3, 32, True): "i386-linux-gnu",
@@ -62,11 +63,13 @@ class Loader:
 
     def __init__(self, files: Files, search: Iterable[str] = (), cwd: str = "/") -> None:
         self._files, self._search, self._cwd = files, tuple(search), cwd
+        self._looks = 0
 
     def missing(self, path: str, elf: Elf) -> list[Missing]:
         """The libraries that a program would look for in vain, its libraries' libraries included.
 
-        `path` is the program's, without symlinks. The interpreter itself is not looked for here.
+        `path` is the program's, without symlinks. The interpreter itself is not looked for here. [] for a program that
+        names so many places that nobody can say.
         """
         musl = self.is_musl(elf)
         loaded = {posixpath.basename(elf.interpreter)}
@@ -77,6 +80,8 @@ class Loader:
                 if name in loaded or name in missing or (musl and name.startswith(_MUSL_OWN)):
                     continue
                 found = self._find(name, one, musl)
+                if self._looks > _MOST_LOOKS:
+                    return []
                 if found is None:
                     missing[name] = Missing(name, one.path)
                 elif len(todo) < _MOST_LIBRARIES:
@@ -104,10 +109,13 @@ class Loader:
         for candidate in candidates:
             if found := self._load(posixpath.join(self._cwd, candidate), by):
                 return found
+            if self._looks > _MOST_LOOKS:
+                break
         return None
 
     def _load(self, path: str, by: Library) -> Library | None:
         """The library at `path` if it can be loaded beside `by`: others of that name are passed over."""
+        self._looks += 1
         with self._files.reading(path) as reader:
             if reader is None:
                 return None

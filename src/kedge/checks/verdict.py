@@ -69,10 +69,16 @@ def judge(store: Store, subject: Subject, stages: "Callable[[], Sequence[StageFi
             found += _start(store, subject, files, stages)
         sizes = [info.size or 0 for info, index in zip(infos, subject.made_by, strict=True) if index is None]
         found += _carried(store, subject, files, sum(sizes))
+    found = [Breach(one.rule, _printable(one.message), _printable(one.remedy), one.anchor) for one in found]
     if complete:
         rows = [[breach.rule, breach.message, breach.remedy, breach.anchor] for breach in found]
         store.notes.put(key, json.dumps(rows, separators=(",", ":")))
     return tuple(found)
+
+
+def _printable(text: str) -> str:
+    """Without what would steer a terminal: names of files are a stranger's text."""
+    return "".join(character if character.isprintable() else "\ufffd" for character in text)
 
 
 def _key(subject: Subject) -> str:

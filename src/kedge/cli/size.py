@@ -25,7 +25,7 @@ def work(options: Options, console: Console) -> int:
     if options.format == "json":
         import json
 
-        console.print(json.dumps(document(found), indent=2, ensure_ascii=False))
+        console.print(json.dumps(document(found), indent=2))
         return 0
     for line in lines(found, options.no_trunc):
         console.print(line)
@@ -84,7 +84,13 @@ def _shown(text: str, full: bool) -> str:
     """An instruction without what the shell and BuildKit add to it."""
     text = text.removesuffix(" # buildkit").replace("\t", " ").replace("/bin/sh -c #(nop) ", "").strip()
     text = text.removeprefix("/bin/sh -c ").replace("RUN /bin/sh -c ", "RUN ")
-    return text if full else cut(" ".join(text.split()), LONGEST)
+    text = printable(" ".join(text.split()))
+    return text if full else cut(text, LONGEST)
+
+
+def printable(text: str) -> str:
+    """Without what would steer a terminal: texts and names are a stranger's."""
+    return "".join(character if character.isprintable() else "\ufffd" for character in text)
 
 
 def _summary(found: "ImageSize") -> Iterator[str]:
@@ -104,7 +110,7 @@ def _hidden(found: "ImageSize", full: bool) -> Iterator[str]:
     shown = found.hidden if full else found.hidden[:MOST_HIDDEN]
     for one in shown:
         by = _shown(found.instructions[one.hidden_by].created_by, full)
-        yield f"  {size(one.size):>7}  {one.path}, by {by}"
+        yield f"  {size(one.size):>7}  {printable(one.path)}, by {by}"
     if len(shown) < len(found.hidden):
         yield f"  and {len(found.hidden) - len(shown)} more (--no-trunc)"
 
