@@ -1,12 +1,13 @@
 """What is recognised in a layer, and what is left alone."""
 
+import time
 from pathlib import Path
 
 import pytest
 
 from kedge.checks.leftover_table import build_image
 from kedge.checks.leftovers import Leftover, scan
-from kedge.checks.secrets import secret_in
+from kedge.checks.secrets import LONGEST, secret_in
 
 KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAA\n-----END OPENSSH PRIVATE KEY-----\n"
 
@@ -155,6 +156,25 @@ def test_images_to_build_with() -> None:
     for name in ("debian", "node:22-slim", "python:3.12-alpine", "eclipse-temurin:21-jre", "scratch", "example/golang",
                  "localhost:5000/golang", "ruby:3.3-slim-bookworm", "mcr.microsoft.com/dotnet/aspnet:8.0"):  # fmt: skip
         assert not build_image(name), name
+
+
+HOSTILE = (
+    '\n| |a|machine |machine a\n|default |url=https://a|_auth|token:|"auth":"|-----BEGIN |-----BEGIN PRIVATE KEY----- |A '
+    "|https://a:|password=|ghp_|xoxb-"
+).split("|")
+SUSPECTS = """
+    id_rsa .netrc .npmrc .pypirc .aws/credentials .docker/config.json .kube/config .git/config .git-credentials .env
+    service-account.json a.pem a.ppk
+""".split()
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_no_content_takes_long(text: str) -> None:
+    data = (text.encode() * LONGEST)[:LONGEST]
+    started = time.process_time()
+    for path in SUSPECTS:
+        secret_in(path, lambda: data)
+    assert time.process_time() - started < 2
 
 
 def test_findings_are_values() -> None:

@@ -14,18 +14,21 @@ from kedge.model.value import dataclass
 LONGEST: Final = 64 << 10
 INSTEAD: Final = "Lend it to the step that needs it: RUN --mount=type=secret; and replace it, as it has been given away"
 
+# No pattern may take more than linear time: `^[ \t]*` and not `^\s*`, no two classes side by side that overlap.
 _PRIVATE_KEY = re.compile(rb"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----\s+\S")
-_NETRC = re.compile(rb"(?m)^\s*(?:machine\s+\S+|default)\b[\s\S]{0,400}?\bpassword\s+\S")
+_NETRC = re.compile(rb"(?m)^[ \t]*(?:machine\s{1,20}\S{1,255}|default)\b[\s\S]{0,400}?\bpassword\s+\S")
 _NPMRC = re.compile(rb"(?m)^[^#;\n]*:?_(?:authToken|auth|password)\s*=\s*[^\s$]")
-_PYPIRC = re.compile(rb"(?m)^\s*password\s*[=:]\s*[^\s$]")
-_AWS = re.compile(rb"(?m)^\s*aws_secret_access_key\s*=\s*[^\s$]", re.IGNORECASE)
+_PYPIRC = re.compile(rb"(?m)^[ \t]*password\s*[=:]\s*[^\s$]")
+_AWS = re.compile(rb"(?m)^[ \t]*aws_secret_access_key\s*=\s*[^\s$]", re.IGNORECASE)
 _DOCKER = re.compile(rb"\"(?:auth|identitytoken|registrytoken)\"\s*:\s*\"[^\"]+\"")
 _GIT_CREDENTIALS = re.compile(rb"(?m)^https?://[^\s:/@]+:[^\s@]+@")
 _GIT_CONFIG = re.compile(
-    rb"(?m)^\s*(?:url\s*=\s*https?://[^\s:/@]*:?[^\s@/]+@|extraheader\s*=\s*authorization:)", re.IGNORECASE
+    rb"(?m)^[ \t]*(?:url[ \t]*=[ \t]*https?://(?:[^\s:/@]*:[^\s@/]+|gh[pousr]_\w+)@"
+    rb"|extraheader[ \t]*=[ \t]*authorization:)",
+    re.IGNORECASE,
 )
 _SERVICE_ACCOUNT = re.compile(rb"\"private_key\"\s*:\s*\"-----BEGIN")
-_KUBECONFIG = re.compile(rb"(?m)^\s*(?:- )?(?:client-key-data|token|password)\s*:\s*[^\s\"'{]")
+_KUBECONFIG = re.compile(rb"(?m)^[ \t]*(?:- )?(?:client-key-data|token|password)\s*:\s*[^\s\"'{]")
 _AWS_KEY = re.compile(rb"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b")
 _TOKENS = re.compile(
     rb"\b(?:gh[pousr]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{40,}|glpat-[A-Za-z0-9_-]{20,}|xox[baprs]-[A-Za-z0-9-]{20,}"
