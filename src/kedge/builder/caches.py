@@ -84,10 +84,10 @@ class Caches:
         attributes = dict(spec.attrs)
 
         def read(work: Work, patient: "Patient[list[Cache]]") -> list[Cache]:
-            with self._registry(attributes, patient) as registry:
+            with self.registry(attributes, patient) as registry:
                 return open_cache(spec.kind, attributes, registry)
 
-        return self._try(title(spec.kind, attributes), attributes, read, IMPORT_LIMIT) or []
+        return self.attempt(title(spec.kind, attributes), attributes, read, IMPORT_LIMIT) or []
 
     # ---- after it ----------------------------------------------------------------------------------------------------
 
@@ -137,17 +137,18 @@ class Caches:
 
                 send_s3(self._parts.store, packed, target, work, patient.stop)
                 return {}
-            with self._registry(target.attributes, patient) as registry:
+            with self.registry(target.attributes, patient) as registry:
                 root = send(self._parts.store, packed, target, place_of(target, registry), work, patient.stop)
             return {"cache.manifest": root.to_json()}
 
-        return self._try(target.title, target.attributes, write, 0.0, target.must_succeed) or {}
+        return self.attempt(target.title, target.attributes, write, 0.0, target.must_succeed) or {}
 
     # ---- never failing -----------------------------------------------------------------------------------------------
 
-    def _try(
+    def attempt(
         self, name: str, attributes: Any, do: Callable[[Work, Any], Any], limit: float, must_succeed: bool = False
     ) -> Any:
+        """What `do` returns; None, and a warning, when it fails or does not answer. It is shown as a step."""
         stall = _seconds(attributes.get("timeout", ""), STALL)
         patient: Patient[Any] = Patient(self._parts.trunk.cancel, stall, limit)
         try:
@@ -169,7 +170,8 @@ class Caches:
         self.warnings.append(warning)
         self._parts.report(warning)
 
-    def _registry(self, attributes: Any, patient: "Patient[Any]") -> "Registry":
+    def registry(self, attributes: Any, patient: "Patient[Any]") -> "Registry":
+        """Registries for something a build can do without: a client of its own, which ends when it is given up."""
         from kedge.registry.client import Registry
 
         settings = impatient(self._parts.settings)

@@ -4,9 +4,9 @@ Owns the order: definition, base images, graph, solving, outputs. Everything tha
 trunk, so that one failure or one stop ends it all. Does not know what any part does.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from kedge.builder.definition import Definition, load_definition
 from kedge.builder.parts import Parts
@@ -30,16 +30,23 @@ from kedge.solver.solver import Solver
 if TYPE_CHECKING:
     from kedge.builder.outputs import Built
 
+Stopper: TypeAlias = Callable[[Callable[[], None]], None]
 
-def build(request: BuildRequest, session: Session, report: Report = silent) -> BuildResult:
+
+def build(
+    request: BuildRequest, session: Session, report: Report = silent, stopper: Stopper | None = None
+) -> BuildResult:
     """Build what is asked. Blocks. Raises KedgeError; the store then holds what earlier steps made, and no new name.
 
     Reports may come from several threads. As an ordinary user, `kernel.identity.enter_user_namespace` must have been
-    called. A KeyboardInterrupt stops every step and is raised again.
+    called. A KeyboardInterrupt stops every step and is raised again. `stopper` is given a function that stops the
+    build from any thread, which is then raised as Cancelled.
     """
     broken: set[str] = set()  # caches that did not keep what they promised; each costs one more try at most
     while True:
         with Parts(request, session, report, broken) as parts:
+            if stopper:
+                stopper(parts.trunk.stop)
             course = _Course(parts)
             solver = parts.solver(course.scope)
             try:
@@ -117,9 +124,14 @@ def export_solved(parts: Parts, solved: Solved) -> BuildResult:
 
 async def _export_caches(parts: Parts, solved: Solved) -> dict[str, Any]:
     """Write the caches that were asked for, beside the outputs."""
-    if not parts.request.cache_to:
-        return {}
-    return await parts.trunk.call(parts.caches.export, solved.targets, solved.snapshots)
+    request, metadata = parts.request, dict[str, Any]()
+    if request.cache_to:
+        metadata |= await parts.trunk.call(parts.caches.export, solved.targets, solved.snapshots)
+    if request.cache_mount_to:
+        from kedge.builder.mount_caches import MountCaches
+
+        await parts.trunk.call(MountCaches(parts).export)
+    return metadata
 
 
 @dataclass
@@ -152,7 +164,7 @@ class _Course:
         built = await self.parts.trunk.call(export, self.parts, solved.targets, solved.snapshots)
         await _record_stages(self.parts, solved, built)
         built.metadata |= await caching
-        if self.parts.request.cache_from or self.parts.request.cache_to:
+        if "caches" in self.parts.__dict__:
             solved = replace(solved, warnings=(*solved.warnings, *self.parts.caches.warnings))
         return _result(self.parts.request, built, solved.warnings, solver)
 
@@ -165,6 +177,10 @@ class _Course:
 
             read_attestations(request.attestations)
         travels = bool(request.cache_from or request.cache_to) and request.call == "build"
+        if request.cache_mount_from or request.cache_mount_to:
+            from kedge.builder.mount_caches import MountCaches
+
+            MountCaches(parts).prepare()
         if travels:
             parts.caches.read_targets()
             prepared = parts.trunk.spawn(parts.caches.prepare(solver, parts.sources))

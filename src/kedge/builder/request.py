@@ -96,6 +96,8 @@ class BuildRequest:
     outputs: tuple[Output, ...] = ()  # (): the image, in the store
     cache_from: tuple[CacheSpec, ...] = ()
     cache_to: tuple[CacheSpec, ...] = ()
+    cache_mount_from: tuple[CacheSpec, ...] = ()  # each with the `id` of a cache mount
+    cache_mount_to: tuple[CacheSpec, ...] = ()
     attestations: Pairs = ()  # kind ("provenance", "sbom") -> its attributes as written
     entitlements: tuple[str, ...] = ()  # network.host, security.insecure, device[=NAME]
     call: Literal["build", "check", "outline", "targets", "lint"] = "build"

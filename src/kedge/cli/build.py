@@ -87,6 +87,8 @@ def request_of(options: Options, console: Console) -> "BuildRequest":
         outputs=_outputs(options, console),
         cache_from=tuple(map(_cache, options.cache_from)),
         cache_to=tuple(map(_cache, options.cache_to)),
+        cache_mount_from=tuple(map(_cache, options.cache_mount_from)),
+        cache_mount_to=tuple(map(_cache, options.cache_mount_to)),
         attestations=_attestations(options),
         entitlements=tuple(options.allow),
         call=call,

@@ -69,6 +69,14 @@ def cache(text: str) -> dict[str, str]:
     return attributes
 
 
+def cache_mount(text: str) -> dict[str, str]:
+    """One `--cache-mount-from` or `--cache-mount-to`, such as type=registry,ref=IMAGE,id=ID."""
+    attributes = fields(text, "cache mount")
+    if attributes.get("type") not in ("registry", "local") or not attributes.get("id"):
+        raise InvalidInput("a cache mount needs type=registry or type=local, and the id=ID of a RUN --mount=type=cache")
+    return attributes
+
+
 def attestation(text: str) -> tuple[str, str]:
     """`type=provenance,mode=max` as (kind, its attributes)."""
     attributes = fields(text, "attestation")
@@ -160,6 +168,20 @@ FLAGS: Final = (
         convert=named_context,
     ),
     Flag("cache-from", "Use a cache from elsewhere", metavar="type=KIND[,…]", many=True, convert=cache),
+    Flag(
+        "cache-mount-from",
+        "Fill a new cache mount from elsewhere",
+        metavar="type=KIND,id=ID[,…]",
+        many=True,
+        convert=cache_mount,
+    ),
+    Flag(
+        "cache-mount-to",
+        "Write a cache mount elsewhere",
+        metavar="type=KIND,id=ID[,…]",
+        many=True,
+        convert=cache_mount,
+    ),
     Flag("cache-to", "Write the cache elsewhere", metavar="type=KIND[,…]", many=True, convert=cache),
     Flag(
         "call",

@@ -52,7 +52,7 @@ _KNOWN = frozenset(
     "ref registry.insecure dest tag mode oci-mediatypes image-manifest compression compression-level force-compression "
     "ignore-error bucket region prefix name manifests_prefix blobs_prefix endpoint_url use_path_style access_key_id "
     "secret_access_key session_token upload_parallelism touch_refresh retry_mode retry_max_attempts "
-    "disable_accept_encoding".split()
+    "disable_accept_encoding timeout".split()
 )
 
 

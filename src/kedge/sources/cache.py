@@ -76,7 +76,7 @@ def open_cache(kind: str, attributes: Attributes, registry: "Registry") -> list[
                 raise InvalidInput(f"a cache of type {kind} needs ref=IMAGE to be read from")
             reference = parse_reference(attributes["ref"])
             origin = f"{CACHE_ORIGIN}docker-image://{reference.name}"
-            return _read(reference.familiar, _InRegistry(registry, reference), origin)
+            return _read(reference.familiar, InRegistry(registry, reference), origin)
         case "local":
             return _read_local(attributes)
         case "s3":
@@ -90,7 +90,7 @@ def open_cache(kind: str, attributes: Attributes, registry: "Registry") -> list[
 # ---- documents -------------------------------------------------------------------------------------------------------
 
 
-class _InRegistry:
+class InRegistry:
     """A repository's documents."""
 
     def __init__(self, registry: "Registry", reference: "Reference") -> None:
@@ -108,7 +108,7 @@ class _InRegistry:
         return self._registry.read_blob(self._reference, descriptor, LARGEST)
 
 
-class _InLayout:
+class InLayout:
     """A directory's documents."""
 
     def __init__(self, layout: Any, tag: str, digest: Digest | None) -> None:
@@ -135,11 +135,11 @@ def _read_local(attributes: Attributes) -> list[Cache]:
     path = Path(attributes["src"]).absolute()
     digest = parse_digest(attributes["digest"]) if attributes.get("digest") else None
     with open_layout(str(path)) as layout:
-        documents = _InLayout(layout, attributes.get("tag", "latest"), digest)
+        documents = InLayout(layout, attributes.get("tag", "latest"), digest)
         return _read(str(path), documents, f"{CACHE_ORIGIN}oci-layout://{path}")
 
 
-def _read(name: str, documents: "_InRegistry | _InLayout", origin: str) -> list[Cache]:
+def _read(name: str, documents: "InRegistry | InLayout", origin: str) -> list[Cache]:
     root, data = documents.root()
     if root.media_type in INDEXES:
         entries = Index.from_bytes(data, root.media_type).manifests
@@ -176,7 +176,7 @@ def cache_blob(layer: Descriptor, diff_id: Digest) -> CacheBlob:
 
 
 def _read_inline(
-    name: str, documents: "_InRegistry | _InLayout", root: Descriptor, data: bytes, origin: str
+    name: str, documents: "InRegistry | InLayout", root: Descriptor, data: bytes, origin: str
 ) -> Iterator[Cache]:
     """The caches in the configs of an image's platforms. Raises NotFound when there is none at all."""
     manifests = [(root, data)]

@@ -22,6 +22,12 @@ class CacheMounts:
 
     def __init__(self, root: Path, database: Database, locks: Locks, lease: Lease) -> None:
         self._root, self._database, self._locks, self._lease = root, database, locks, lease
+        self.seed: Callable[[str, Path], None] | None = None  # fills a new directory of an id; set by who can
+
+    def directory(self, id: str) -> Path | None:
+        """The first directory of an id that begins empty; None when there is none."""
+        directory = self._root / "cache-mounts" / _place(id, "") / "0"
+        return directory if directory.is_dir() else None
 
     @contextmanager
     def use(
@@ -41,7 +47,13 @@ class CacheMounts:
         `prepare(directory)` puts that there when the directory is new, and may raise, which leaves no directory behind.
         May be left on another thread than it was entered on.
         """
-        place = hashlib.sha256(f"{id}\0{base}".encode(errors="surrogatepass")).hexdigest()[:32]
+        place = _place(id, base)
+        if self.seed and not base and prepare is None:
+            seed = self.seed
+
+            def prepare(directory: Path) -> None:
+                seed(id, directory)
+
         if sharing == "private":
             with self._first_free(place) as name, self._prepared(name, id, prepare) as directory:
                 yield directory
@@ -93,6 +105,10 @@ class CacheMounts:
             os.rename(aside, trash)
             remove_tree(trash)
             raise
+
+
+def _place(id: str, base: str) -> str:
+    return hashlib.sha256(f"{id}\0{base}".encode(errors="surrogatepass")).hexdigest()[:32]
 
 
 def lock_name(directory: str) -> str:
