@@ -13,6 +13,7 @@ from kedge.model.errors import StoreError
 from kedge.model.image import Descriptor
 from kedge.storage.store import Store
 from tests.storage.conftest import layer_blob
+from tests.storage.test_names_and_notes import record
 from tests.storage.test_results import key
 
 
@@ -103,6 +104,18 @@ def test_a_full_disk_at_any_byte_records_nothing_by_half(small: Path) -> None:
                 assert (store.layers.directory(layer) / "f").stat().st_size == 9000
         with Store.open(small) as store:
             store.prune()
+
+
+def test_names_are_listed_and_taken_away_on_a_full_disk(small: Path) -> None:
+    with Store.open(small) as store:
+        store.images.set(record("docker.io/library/x:latest"))
+    fill(small.parent, 0)
+    with Store.open(small) as store, store.lightened():
+        assert [image.name for image in store.images.list()] == ["docker.io/library/x:latest"]
+        store.images.remove("docker.io/library/x:latest")
+    with Store.open(small) as store:
+        assert store.usage() is not None
+        assert (small / "ballast").exists()
 
 
 def test_prune_works_on_a_full_disk(small: Path) -> None:

@@ -25,24 +25,29 @@ COLUMNS: Final = (
 
 
 def work(options: Options, console: Console) -> int:
-    from kedge.images.lookup import find
-    from kedge.images.stored import all_images
-
-    store = console.store()
     filters = parse_filters(options.filter, FILTERS, "images")
-    limits: dict[str, float] = {
-        key: find(store, filters[key][0]).created_at for key in ("before", "since") if key in filters
-    }
-    if options.repository:
-        filters.setdefault("reference", []).append(options.repository)
-    images = [image for image in all_images(store) if _matches(image, filters, limits)]
-    records = [record_of(store, image, options.no_trunc) for image in images]
+    store = console.store()
+    with store.lightened():
+        records = _records(store, options, filters)
     columns = list(COLUMNS)
     if options.digests:
         columns.insert(2, Column("Digest", "DIGEST"))
     for line in listing(records, columns, options.format, "ID" if options.quiet else "", options.no_trunc):
         console.print(line)
     return 0
+
+
+def _records(store: "Store", options: Options, filters: dict[str, list[str]]) -> list[dict[str, Any]]:
+    from kedge.images.lookup import find
+    from kedge.images.stored import all_images
+
+    limits: dict[str, float] = {
+        key: find(store, filters[key][0]).created_at for key in ("before", "since") if key in filters
+    }
+    if options.repository:
+        filters.setdefault("reference", []).append(options.repository)
+    images = [image for image in all_images(store) if _matches(image, filters, limits)]
+    return [record_of(store, image, options.no_trunc) for image in images]
 
 
 def record_of(store: "Store", image: "StoredImage", full: bool) -> dict[str, Any]:

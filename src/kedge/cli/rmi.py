@@ -11,7 +11,8 @@ def work(options: Options, console: Console) -> int:
     failed: KedgeError | None = None
     for name in options.image:
         try:
-            removed = remove(console.store(), name, force=options.force)
+            with console.store().lightened():
+                removed = remove(console.store(), name, force=options.force)
         except KedgeError as error:  # the others are removed all the same, as Docker does
             if not (options.force and isinstance(error, NotFound)):
                 failed = failed or error

@@ -14,6 +14,7 @@ from kedge.model import ops
 from kedge.model.errors import Conflict, InvalidInput, KedgeError, NotFound, StoreError
 from kedge.storage import ownership
 from kedge.storage.copy_selection import clean, expand
+from kedge.storage.disk import store_error
 from kedge.storage.ownership import Ids
 from kedge.storage.removal import remove_tree
 from kedge.storage.tree import Tree
@@ -28,9 +29,7 @@ _OF_THE_PATH = (errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, er
 def translated(error: OSError, path: str) -> KedgeError:
     """What an OSError at `path` of an image means to the user."""
     if error.errno in _NO_SPACE:
-        return StoreError(
-            f"cannot write {path}: {error.strerror}", hint="free some space, for example with `kedge prune`"
-        )
+        return store_error(error, f"write {path}")
     if error.errno == errno.ENOENT:
         return NotFound(f"{path}: not found")
     if error.errno in _OF_THE_PATH:

@@ -19,6 +19,8 @@ What was used through it is safe from every garbage collection until it is close
 """
 
 import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,8 +44,6 @@ from kedge.storage.unpacking import Fetch
 
 # Counting and collecting are not on the path of a build: kedge.storage.accounts and gc are imported when first needed.
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from kedge.storage.accounts import Accounts, Usage
     from kedge.storage.gc import Collector, Pruned, PruneOptions
 
@@ -131,25 +131,32 @@ class Store:
             sync_file_system(self.root)
         self._records.synced(written)
 
-    def forget_origins(self, origins: "Iterable[str]") -> int:
+    def forget_origins(self, origins: Iterable[str]) -> int:
         """Forget that layers could be had from these origins, and results that hang on it; how many results went."""
         from kedge.storage.lost import forget_origins
 
         return forget_origins(self._database, self.blobs, origins)
 
+    @contextmanager
+    def lightened(self) -> Iterator[None]:
+        """On a full disk, the space put aside is free in this block: for one who only looks or removes."""
+        with translated("use the space put aside"):
+            drop_ballast(self.root)
+        try:
+            yield
+        finally:
+            with translated("put space aside"):
+                take_ballast(self.root)
+
     def usage(self) -> "list[Usage]":
         """Everything on disk, most recently used first; the sizes add up to what `du` says of the root."""
-        with translated("look through the store"):
+        with self.lightened(), translated("look through the store"):
             return self._accounts.usage()
 
     def prune(self, options: "PruneOptions | None" = None) -> "Pruned":
         """Remove what nobody needs. Safe while builds run."""
-        with translated("prune the store"):
-            drop_ballast(self.root)
-            try:
-                return self._collector.prune(options)
-            finally:
-                take_ballast(self.root)
+        with self.lightened(), translated("prune the store"):
+            return self._collector.prune(options)
 
     def verify(self) -> list[str]:
         """Hash every blob again, check every record against the disk; one sentence for each fault."""

@@ -21,6 +21,7 @@ from kedge.model.errors import IntegrityError, StoreError
 from kedge.model.value import dataclass
 from kedge.storage import ownership
 from kedge.storage import tar_format as tar
+from kedge.storage.disk import store_error
 from kedge.storage.ownership import Ids, Policy, Record
 from kedge.storage.removal import remove_tree
 from kedge.storage.tar_format import Entry, malformed
@@ -94,8 +95,7 @@ def unpack(
 def _translated(error: Exception, entry: Entry) -> IntegrityError | StoreError:
     name = os.fsdecode(entry.name[:200])
     if isinstance(error, OSError) and error.errno in _OUR_FAULT:
-        hint = "free some space, for example with `kedge prune`" if error.errno in _NO_SPACE else ""
-        return StoreError(f"cannot unpack {name!r}: {error.strerror}", hint=hint)
+        return store_error(error, f"unpack {name!r}")
     reason = error.strerror if isinstance(error, OSError) else str(error)
     return IntegrityError(f"cannot unpack {name!r}: {reason}")
 
