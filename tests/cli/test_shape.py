@@ -101,6 +101,11 @@ def test_a_place_behind_the_text_shows_no_lines() -> None:
     assert error_at(99, 99)[0] == "ERROR: no such thing"
 
 
+def test_a_place_in_an_empty_file_is_named_once() -> None:
+    error = DockerfileError("no instructions", location=Location(SourceFile("Dockerfile", ""), 1, 1))
+    assert list(describe(error)) == ["ERROR: Dockerfile:1: no instructions"]
+
+
 def test_control_characters_of_the_users_text_do_not_reach_the_terminal() -> None:
     file = SourceFile("Dockerfile", "FROM \x1b[31mx\n")
     assert not any("\x1b" in line for line in describe(InvalidInput("bad", location=Location(file, 1, 1))))

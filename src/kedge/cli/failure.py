@@ -33,6 +33,8 @@ def describe(error: KedgeError) -> Iterator[str]:
 
 def excerpt(location: Location) -> Iterator[str]:
     """The text at fault between two rules: `Dockerfile:4`, and the lines, those at fault behind `>>>`."""
+    if not location.file.text:
+        return
     # Only line feeds count lines, as in the location: str.splitlines() would also count form feeds and their like.
     lines = location.file.text.removesuffix("\n").split("\n")
     if not 1 <= location.start <= len(lines):

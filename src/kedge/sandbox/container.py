@@ -1,4 +1,5 @@
-"""Containers of `kedge run` and of the service: a writable directory each, and a record on disk of what it is and whether it runs.
+"""Containers of `kedge run` and of the service: a writable directory each, and a record on disk of what it is and
+whether it runs.
 
 Owns `containers/` below a root, names, states and removal. Does not know images: the caller gives the layer
 directories.
@@ -153,7 +154,8 @@ class Containers:
                     link.unlink(missing_ok=True)  # left by a removal that was cut short
                 elif name:
                     raise Conflict(
-                        f"the container name {name} is in use by {holder[:12]}", hint="remove that container"
+                        f"the container name {name} is in use by {holder[:12]}",
+                        hint="Choose another name, or end that container.",
                     ) from None
         raise Conflict("no free container name was found")
 
