@@ -1,0 +1,141 @@
+"""The table of the Engine API, and the service over it.
+
+Owns which path is handled by what, and the order of start and stop. Does not know what handlers do.
+"""
+
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+from kedge.daemon.engine import (
+    attach,
+    build,
+    containers,
+    files,
+    images,
+    networks,
+    system,
+    transfers,
+    upgrade,
+)
+from kedge.daemon.engine.containers import unsupported
+from kedge.daemon.engine.routes import Authorize, Call, Route, Router, allow
+from kedge.daemon.engine.server import Server, listen
+from kedge.daemon.engine.service import Engine
+from kedge.daemon.engine.upgrade import BuildKit
+from kedge.model.settings import Settings
+
+
+def _no_swarm(call: Call) -> None:
+    call.exchange.json(503, {"message": "This node is not a swarm manager. Kedge has no swarm."})
+
+
+ROUTES = [
+    Route("GET", "/_ping", system.ping),
+    Route("HEAD", "/_ping", system.ping),
+    Route("GET", "/version", system.version),
+    Route("GET", "/info", system.info),
+    Route("GET", "/events", system.events),
+    Route("POST", "/auth", system.auth),
+    Route("GET", "/system/df", system.disk_usage),
+    # ---- builds
+    Route("POST", "/build", build.build_image, "stream"),
+    Route("POST", "/build/prune", images.prune_builds),
+    Route("POST", "/build/cancel", build.cancel_build),
+    Route("POST", "/session", upgrade.session),
+    Route("POST", "/grpc", upgrade.grpc),
+    # ---- images
+    Route("GET", "/images/json", images.list_images),
+    Route("GET", "/images/search", images.search),
+    Route("GET", "/images/get", transfers.save_images),
+    Route("POST", "/images/create", transfers.create_image, "stream"),
+    Route("POST", "/images/load", transfers.load_images, "stream"),
+    Route("POST", "/images/prune", images.prune_images),
+    Route("GET", "/images/{name...}/json", images.inspect_image),
+    Route("GET", "/images/{name...}/history", images.image_history),
+    Route("GET", "/images/{name...}/get", transfers.save_images),
+    Route("POST", "/images/{name...}/tag", images.tag_image),
+    Route("POST", "/images/{name...}/push", transfers.push_image, "stream"),
+    Route("DELETE", "/images/{name...}", images.remove_image),
+    Route("GET", "/distribution/{name...}/json", transfers.inspect_distribution),
+    # ---- containers
+    Route("GET", "/containers/json", containers.list_containers),
+    Route("POST", "/containers/create", containers.create),
+    Route("POST", "/containers/prune", containers.prune),
+    Route("GET", "/containers/{id}/json", containers.inspect),
+    Route("GET", "/containers/{id}/top", containers.top),
+    Route("GET", "/containers/{id}/logs", attach.logs),
+    Route("GET", "/containers/{id}/stats", containers.stats),
+    Route("GET", "/containers/{id}/changes", files.changes),
+    Route("GET", "/containers/{id}/export", files.export),
+    Route("POST", "/containers/{id}/start", containers.start),
+    Route("POST", "/containers/{id}/stop", containers.stop),
+    Route("POST", "/containers/{id}/restart", containers.restart),
+    Route("POST", "/containers/{id}/kill", containers.kill),
+    Route("POST", "/containers/{id}/wait", containers.wait),
+    Route("POST", "/containers/{id}/resize", containers.resize),
+    Route("POST", "/containers/{id}/rename", containers.rename),
+    Route("POST", "/containers/{id}/attach", attach.attach),
+    Route("DELETE", "/containers/{id}", containers.remove),
+    Route("HEAD", "/containers/{id}/archive", files.stat_path),
+    Route("GET", "/containers/{id}/archive", files.get_archive),
+    Route("PUT", "/containers/{id}/archive", files.put_archive, "stream"),
+    Route("POST", "/containers/{id}/exec", attach.exec_create),
+    Route("POST", "/exec/{id}/start", attach.exec_start),
+    Route("POST", "/exec/{id}/resize", attach.exec_resize),
+    Route("GET", "/exec/{id}/json", attach.exec_inspect),
+    # ---- networks and volumes
+    Route("GET", "/networks", networks.list_networks),
+    Route("GET", "/networks/{id}", networks.inspect_network),
+    Route("POST", "/networks/prune", networks.nothing_pruned("NetworksDeleted")),
+    Route("GET", "/volumes", networks.list_volumes),
+    Route("GET", "/volumes/{id}", networks.inspect_volume),
+    Route("POST", "/volumes/prune", networks.nothing_pruned("VolumesDeleted")),
+    # ---- what Kedge has not
+    Route("POST", "/containers/{id}/pause", unsupported("pausing containers is")),
+    Route("POST", "/containers/{id}/unpause", unsupported("pausing containers is")),
+    Route("POST", "/containers/{id}/update", unsupported("changing a container's limits is")),
+    Route("GET", "/containers/{id}/attach/ws", unsupported("attaching by WebSocket is")),
+    Route("POST", "/commit", unsupported("making images of containers is")),
+    Route("POST", "/networks/create", unsupported("networks of one's own are")),
+    Route("POST", "/networks/{id}/{action}", unsupported("networks of one's own are")),
+    Route("DELETE", "/networks/{id}", unsupported("networks of one's own are")),
+    Route("POST", "/volumes/create", unsupported("volumes are")),
+    Route("DELETE", "/volumes/{id}", networks.inspect_volume),
+    Route("GET", "/plugins", lambda call: call.exchange.json(200, [])),
+    *(Route("GET", f"/{name}", _no_swarm) for name in ("swarm", "nodes", "services", "tasks", "secrets", "configs")),
+]
+
+
+class EngineService:
+    """The Engine API on listening sockets. `run` serves until `stop`; `close` ends containers and connections."""
+
+    def __init__(
+        self,
+        root: Path | None,
+        settings: Settings,
+        listeners: Sequence[socket.socket],
+        buildkit: BuildKit | None = None,
+        authorize: Authorize = allow,
+    ) -> None:
+        self.engine = Engine(root, settings, buildkit)
+        self.server = Server(list(listeners), Router(self.engine, ROUTES, authorize))
+
+    @classmethod
+    def at(cls, path: Path, root: Path | None, settings: Settings, buildkit: BuildKit | None = None) -> "EngineService":
+        """A service with a socket of its own."""
+        return cls(root, settings, [listen(path)], buildkit)
+
+    def run(self) -> None:
+        """Serve until `stop`."""
+        self.server.run()
+
+    def stop(self) -> None:
+        """Let `run` return; may be called from a signal handler."""
+        self.server.stop()
+
+    def close(self, patience: float = 10.0) -> None:
+        """End containers, then connections."""
+        self.server.stop()
+        self.engine.close()
+        self.server.close(patience)

@@ -1,0 +1,300 @@
+"""Streams between a container's processes and a client's socket: attach, exec, logs.
+
+Owns Docker's framing (a header of stream and length before each piece, none with a terminal), detach keys, and the two
+directions of one connection. Does not know where bytes come from.
+"""
+
+import select
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+from kedge.containers.log import LogLine
+from kedge.containers.streams import Streams
+from kedge.daemon.engine.containers import described, known, layers_of
+from kedge.daemon.engine.fields import Fields
+from kedge.daemon.engine.http import Exchange
+from kedge.daemon.engine.routes import Call
+from kedge.model.errors import InvalidInput, Unsupported
+
+RAW: Final = "application/vnd.docker.raw-stream"
+FRAMED: Final = "application/vnd.docker.multiplexed-stream"
+_PIECE: Final = 1 << 16
+_DETACH: Final = "ctrl-p,ctrl-q"
+
+
+def framed(stream: int, data: bytes) -> bytes:
+    """A piece with Docker's header."""
+    return struct.pack(">BxxxI", stream, len(data)) + data
+
+
+def kind_of(call: Call, terminal: bool) -> str:
+    """The media type of the answer; clients before 1.42 know one word for both."""
+    return FRAMED if not terminal and call.version >= (1, 42) else RAW
+
+
+class Line:
+    """One client's connection on the streams of a process, from `join` to `serve`'s end."""
+
+    def __init__(self, exchange: Exchange, streams: Streams, wanted: set[int]) -> None:
+        self._exchange, self._streams, self._wanted = exchange, streams, wanted
+        self._connection: socket.socket | None = None
+        self._sending = threading.Lock()
+        self._detached = threading.Event()
+        self._sending.acquire()  # nothing is sent before the client knows that it is attached
+        self._key = streams.attach(self._send)
+
+    def join(self, kind: str) -> None:
+        """Take the connection over; what the process said since this Line was made comes first."""
+        try:
+            self._connection = self._exchange.hijack(kind)
+        finally:
+            self._sending.release()
+
+    def send(self, stream: int, data: bytes) -> None:
+        """Send something else than the process's own words."""
+        self._send(stream, data)
+
+    def _send(self, stream: int, data: bytes) -> None:
+        if stream not in self._wanted:
+            return
+        with self._sending:
+            if self._connection is None:
+                raise OSError("not attached")
+            self._connection.sendall(data if self._streams.terminal else framed(stream, data))
+
+    def serve(self, stdin: bool, detach_keys: str) -> None:
+        """Carry bytes until the process has ended, or the client went or wants no more."""
+        connection = self._connection
+        assert connection is not None
+        keys = read_keys(detach_keys) if self._streams.terminal else b""
+        reader = threading.Thread(target=self._read, args=(connection, stdin, keys), name="stdin", daemon=True)
+        reader.start()
+        poll = select.poll()
+        poll.register(connection, 0)  # tells of POLLHUP: closed in both directions
+        try:
+            while not self._streams.ended.wait(0.25) and not self._detached.is_set():
+                if poll.poll(0) or (self._exchange.stopping.is_set() and self._streams.ended.is_set()):
+                    break
+        finally:
+            self._streams.detach(self._key)
+            with self._sending, suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        reader.join()
+
+    def _read(self, connection: socket.socket, stdin: bool, keys: bytes) -> None:
+        scan = KeyScan(keys)
+        data = self._exchange.early
+        with suppress(OSError):
+            while data or (data := connection.recv(_PIECE)):
+                data, detached = scan.feed(data)
+                if stdin:
+                    self._streams.write(data)
+                if detached:
+                    self._detached.set()
+                    return
+                data = b""
+        if stdin and not self._detached.is_set():
+            self._streams.end_of_client_input()
+
+
+class KeyScan:
+    """Looks for the detach keys in what is typed; holds back what may be their beginning."""
+
+    def __init__(self, keys: bytes) -> None:
+        self._keys, self._held = keys, b""
+
+    def feed(self, data: bytes) -> tuple[bytes, bool]:
+        """What to pass on, and whether the keys were pressed."""
+        if not self._keys:
+            return data, False
+        data, self._held = self._held + data, b""
+        before, found, _ = data.partition(self._keys)
+        if found:
+            return before, True
+        for length in range(len(self._keys) - 1, 0, -1):
+            if data.endswith(self._keys[:length]):
+                self._held = self._keys[:length]
+                return data[:-length], False
+        return data, False
+
+
+def read_keys(text: str) -> bytes:
+    """`ctrl-p,ctrl-q` as the bytes that a terminal sends for it. Raises InvalidInput."""
+    keys = bytearray()
+    for word in (text or _DETACH).split(","):
+        letter = word.removeprefix("ctrl-")
+        if len(letter) != 1 or not letter.isascii():
+            raise InvalidInput(f"invalid detach keys {text[:40]!r}")
+        keys.append(ord(letter.upper()) & 0x1F if word.startswith("ctrl-") else ord(letter))
+    return bytes(keys)
+
+
+# ---- attach ----------------------------------------------------------------------------------------------------------
+
+
+def attach(call: Call) -> None:
+    one = known(call)
+    asked = described(one)
+    terminal, interactive = asked.request.terminal, asked.request.interactive
+    keys = call.query("detachKeys")
+    read_keys(keys)
+    streams = call.engine.supervisor.streams_of(one, terminal, interactive, asked.once)
+    wanted = {stream for stream, name in ((1, "stdout"), (2, "stderr")) if call.flag(name)}
+    line = Line(call.exchange, streams, wanted)
+    line.join(kind_of(call, terminal))
+    if call.flag("logs"):
+        for entry in one.log.read():
+            if entry is not None:
+                line.send(entry.stream, entry.data)
+    if call.flag("stream"):
+        line.serve(call.flag("stdin") and interactive, keys)
+
+
+# ---- logs ------------------------------------------------------------------------------------------------------------
+
+
+def logs(call: Call) -> None:
+    one, exchange = known(call), call.exchange
+    wanted = {stream for stream, name in ((1, "stdout"), (2, "stderr")) if call.flag(name)}
+    if not wanted:
+        raise InvalidInput("Bad parameters: you must choose at least one stream")
+    terminal, stamps = described(one).request.terminal, call.flag("timestamps")
+    tail = call.query("tail")
+    exchange.begin(200, kind_of(call, terminal))
+    for line in one.log.read(
+        tail=int(tail) if tail.isdecimal() and len(tail) < 10 else None,
+        since=_nanoseconds(call.query("since")),
+        until=_nanoseconds(call.query("until")),
+        follow=call.flag("follow"),
+    ):
+        if line is None:
+            if exchange.is_gone() or exchange.stopping.is_set():
+                return
+        elif line.stream in wanted:
+            data = (_stamp(line) if stamps else b"") + line.data
+            exchange.write(data if terminal else framed(line.stream, data))
+    exchange.end()
+
+
+def _nanoseconds(text: str) -> int:
+    try:
+        moment = float(text or 0)
+    except ValueError:
+        raise InvalidInput(f"invalid time {text[:40]!r}") from None
+    return int(moment * 1e9) if 0 <= moment < 1 << 40 else 0
+
+
+def _stamp(line: LogLine) -> bytes:
+    second, rest = divmod(line.time, 1_000_000_000)
+    return (time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)) + f".{rest:09}Z ").encode()
+
+
+# ---- exec ------------------------------------------------------------------------------------------------------------
+
+
+def exec_create(call: Call) -> None:
+    from kedge.containers.request import process_of
+    from kedge.model.value import replace
+
+    one, body = known(call), call.fields
+    command = body.texts("Cmd", word=True) or ()
+    if not command:
+        raise InvalidInput("No exec command specified")
+    if body.flag("Privileged"):
+        raise Unsupported("privileged commands are not supported")
+    asked = described(one).request
+    wish = replace(
+        asked,
+        command=command,
+        entrypoint=(),
+        env=(*asked.env, *(body.texts("Env") or ())),
+        user=body.text("User") or asked.user,
+        workdir=body.text("WorkingDir") or asked.workdir,
+        terminal=body.flag("Tty"),
+    )
+    with call.engine.store() as store:
+        image, snapshot, _ = layers_of(store, one)
+        process = process_of(store, snapshot, image.config, wish, one.record.id[:12])
+    streams = Streams(wish.terminal, body.flag("AttachStdin"))
+    if not body.flag("AttachStdin"):
+        streams.close_input()
+    _set_size(streams, body)
+    made = call.engine.supervisor.prepare(one, process, streams, dict(body.raw))
+    call.exchange.json(201, {"Id": made.id})
+
+
+def _set_size(streams: Streams, body: Fields) -> None:
+    size = body.raw.get("ConsoleSize")
+    if isinstance(size, list) and len(size) == 2 and all(isinstance(n, int) and 0 < n < 1 << 16 for n in size):
+        streams.resize(size[0], size[1])
+
+
+def exec_start(call: Call) -> None:
+    supervisor, body = call.engine.supervisor, call.fields
+    each = supervisor.exec(call["id"])
+    _set_size(each.streams, body)
+    if body.flag("Detach"):
+        threading.Thread(target=supervisor.run_exec, args=(each,), name="exec", daemon=True).start()
+        call.exchange.send(200)
+        return
+    if each.started:
+        from kedge.model.errors import Conflict
+
+        raise Conflict(f"exec command {each.id} has run already")
+    settings = Fields(each.settings)
+    wanted = {stream for stream, name in ((1, "AttachStdout"), (2, "AttachStderr")) if settings.flag(name)}
+    line = Line(call.exchange, each.streams, wanted or {1, 2})
+    keys = settings.text("DetachKeys")
+    line.join(kind_of(call, each.streams.terminal))
+    runner = threading.Thread(target=_quietly(lambda: supervisor.run_exec(each)), name="exec", daemon=True)
+    runner.start()
+    line.serve(settings.flag("AttachStdin"), keys)
+
+
+def _quietly(do: Callable[[], object]) -> Callable[[], None]:
+    def run() -> None:
+        from kedge.model.errors import KedgeError
+
+        with suppress(KedgeError):
+            do()
+
+    return run
+
+
+def exec_inspect(call: Call) -> None:
+    each = call.engine.supervisor.exec(call["id"])
+    settings = Fields(each.settings)
+    call.exchange.json(
+        200,
+        {
+            "ID": each.id,
+            "ContainerID": each.container,
+            "Running": each.running,
+            "ExitCode": each.exit_code,
+            "Pid": each.pid,
+            "OpenStdin": settings.flag("AttachStdin"),
+            "OpenStdout": settings.flag("AttachStdout"),
+            "OpenStderr": settings.flag("AttachStderr"),
+            "CanRemove": False,
+            "DetachKeys": settings.text("DetachKeys"),
+            "ProcessConfig": {
+                "tty": each.process.terminal,
+                "entrypoint": each.process.args[0],
+                "arguments": list(each.process.args[1:]),
+                "privileged": False,
+            },
+        },
+    )
+
+
+def exec_resize(call: Call) -> None:
+    rows, columns = call.number("h"), call.number("w")
+    if not (0 <= rows < 1 << 16 and 0 <= columns < 1 << 16):
+        raise InvalidInput("a terminal's size is out of range")
+    call.engine.supervisor.exec(call["id"]).streams.resize(rows, columns)
+    call.exchange.send(200)

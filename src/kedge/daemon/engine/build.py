@@ -1,0 +1,196 @@
+"""`POST /build`: a build of the classic kind, from a tar or a URL to an image in the store.
+
+Owns the query's parameters and the messages. Builds for BuildKit's clients come over `/grpc`. Does not know how
+anything is built.
+"""
+
+import threading
+from contextlib import suppress
+from typing import Any, Final
+
+from kedge.builder.course import build
+from kedge.builder.request import BuildRequest
+from kedge.daemon.engine.classic import ClassicProgress
+from kedge.daemon.engine.create import _hosts, _ulimit
+from kedge.daemon.engine.credentials import from_config
+from kedge.daemon.engine.fields import Fields, json_object
+from kedge.daemon.engine.messages import Messages
+from kedge.daemon.engine.routes import Call
+from kedge.model.digest import hex_part
+from kedge.model.errors import InvalidInput, StepFailed, Unsupported
+from kedge.model.event import silent
+from kedge.model.reference import parse_reference
+from kedge.session.local import LocalSession
+
+_NETWORKS: Final[dict[str, Any]] = {
+    "": "", "default": "", "bridge": "", "host": "host", "none": "none",
+}  # fmt: skip
+
+
+class Builds:
+    """Builds under way that a client has given an id, to be cancelled by it."""
+
+    def __init__(self) -> None:
+        self._stops: dict[str, Any] = {}
+        self._lock = threading.Lock()
+
+    def note(self, id: str, stop: Any) -> None:
+        with self._lock:
+            self._stops[id] = stop
+
+    def forget(self, id: str) -> None:
+        with self._lock:
+            self._stops.pop(id, None)
+
+    def cancel(self, id: str) -> None:
+        with self._lock:
+            stop = self._stops.get(id)
+        if stop is not None:
+            stop()
+
+
+_builds: Final = Builds()
+
+
+def build_image(call: Call) -> None:
+    if call.query("version") == "2":
+        raise Unsupported(
+            "builds by BuildKit come over /grpc here, as buildx makes them",
+            hint="Install the buildx plugin, or set DOCKER_BUILDKIT=0",
+        )
+    request = read_request(call)
+    session = LocalSession(credentials=from_config(call.header("x-registry-config")))
+    exchange, id = call.exchange, call.query("buildid")
+    stop = _Stop()
+    if id:
+        _builds.note(id, stop)
+    try:
+        with Messages(exchange) as messages, exchange.watched(stop):
+            _build(call, request, session, messages, stop)
+    finally:
+        _builds.forget(id)
+
+
+class _Stop:
+    """Stops the build, now or as soon as it can be stopped."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._stop: Any = None
+        self._asked = False
+
+    def bind(self, stop: Any) -> None:
+        with self._lock:
+            self._stop, asked = stop, self._asked
+        if asked:
+            stop()
+
+    def __call__(self) -> None:
+        with self._lock:
+            self._asked, stop = True, self._stop
+        if stop is not None:
+            stop()
+
+
+def _build(call: Call, request: BuildRequest, session: LocalSession, messages: Messages, stop: _Stop) -> None:
+    quiet = call.flag("q")
+    progress = ClassicProgress(messages.stream, request.target)
+    try:
+        result = build(request, session, silent if quiet else progress, stop.bind)
+    except StepFailed as error:
+        progress.fail()
+        raise _as_classic(error) from None
+    except BaseException:
+        progress.fail()
+        raise
+    if quiet:
+        messages.stream(f"{result.id}\n")
+    else:
+        progress.finish()
+        messages(aux={"ID": result.id})
+        messages.stream(f"Successfully built {hex_part(result.id)[:12]}\n")
+        for name in result.tags:
+            messages.stream(f"Successfully tagged {parse_reference(name).familiar}\n")
+    call.engine.events.tell("image", "build", result.id, {"name": result.id})
+
+
+def _as_classic(error: StepFailed) -> StepFailed:
+    """In the classic builder's words."""
+    command = error.message
+    if error.location is not None:
+        lines = error.location.file.text.split("\n")[error.location.start - 1 : error.location.end]
+        text = " ".join(" ".join(line.rstrip("\\").split()) for line in lines)
+        if text.upper().startswith("RUN "):
+            command = f"The command '/bin/sh -c {text[4:].strip()}' returned a non-zero code: {error.exit_code}"
+    return StepFailed(command, exit_code=error.exit_code)
+
+
+def read_request(call: Call) -> BuildRequest:
+    """The build that the query asks for. Raises InvalidInput, Unsupported."""
+    if call.flag("squash"):
+        raise Unsupported("squash is not supported: multi-stage builds make lean images")
+    outputs = call.query("outputs")
+    if outputs and outputs != "null":
+        raise Unsupported("the classic builder has no outputs: use buildx")
+    network = call.query("networkmode")
+    if network not in _NETWORKS:
+        raise Unsupported(f"network {network[:60]!r} is not supported: there are default, host and none")
+    period, quota = call.number("cpuperiod"), call.number("cpuquota")
+    host = {"ExtraHosts": list(call.queries("extrahosts"))}
+    context: Any = call.exchange
+    remote = call.query("remote")
+    if remote:
+        context = _remote(remote)
+    return BuildRequest(
+        context=context,
+        dockerfile=call.query("dockerfile"),
+        target=call.query("target"),
+        tags=tuple(str(parse_reference(name)) for name in call.queries("t") if name),
+        build_args=_pairs(call.query("buildargs"), "buildargs"),
+        labels=_pairs(call.query("labels"), "labels"),
+        platforms=(call.query("platform"),) if call.query("platform") else (),
+        no_cache=call.flag("nocache"),
+        pull=call.flag("pull"),
+        network=_NETWORKS[network],
+        entitlements=("network.host",) if network == "host" else (),
+        add_hosts=_hosts(Fields(host)),
+        shm_size=max(0, call.number("shmsize")),
+        ulimits=tuple(_ulimit(each) for each in _ulimits(call.query("ulimits"))),
+        memory=max(0, call.number("memory")),
+        cpus=quota / (period or 100_000) if quota > 0 else 0.0,
+        cgroup_parent=call.query("cgroupparent"),
+        store=call.engine.root,
+    )
+
+
+def _ulimits(text: str) -> list[Fields]:
+    if not text or text == "null":
+        return []
+    return json_object(f'{{"ulimits":{text}}}', "ulimits").objects("ulimits")
+
+
+def _pairs(text: str, name: str) -> tuple[tuple[str, str], ...]:
+    """A JSON object of strings. An argument without a value is one that the client's environment does not set."""
+    fields = json_object("" if text == "null" else text, name)
+    given = Fields({key: value for key, value in fields.raw.items() if value is not None})
+    return tuple(sorted(Fields({name: given.raw}).mapping(name).items()))
+
+
+def _remote(text: str) -> str:
+    """A URL of a tar, a Dockerfile or a git repository: never a path of this machine."""
+    from kedge.dockerfile.gitref import parse_git_reference
+
+    if text.startswith(("http://", "https://")):
+        return text
+    with suppress(InvalidInput):
+        if parse_git_reference(text, context=True) is not None and not text.startswith((".", "/", "file:")):
+            return text
+    raise InvalidInput(f"remote context {text[:200]!r} is no URL")
+
+
+def cancel_build(call: Call) -> None:
+    id = call.query("id")
+    if not id:
+        raise InvalidInput("build ID not provided")
+    _builds.cancel(id)
+    call.exchange.send(204)

@@ -1,0 +1,87 @@
+"""Connections that stop being HTTP and become BuildKit's: `/session` and `/grpc`.
+
+Owns the handing over. What is spoken then is the business of `daemon.buildkit`.
+"""
+
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import Protocol
+
+from kedge.daemon.engine.http import Peer
+from kedge.daemon.engine.routes import Call
+from kedge.model.errors import InvalidInput, Unsupported
+
+_PIECE = 1 << 16
+
+
+class BuildKit(Protocol):
+    """BuildKit's side of the service. Blocking; any thread may call."""
+
+    def session(self, metadata: Sequence[tuple[str, str]], peer: Peer, incoming: Iterator[bytes]) -> Iterator[bytes]:
+        """Be the other side of a session that a client opened, until it ends. Raises InvalidInput, Conflict."""
+        ...
+
+    def serve(self, connection: socket.socket, peer: Peer) -> None:
+        """Speak gRPC on a connected socket, for that peer, until it ends; closes the socket."""
+        ...
+
+
+def session(call: Call) -> None:
+    buildkit = _required(call)
+    exchange = call.exchange
+    metadata = [(key, value) for key, values in exchange.headers.items() for value in values.split(", ")]
+    joined = threading.Event()
+
+    def incoming() -> Iterator[bytes]:
+        joined.wait()
+        if early := exchange.early:
+            yield early
+        with suppress(OSError):
+            while data := exchange.connection.recv(_PIECE):
+                yield data
+
+    outgoing = buildkit.session(metadata, exchange.peer, incoming())
+    connection = exchange.hijack("")
+    joined.set()
+    with suppress(OSError):
+        for data in outgoing:
+            connection.sendall(data)
+
+
+def grpc(call: Call) -> None:
+    buildkit = _required(call)
+    exchange = call.exchange
+    connection = exchange.hijack("")
+    ours, theirs = socket.socketpair()
+    threading.Thread(target=buildkit.serve, args=(theirs, exchange.peer), name="grpc", daemon=True).start()
+    with ours:
+        if early := exchange.early:
+            ours.sendall(early)
+        splice(connection, ours)
+
+
+def splice(one: socket.socket, other: socket.socket) -> None:
+    """Carry bytes both ways until either side ends."""
+
+    def carry(source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(_PIECE):
+                target.sendall(data)
+        for each in (source, target):
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    thread = threading.Thread(target=carry, args=(other, one), name="splice", daemon=True)
+    thread.start()
+    carry(one, other)
+    thread.join()
+
+
+def _required(call: Call) -> BuildKit:
+    if call.engine.buildkit is None:
+        raise Unsupported("this service was started without BuildKit's API")
+    if call.header("upgrade").lower() != "h2c":
+        raise InvalidInput("expected an upgrade to h2c")
+    return call.engine.buildkit
