@@ -105,9 +105,9 @@ def assemble(
     no document anywhere. Raises IntegrityError, StoreError.
     """
     oci = options.oci_types is not False
-    diffs = _each(store, stage, lambda layer: store.layers.diff_id(layer, clamp=stage.clamp)[0])
-    blobs = _each(store, stage, lambda layer: _layer_descriptor(store, layer, stage, options, compression, progress))
-    config = complete_config(stage, diffs)
+    made = _each(store, stage, lambda layer: _layer(store, layer, stage, options, compression, progress))
+    blobs = [blob for blob, _ in made]
+    config = complete_config(stage, [diff_id for _, diff_id in made])
     config_document = document(OCI_CONFIG if oci else DOCKER_CONFIG, config.to_bytes())
     manifest = Manifest(
         config_document.descriptor,
@@ -128,6 +128,22 @@ def _each(store: Store, stage: Stage, function: Callable[[Layer], T]) -> list[T]
 
     with ThreadPoolExecutor(thread_name_prefix="layers") as pool:
         return list(pool.map(function, stage.snapshot))
+
+
+def _layer(
+    store: Store,
+    layer: Layer,
+    stage: Stage,
+    options: ImageOptions,
+    compression: Compression | None,
+    progress: Progress | None,
+) -> tuple[Descriptor, Digest]:
+    """A layer's blob and diff id. That of eStargz is its own: the table of contents is part of its tar."""
+    if options.compression == "estargz" and (options.force_compression or not store.layers.info(layer).sources):
+        made = store.layers.estargz(layer, options.level, clamp=stage.clamp, progress=progress)
+        return made.descriptor, made.diff_id
+    blob = _layer_descriptor(store, layer, stage, options, compression, progress)
+    return blob, store.layers.diff_id(layer, clamp=stage.clamp)[0]
 
 
 def _layer_descriptor(

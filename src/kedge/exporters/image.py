@@ -106,7 +106,7 @@ def export_image(store: Store, stages: Sequence[Stage], options: ImageOptions, s
 
 
 def layer_compression(options: ImageOptions) -> Compression | None:
-    """The compression that the options ask for; eStargz is gzip to all who do not look for its index."""
+    """The compression that the options ask for; `assemble` makes eStargz, which is gzip to all others."""
     return "gzip" if options.compression == "estargz" else options.compression
 
 

@@ -63,7 +63,7 @@ class ImageStore:
             return rows.execute("DELETE FROM images WHERE name = ?", (name,)).rowcount == 1
 
     def add_referrer(self, subject: Digest, manifest: Descriptor) -> None:
-        """Remember a manifest, whose blobs are in the store, that is about another one. It stays as long as that is held."""
+        """Remember a manifest, whose blobs are in the store, that is about another one: held as long as that is."""
         text = json.dumps(manifest.to_json())
         with self._database.transaction(durable=True) as rows:
             rows.execute("INSERT OR REPLACE INTO referrers VALUES (?, ?, ?)", (subject, manifest.digest, text))

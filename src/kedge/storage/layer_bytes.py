@@ -4,13 +4,17 @@ Owns the choice between what came with a layer, what was made before and what mu
 (`packing`), tar (`tar_write`) or how directories come about.
 """
 
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from kedge.model.digest import Digest
+from kedge.model.errors import KedgeError
 from kedge.model.graph import Layer
-from kedge.model.image import COMPRESSION_OF, OCI_LAYER, Descriptor
+from kedge.model.image import COMPRESSION_OF, OCI_LAYER, OCI_LAYER_GZIP, Descriptor
+from kedge.model.value import dataclass, replace
 from kedge.storage.blobs import BlobStore
 from kedge.storage.layer_records import LayerInfo, LayerRecords, tar_form
 from kedge.storage.locks import Locks
@@ -21,6 +25,29 @@ if TYPE_CHECKING:
 
 Compression: TypeAlias = Literal["gzip", "zstd", "uncompressed"]
 _CHUNK = 1 << 20
+
+
+# The forms that an eStargz layer is remembered by: its blob, its tar, which has the table in it, and the table.
+_ESTARGZ = ("estargz", "estargz-tar", "estargz-toc")
+
+
+@dataclass(frozen=True, slots=True)
+class Estargz:
+    """A layer in eStargz form: its blob, digest and size of its own tar, and the digest of its table of contents."""
+
+    blob: Descriptor
+    diff_id: Digest
+    size: int
+    toc: Digest
+
+    @property
+    def descriptor(self) -> Descriptor:
+        """The blob, with the annotations by which lazy readers know the form and check the table."""
+        notes = {
+            "containerd.io/snapshot/stargz/toc.digest": str(self.toc),
+            "io.containers.estargz.uncompressed-size": str(self.size),
+        }
+        return replace(self.blob, annotations=tuple(notes.items()))
 
 
 class LayerBytes:
@@ -78,6 +105,56 @@ class LayerBytes:
                 return made
             return self._make(info, compression, level, clamp, progress)
 
+    def estargz(self, layer: Layer, level: int | None, clamp: int | None, progress: Progress | None) -> Estargz:
+        from kedge.storage.packing import check_level
+
+        check_level("gzip", level)
+        info = self._records.info(layer)
+        if info.declared:
+            clamp = None
+        form = f"{'' if level is None else level}:{'' if clamp is None else clamp}"
+        with self._locks.held(f"form:{layer}:estargz:{form}"):
+            blob, plain, toc = (self._records.form(layer, f"{part}:{form}") for part in _ESTARGZ)
+            if not (blob and plain and toc and self._blobs.has(blob.digest)):
+                blob, plain, toc = self._make_estargz(info, level, clamp, form, progress)
+        return Estargz(blob, plain.digest, plain.size, toc.digest)
+
+    def _make_estargz(
+        self, info: LayerInfo, level: int | None, clamp: int | None, form: str, progress: Progress | None
+    ) -> tuple[Descriptor, Descriptor, Descriptor]:
+        """Write the form from the layer's tar, which comes through a pipe from a thread of its own."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        from kedge.storage.estargz import write_estargz
+        from kedge.storage.packing import Packer
+
+        read, write = os.pipe()
+
+        def feed() -> None:
+            with open(write, "wb", buffering=_CHUNK) as pipe, Packer(pipe, "uncompressed", None) as packer:
+                self._feed(info, packer, clamp, progress)
+
+        with self._blobs.writer() as writer, ThreadPoolExecutor(1, "kedge-estargz") as pool:
+            with open(read, "rb", buffering=_CHUNK) as stream:
+                feeding = pool.submit(feed)
+                try:
+                    written = write_estargz(stream, writer, level)
+                    while stream.read(_CHUNK):
+                        pass
+                except KedgeError:
+                    stream.close()  # a feed that nobody reads ends with it
+                    with suppress(BrokenPipeError):
+                        feeding.result()  # what went wrong first
+                    raise
+            feeding.result()
+            size = writer.offset
+            made = Descriptor(OCI_LAYER_GZIP, writer.commit(), size)
+        plain = Descriptor(OCI_LAYER, written.diff_id, written.size)
+        toc = Descriptor("application/json", written.toc, written.toc_size)
+        forms = {f"{part}:{form}": one for part, one in zip(_ESTARGZ, (made, plain, toc), strict=True)}
+        self._records.remember_forms(info.id, forms)
+        return made, plain, toc
+
     def packed(
         self, digest: Digest, compression: Compression, level: int | None, progress: Progress | None
     ) -> Descriptor | None:
@@ -129,10 +206,14 @@ class LayerBytes:
         """Make a blob that was made of a layer before, and is gone; False when that cannot be done."""
         for layer, form in self._records.forms_of_blob(digest):
             info = self._records.info(layer)
-            if info.ready and not info.declared:
+            kind, _, rest = form.partition(":")
+            if kind == _ESTARGZ[0]:
+                level, _, clamp = rest.partition(":")
+                self._make_estargz(info, _number(level), _number(clamp), rest, None)
+            elif info.ready and not info.declared and kind not in _ESTARGZ:
                 self._make(info, *_parse_form(form), None)
-                if self._blobs.has(digest):
-                    return True
+            if self._blobs.has(digest):
+                return True
         return False
 
     def _feed(self, info: LayerInfo, packer: "Packer", clamp: int | None, progress: Progress | None) -> None:
@@ -174,7 +255,11 @@ def _form(compression: Compression, level: int | None, clamp: int | None) -> str
 def _parse_form(form: str) -> tuple[Compression, int | None, int | None]:
     kind, level, clamp = form.split(":") if form.count(":") == 2 else ("uncompressed", "", form.partition(":")[2])
     compression: Compression = "gzip" if kind == "gzip" else "zstd" if kind == "zstd" else "uncompressed"
-    return compression, int(level) if level else None, int(clamp) if clamp else None
+    return compression, _number(level), _number(clamp)
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text else None
 
 
 def _size_of(info: LayerInfo) -> int:

@@ -21,7 +21,7 @@ from kedge.storage import overlay
 from kedge.storage.blobs import BlobStore
 from kedge.storage.budget import Budget
 from kedge.storage.drafts import Draft
-from kedge.storage.layer_bytes import Compression, LayerBytes
+from kedge.storage.layer_bytes import Compression, Estargz, LayerBytes
 from kedge.storage.layer_records import Declared, LayerInfo, LayerRecords, State
 from kedge.storage.locks import Lease, Locks
 from kedge.storage.tree import Filter, Tree
@@ -176,6 +176,12 @@ class LayerStore:
         and the options. Raises InvalidInput for a level that is none.
         """
         return self._bytes.blob(self._materialized(layer), compression, level, clamp, force, progress)
+
+    def estargz(
+        self, layer: Layer, level: int | None = None, *, clamp: int | None = None, progress: Progress | None = None
+    ) -> Estargz:
+        """The layer in eStargz form, whose tar is another than the layer's own: made once, in one pass, remembered."""
+        return self._bytes.estargz(self._materialized(layer), level, clamp, progress)
 
     def packed(
         self, diff_id: Digest, compression: Compression, level: int | None = None, *, progress: Progress | None = None
