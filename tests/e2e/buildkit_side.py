@@ -3,6 +3,7 @@
 Opt-in. KEDGE_BUILDCTL and KEDGE_BUILDKITD name the programs, else PATH is searched; runc must be installed.
 """
 
+import json
 import os
 import re
 import shutil
@@ -120,6 +121,9 @@ def contexts(request: BuildRequest) -> list[str]:
         if source.startswith("oci-layout://"):
             path, mark, which = re.fullmatch(r"oci-layout://(.*?)([:@])([^/]*)", source).groups()  # type: ignore[union-attr]
             words += ["--oci-layout", f"layout{number}={path}"]
+            if mark == ":":  # buildctl wants to be told what clients read from the layout
+                (entry,) = json.loads((Path(path) / "index.json").read_text())["manifests"]
+                mark, which = "@", entry["digest"]
             source = f"oci-layout://layout{number}{mark}{which}"
         elif "://" not in source and not source.startswith("target:"):
             words += ["--local", f"named{number}={source}"]

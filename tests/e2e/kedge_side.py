@@ -16,7 +16,6 @@ from kedge.session.local import LocalSession
 from tests.e2e.casefile import Case
 from tests.e2e.world import World
 
-
 OLD = 1_500_000_000  # file times after it are lowered to it; those before, which come from the cases' data, are kept
 
 

@@ -1,4 +1,4 @@
-"""What all cases share: base images in a registry, an HTTP server with files, archives and git repositories, an SSH key.
+"""What all cases share: base images in a registry, an HTTP server with files, archives and git, an SSH key.
 
 Everything is made of fixed bytes, times and owners, so that names derived from content (checksums, commits) can stand
 in the cases. Only the server's port and the base's digest differ from run to run; see `World.fill`.
@@ -31,8 +31,8 @@ SERVER = "http://server"  # how cases write the address of the loopback server
 ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
 USERS = "root:x:0:0:root:/root:/bin/sh\nbob:x:1234:1235::/home/bob:/bin/sh\nalice:x:2000:2001::/home/alice:/bin/sh\n"
 GROUPS = "root:x:0:\nbob:x:1235:\nalice:x:2001:\nwheel:x:10:bob\nstaff:x:50:alice\n"
-APPLETS = """sh [ cat chmod chown cp dd echo env expr false find grep head id ip ln ls mkdir mkfifo mknod mount mv nc printf
-pwd readlink rm rmdir sed sleep sort stat tail tar test touch tr true umount uname wc wget xargs""".split()
+APPLETS = """sh [ cat chmod chown cp cut dd echo env expr false find grep head hostname id ip ln ls mkdir mkfifo mknod mount
+mv nc printf pwd readlink rm rmdir sed sleep sort stat tail tar test touch tr true umount uname wc wget xargs""".split()
 
 
 def compressed(data: bytes, kind: str) -> bytes:
@@ -227,7 +227,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.rfile.readline()
         return data
 
-    def _answer(self, status: int, data: bytes, headers: Mapping[str, str] = {}) -> None:  # noqa: B006
+    def _answer(self, status: int, data: bytes, headers: Mapping[str, str] = {}) -> None:
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
