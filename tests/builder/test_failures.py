@@ -71,6 +71,12 @@ def test_what_cannot_be_built_says_why(bench, dockerfile, kind, words):
     assert "Traceback" not in shown
 
 
+def test_a_name_that_is_none_is_told_before_anything_is_built(bench):
+    with pytest.raises(InvalidInput, match="a b"):
+        bench.build("FROM base\nRUN echo never", tags=("a b",))
+    assert bench.steps() == {}
+
+
 def test_a_missing_target_names_the_nearest(bench):
     with pytest.raises(NotFound) as raised:
         bench.build("FROM base AS runtime\nRUN true", target="runtme")

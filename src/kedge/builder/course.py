@@ -172,6 +172,10 @@ class _Course:
         """From the request to the files of its targets, or to the answer of its call."""
         parts, request = self.parts, self.parts.request
         parts.entitlements  # noqa: B018 - a wrong word is told before anything is done
+        if request.call == "build":
+            from kedge.builder.outputs import read_outputs
+
+            read_outputs(request)
         if request.attestations:
             from kedge.exporters.attest import read_attestations
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kedge.builder.parts import Parts
-from kedge.builder.request import BuiltImage, BuiltLayer, Output
+from kedge.builder.request import BuildRequest, BuiltImage, BuiltLayer, Output
 from kedge.builder.steps import step
 from kedge.dockerfile.lower import Target
 from kedge.exporters.assemble import Assembled, Stage
@@ -45,6 +45,12 @@ _TITLES = {
     "local": "exporting to client directory",
     "tar": "exporting to client tarball",
 }
+
+
+def read_outputs(request: BuildRequest) -> None:
+    """Raise what is wrong with the words of the outputs, such as a name that is none: before anything is built."""
+    for output in request.outputs or (Output("image"),):
+        _options(request, output)
 
 
 def export(parts: Parts, targets: Sequence[Target], snapshots: Sequence[Snapshot]) -> Built:
@@ -87,15 +93,18 @@ def _attestor(parts: Parts, targets: Sequence[Target], stages: Sequence[Stage]) 
 def _export(
     parts: Parts, output: Output, stages: list[Stage], work: Work, attestor: "Attestor | None"
 ) -> Exported | None:
-    request = parts.request
-    annotations = tuple(
-        (key if key.startswith("annotation") else _annotation(key), value) for key, value in request.annotations
-    )
-    options = read_options((*annotations, *output.attrs), request.tags)
+    options = _options(parts.request, output)
     if attestor and output.kind in _UNATTESTED:
         work.log(f"attestations are left out: an output of type {output.kind} has no place for them\n".encode())
         attestor = None
     return _EXPORTERS[output.kind](_Job(parts, output, stages, options, work, attestor))
+
+
+def _options(request: BuildRequest, output: Output) -> ImageOptions:
+    annotations = tuple(
+        (key if key.startswith("annotation") else _annotation(key), value) for key, value in request.annotations
+    )
+    return read_options((*annotations, *output.attrs), request.tags)
 
 
 def _annotation(key: str) -> str:
