@@ -159,8 +159,8 @@ def test_images_to_build_with() -> None:
 
 
 HOSTILE = (
-    '\n| |a|machine |machine a\n|default |url=https://a|_auth|token:|"auth":"|-----BEGIN |-----BEGIN PRIVATE KEY----- |A '
-    "|https://a:|password=|ghp_|xoxb-"
+    '\n| |a|machine |machine a\n|default |url=https://a|_auth|token:|"auth":"|-----BEGIN |-----BEGIN PRIVATE KEY----- '
+    "|A |https://a:|password=|ghp_|xoxb-"
 ).split("|")
 SUSPECTS = """
     id_rsa .netrc .npmrc .pypirc .aws/credentials .docker/config.json .kube/config .git/config .git-credentials .env
