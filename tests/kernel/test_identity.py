@@ -64,3 +64,11 @@ def test_subordinate_ranges_are_by_name_or_number_and_junk_is_skipped(tmp_path):
     file.write_text("root:100:5\n0:200:6\nnobody-else:1:1\n# comment\nroot:x:y\nroot:300:0\n\n")
     assert identity.subordinate_ids(str(file), 0) == [(100, 5), (200, 6)]
     assert identity.subordinate_ids(str(tmp_path / "none"), 0) == []
+
+
+def test_ids_that_are_granted_to_somebody_are_not_free(tmp_path):
+    subuid, subgid = tmp_path / "subuid", tmp_path / "subgid"
+    assert identity.free_subordinate_ids((str(subuid), str(subgid))) == 100_000
+    subuid.write_text("a:100000:65536\nnonsense\nb:165536:65536\n")
+    subgid.write_text("a:300000:10\n")
+    assert identity.free_subordinate_ids((str(subuid), str(subgid))) == 300_010

@@ -5,6 +5,7 @@ Owns entering a user namespace as an ordinary user. Does not know what the privi
 
 import os
 import pwd
+from collections.abc import Sequence
 from functools import cache
 
 from kedge.kernel import syscalls
@@ -66,14 +67,24 @@ def subordinate_ids(file: str, uid: int) -> list[tuple[int, int]]:
         names = {str(uid), pwd.getpwuid(uid).pw_name}
     except KeyError:
         names = {str(uid)}
+    return [(start, count) for owner, start, count in _granted(file) if owner in names]
+
+
+def free_subordinate_ids(files: Sequence[str] = ("/etc/subuid", "/etc/subgid")) -> int:
+    """The least id from which on no file grants any to anybody: who shares ids with others can write their files."""
+    return max([100_000, *(start + held for file in files for _, start, held in _granted(file))])
+
+
+def _granted(file: str) -> list[tuple[str, int, int]]:
+    """Owner, start and count of each range in the file; lines that are none do not count."""
     ranges = []
     try:
         with open(file) as lines:
             for line in lines:
                 owner, _, rest = line.strip().partition(":")
                 start, _, count = rest.partition(":")
-                if owner in names and start.isdigit() and count.isdigit() and int(count) > 0:
-                    ranges.append((int(start), int(count)))
+                if start.isdigit() and count.isdigit() and int(count) > 0:
+                    ranges.append((owner, int(start), int(count)))
     except OSError:
         return []
     return ranges

@@ -126,7 +126,9 @@ def _subordinate_ids() -> Check:
         return Check(name, False, "newuidmap is not installed: steps have one user id", "sudo apt-get install uidmap")
     uid = who.outer_uid
     if not identity.subordinate_ids("/etc/subuid", uid) or not identity.subordinate_ids("/etc/subgid", uid):
-        command = f"sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $(id -un {uid})"
+        first = identity.free_subordinate_ids()
+        ids = f"{first}-{first + 65535}"
+        command = f"sudo usermod --add-subuids {ids} --add-subgids {ids} $(id -un {uid})"
         return Check(
             name, False, f"user {uid} has no range in /etc/subuid and /etc/subgid: steps have one user id", command
         )
