@@ -12,7 +12,8 @@ from typing import Any, Final, Literal
 
 from kedge.builder.request import BuildRequest, CacheSpec, Lent
 from kedge.daemon.buildkit.errors import UnknownFrontendCap, UnknownSubrequest
-from kedge.model.errors import InvalidInput
+from kedge.dockerfile.gitref import parse_git_reference
+from kedge.model.errors import InvalidInput, Unsupported
 from kedge.model.ops import Pairs, Ulimit
 from kedge.model.value import dataclass, field
 
@@ -61,7 +62,7 @@ def read_attributes(attrs: Mapping[str, str]) -> Frontend:
         labels=tuple(sorted(_prefixed(attrs, "label:").items())),
         platforms=tuple(text for text in attrs.get("platform", "").split(",") if text),
         multi_platform=_multi_platform(attrs, args),
-        named_contexts=tuple(sorted(_prefixed(attrs, "context:").items())),
+        named_contexts=tuple(sorted(_named_contexts(_prefixed(attrs, "context:")).items())),
         no_cache=everything,
         no_cache_filter=stages,
         pull=_pull(attrs.get("image-resolve-mode", "")),
@@ -95,7 +96,31 @@ def _context(attrs: Mapping[str, str]) -> tuple[str | Lent | None, str]:
     text = attrs.get(attrs.get("contextkey", "context"), "")
     if text.startswith(UPLOAD):
         return None, text
-    return (text, "") if text else (Lent(), "")
+    if not text:
+        return Lent(), ""
+    if not text.startswith(("http://", "https://")) and parse_git_reference(text, context=True) is None:
+        raise InvalidInput(f"invalid context {text[:100]!r}: expected a git or http(s) URL")
+    return text, ""
+
+
+# What a named context may be. A bare path would be one of this machine's, which no client has any right to.
+_CONTEXT_KINDS: Final = ("docker-image", "oci-layout", "http", "https", "git", "ssh", "local", "input")
+
+
+def _named_contexts(contexts: Mapping[str, str]) -> dict[str, str]:
+    found = {}
+    for name, text in contexts.items():
+        kind, colon, rest = text.partition(":")
+        if not colon or (kind not in _CONTEXT_KINDS and parse_git_reference(text, context=True) is None):
+            raise InvalidInput(f"invalid context specifier {text[:100]} for {name[:100]}")
+        if kind in ("docker-image", "oci-layout", "local", "input"):
+            text = (
+                f"{kind}:{rest.removeprefix('//')}"
+                if kind in ("local", "input")
+                else f"{kind}://{rest.removeprefix('//')}"
+            )
+        found[name] = text
+    return found
 
 
 def _no_cache(attrs: Mapping[str, str]) -> tuple[bool, tuple[str, ...]]:
@@ -195,10 +220,16 @@ def _cache_imports(attrs: Mapping[str, str]) -> tuple[CacheSpec, ...]:
 
 
 def cache_spec(kind: str, attrs: Mapping[str, Any]) -> CacheSpec:
-    """One cache import or export."""
+    """One cache import or export. Raises Unsupported for a directory: it would be one of this machine's."""
+    if kind == "local":
+        raise Unsupported("caches of type local cannot go through the session yet", hint="Use type=registry.")
     return CacheSpec(kind, tuple(sorted((str(key), str(value)) for key, value in attrs.items())))
 
 
 def _attestations(attrs: Mapping[str, str]) -> Pairs:
     """`attest:KIND=…`, and the older spelling `build-arg:BUILDKIT_ATTEST_KIND`. `disabled=true` stays as it is."""
-    return tuple(sorted((key.lower(), value) for key, value in _prefixed(attrs, "attest:").items()))
+    found = {key.lower(): value for key, value in _prefixed(attrs, "attest:").items()}
+    # BuildKit's place for attestations is the index, where its clients look for them.
+    return tuple(
+        sorted((key, value if "form=" in value else f"{value},form=index".lstrip(",")) for key, value in found.items())
+    )

@@ -9,7 +9,6 @@ from typing import Any
 
 import grpc
 
-from kedge.daemon.buildkit.attributes import cache_spec
 from kedge.daemon.buildkit.config import ServiceConfig
 from kedge.daemon.buildkit.errors import Refused, answers, status_message, streams
 from kedge.daemon.buildkit.exporting import export
@@ -144,7 +143,7 @@ def _run(job: Job) -> dict[str, str]:
         result = solve_definition(job, request.Definition)
     else:
         result = job.wait_for_client()
-    return export(job, result, _exporters(request), tuple(cache_spec(e.Type, e.Attrs) for e in request.Cache.Exports))
+    return export(job, result, _exporters(request))
 
 
 def _exporters(request: Any) -> list[Any]:

@@ -6,14 +6,15 @@ Owns the exporters' names and attributes, and the answer that clients read. Does
 import base64
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
 from kedge.builder import course
-from kedge.builder.request import BuildRequest, CacheSpec, Output
+from kedge.builder.parts import Parts
+from kedge.builder.request import BuildRequest, Output
 from kedge.daemon.buildkit.jobs import Job, Outcome, Result
-from kedge.daemon.buildkit.solving import BASE_CONFIG, CONFIG, EPOCH, empty_target, platform_of
+from kedge.daemon.buildkit.solving import BASE_CONFIG, CONFIG, EPOCH, PLATFORMS, empty_target, platform_of
 from kedge.daemon.sessions.send import ByteSink, send_directory
 from kedge.dockerfile.target import Target
 from kedge.model.errors import InvalidInput, KedgeError
@@ -34,26 +35,29 @@ _KINDS: Final = {
 _TO_CLIENT: Final = ("oci", "docker", "tar")
 
 
-def export(job: Job, result: Result, exporters: Sequence[Any], cache_to: tuple[CacheSpec, ...]) -> dict[str, str]:
+def export(job: Job, result: Result, exporters: Sequence[Any]) -> dict[str, str]:
     """Make every output that is asked for; the answer is the exporters' response. Raises KedgeError."""
     for one in exporters:
         if one.Type not in _KINDS:
             raise InvalidInput(f"exporter {one.Type[:40]!r} could not be found")
     response: dict[str, str] = {}
     wanted = [(number, one) for number, one in enumerate(exporters) if _KINDS[one.Type] != "cacheonly"]
-    if wanted or cache_to:
-        solved = _solved(job, result)
-        for number, one in wanted:
-            response |= _export(job, solved, number, _KINDS[one.Type], dict(one.Attrs))
+    if wanted or job.cache_to:
+        response |= _export(job, result, wanted)
     response |= {k: v.decode(errors="replace") for k, v in result.metadata.items() if k.startswith("frontend.")}
     return response
 
 
-def _export(job: Job, solved: course.Solved, number: int, kind: str, attrs: dict[str, str]) -> dict[str, str]:
-    with _destination(job, number, kind, attrs) as destination:
-        output = Output(kind, tuple(sorted(attrs.items())), destination)
-        with job.parts(BuildRequest(outputs=(output,))) as parts:
-            made = course.export_solved(parts, solved)
+def _export(job: Job, result: Result, wanted: Sequence[tuple[int, Any]]) -> dict[str, str]:
+    parts, solved = _solved(job, result)
+    with ExitStack() as stack:
+        outputs = []
+        for number, one in wanted:
+            attrs, kind = dict(one.Attrs), _KINDS[one.Type]
+            destination = stack.enter_context(_destination(job, number, kind, attrs))
+            outputs.append(Output(kind, tuple(sorted(attrs.items())), destination))
+        request = replace(parts.request, outputs=tuple(outputs) or (Output("cacheonly"),), cache_to=job.cache_to)
+        made = course.export_solved(job.again(parts, request), solved)
     return _response(made.metadata)
 
 
@@ -91,15 +95,29 @@ def _response(metadata: Mapping[str, Any]) -> dict[str, str]:
 # ---- results as stages -----------------------------------------------------------------------------------------------
 
 
-def _solved(job: Job, result: Result) -> course.Solved:
+def _solved(job: Job, result: Result) -> tuple[Parts, course.Solved]:
+    """The stages to export, and the parts they were solved with, where it was one request that made all of them."""
     host = job.config.worker_platforms[0]
-    targets, snapshots = [], []
-    for key, outcome in sorted(result.outcomes.items()):
-        targets.append(_target(result, key, outcome, host))
-        snapshots.append(outcome.snapshot if outcome else ())
-    if not targets:
-        targets, snapshots = [_target(result, "", None, host)], [()]
-    return course.Solved(tuple(targets), tuple(snapshots))
+    outcomes = {key: result.outcomes[key] for key in _ordered(result)} or {"": None}
+    targets = tuple(_target(result, key, outcome, host) for key, outcome in outcomes.items())
+    snapshots = tuple(outcome.snapshot if outcome else () for outcome in outcomes.values())
+    origins = {outcome.origin if outcome else None for outcome in outcomes.values()}
+    origin = origins.pop() if len(origins) == 1 else None
+    if origin is not None and len(targets) == len(origin.solved.targets):
+        return origin.parts, replace(origin.solved, targets=targets, snapshots=snapshots)
+    request = BuildRequest(multi_platform=not result.is_single)
+    return job.parts(request), course.Solved(targets, snapshots)
+
+
+def _ordered(result: Result) -> list[str]:
+    """The keys of a result in the order of the platforms asked for."""
+    try:
+        told = json.loads(result.metadata.get(PLATFORMS, b"{}")).get("Platforms") or []
+        wanted = [str(one.get("ID")) for one in told]
+    except (ValueError, AttributeError, TypeError):
+        raise InvalidInput("failed to parse platforms passed to exporter") from None
+    keys = list(result.outcomes)
+    return sorted(keys, key=lambda key: wanted.index(key) if key in wanted else len(wanted))
 
 
 def _target(result: Result, key: str, outcome: Outcome | None, host: Platform) -> Target:

@@ -8,17 +8,19 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+from kedge.builder.course import Solved
 from kedge.builder.parts import Parts
 from kedge.builder.request import BuildRequest
+from kedge.daemon.buildkit.attributes import cache_spec
 from kedge.daemon.buildkit.config import ServiceConfig
 from kedge.daemon.buildkit.definition import decode_edge
 from kedge.daemon.buildkit.errors import NotGranted, Refused, UnknownRef
 from kedge.daemon.buildkit.progress import EventLog
+from kedge.daemon.sessions.layouts import LentLayouts
 from kedge.daemon.sessions.lent import LentSession
 from kedge.daemon.sessions.registry import ClientSession, Peer, Sessions
 from kedge.dockerfile.target import Target
@@ -27,6 +29,7 @@ from kedge.model.errors import Cancelled, Conflict
 from kedge.model.event import StatusEvent
 from kedge.model.graph import Snapshot
 from kedge.model.value import dataclass, field, replace
+from kedge.solver.trunk import Trunk
 from kedge.storage.store import Store
 
 _LONGEST_REF: Final = 256
@@ -36,10 +39,19 @@ _PATIENCE: Final = 10.0  # seconds that a listener waits for a build to be asked
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Something solved: a stage or graph, and its files."""
+    """Something solved: a stage or graph, and its files. `origin` is what it was solved with and as a part of."""
 
     target: Target
     snapshot: Snapshot
+    origin: "Origin | None" = None
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Origin:
+    """One solved request: its parts, still open, and all that it came to."""
+
+    parts: Parts
+    solved: Solved
 
 
 @dataclass
@@ -66,10 +78,11 @@ class Job:
         self.log = EventLog()
         self.results: dict[str, Outcome] = {}  # what the client knows by an id
         self.granted = self._grant(request.Entitlements)
+        self.cache_to = tuple(cache_spec(one.Type, one.Attrs) for one in request.Cache.Exports)
         self.returned: Result | BaseException | None = None  # what the client that drives the build returned
         self._changed = threading.Condition()
         self._stopped, self._finished = False, False
-        self._parts: set[Parts] = set()
+        self._parts: list[Parts] = []
         self._sessions, self._on_finish = sessions, registry
         self.store = Store.open(config.root)
         self.store.protect()
@@ -99,27 +112,33 @@ class Job:
 
     # ---- solving -----------------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def parts(self, request: BuildRequest) -> Iterator[Parts]:
-        """The parts of one piece of the build, which `stop` stops. Its events are the build's."""
+    def parts(self, request: BuildRequest) -> Parts:
+        """The parts of one piece of the build, open until the build ends; `stop` stops them. Raises Cancelled."""
         request = replace(
             request,
             store=self.store.root,
             entitlements=self.granted,
             max_parallelism=self.config.max_parallelism,
         )
-        with Parts(request, self.lent, self.log.report) as parts:
-            parts.settings = self.config.settings
-            parts.decode = decode_edge
-            with self._changed:
-                if self._stopped:
-                    raise Cancelled("the build was stopped")
-                self._parts.add(parts)
-            try:
-                yield parts
-            finally:
-                with self._changed:
-                    self._parts.discard(parts)
+        parts = Parts(request, self.lent, self.log.report)
+        parts.settings = self.config.settings
+        parts.decode = decode_edge
+        layouts: Any = LentLayouts(self.store, parts.host, self.lent.lender)
+        parts.layouts = layouts
+        with self._changed:
+            if self._stopped or self._finished:
+                raise Cancelled("the build was stopped")
+            self._parts.append(parts)
+        return parts
+
+    def again(self, parts: Parts, request: BuildRequest) -> Parts:
+        """The same parts, for one more run with another request."""
+        with self._changed:
+            if self._stopped:
+                raise Cancelled("the build was stopped")
+            parts.trunk = Trunk(parts.trunk.cancel)
+            parts.request = request
+        return parts
 
     def keep(self, outcome: Outcome | None) -> str:
         """An id for something solved; empty for scratch."""
@@ -179,6 +198,8 @@ class Job:
             if self._finished:
                 return
             self._finished = True
+        for parts in self._parts:
+            parts.__exit__()
         self.lent.close()
         self.store.close()
         self.results.clear()

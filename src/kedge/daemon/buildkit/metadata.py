@@ -31,10 +31,8 @@ def resolve_image(job: Job, name: str, platform: Platform | None, mode: str, tit
     from kedge.builder.steps import step
 
     reference = parse_reference(name)
-    with (
-        job.parts(BuildRequest()) as parts,
-        step(parts.report, parts.trunk.cancel, title or f"resolve image config for {reference}") as work,
-    ):
+    parts = job.parts(BuildRequest())
+    with step(parts.report, parts.trunk.cancel, title or f"resolve image config for {reference}") as work:
         found = parts.images.resolve(reference, platform or parts.host, "pull" if mode == "pull" else "default", work)
         return FoundImage(str(reference), found.target.digest, found.config_data)
 
@@ -67,8 +65,6 @@ def resolve_source(job: Job, request: Any) -> Any:
 def _pin(job: Job, source: Source, platform: Platform | None, title: str) -> Any:
     from kedge.builder.steps import step
 
-    with (
-        job.parts(BuildRequest()) as parts,
-        step(parts.report, parts.trunk.cancel, title or f"resolve {source.identifier[:100]}") as work,
-    ):
+    parts = job.parts(BuildRequest())
+    with step(parts.report, parts.trunk.cancel, title or f"resolve {source.identifier[:100]}") as work:
         return parts.handler(source.scheme).pin(source, platform, work)

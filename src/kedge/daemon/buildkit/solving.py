@@ -13,7 +13,7 @@ from kedge.daemon.buildkit.attributes import read_attributes
 from kedge.daemon.buildkit.definition import decode
 from kedge.daemon.buildkit.describe import describe
 from kedge.daemon.buildkit.errors import Refused
-from kedge.daemon.buildkit.jobs import Job, Outcome, Result
+from kedge.daemon.buildkit.jobs import Job, Origin, Outcome, Result
 from kedge.daemon.buildkit.reading import read_file
 from kedge.dockerfile.outline import Outline
 from kedge.dockerfile.target import Target
@@ -45,9 +45,9 @@ def solve_definition(job: Job, definition: Any) -> Result:
 
 def solve_edge(job: Job, edge: Edge) -> Outcome:
     """The files of a graph, without an image config of their own."""
-    with job.parts(BuildRequest()) as parts:
-        snapshot = course.solve_graph(parts, edge)
-        return Outcome(replace(empty_target(edge.vertex.platform or parts.host), edge=edge), snapshot)
+    parts = job.parts(BuildRequest())
+    snapshot = course.solve_graph(parts, edge)
+    return Outcome(replace(empty_target(edge.vertex.platform or parts.host), edge=edge), snapshot)
 
 
 def empty_target(platform: Platform) -> Target:
@@ -68,12 +68,12 @@ def solve_frontend(job: Job, name: str, attrs: Mapping[str, str], inputs: Mappin
         return Result({"": None}, describe())
     request = replace(frontend.request, inputs=_read_inputs(job, attrs, inputs))
     job.lent.session_of |= frontend.sessions
-    request = _with_inputs(job, request)
+    request = replace(_with_inputs(job, request), cache_to=job.cache_to)
     if frontend.upload:
         request = replace(request, context=job.lent.upload(frontend.upload))
-    with job.parts(request) as parts:
-        solved = course.solve(parts)
-    return _answer(request, solved) if request.call != "build" else _result(request, solved)
+    parts = job.parts(request)
+    solved = course.solve(parts)
+    return _answer(request, solved) if request.call != "build" else _result(Origin(parts, solved))
 
 
 def _require_own(source: str) -> None:
@@ -126,14 +126,15 @@ def _with_inputs(job: Job, request: BuildRequest) -> BuildRequest:
     return request
 
 
-def _result(request: BuildRequest, solved: course.Solved) -> Result:
+def _result(origin: Origin) -> Result:
     """The stages by platform, with the metadata that frontends give (exporter/containerimage/exptypes)."""
+    request, solved = origin.parts.request, origin.solved
     several = request.multi_platform or len(solved.targets) > 1
     result, platforms = Result(), []
     for target, snapshot in zip(solved.targets, solved.snapshots, strict=True):
         key = str(target.config.platform)
         suffix = f"/{key}" if several else ""
-        result.outcomes[key if several else ""] = Outcome(target, snapshot)
+        result.outcomes[key if several else ""] = Outcome(target, snapshot, origin)
         result.metadata[CONFIG + suffix] = target.config.to_bytes()
         if target.base:
             result.metadata[BASE_CONFIG + suffix] = target.base.to_bytes()

@@ -171,6 +171,10 @@ class LentSession:
             return Credential(identity_token=answer.Secret)
         return Credential(answer.Username, answer.Secret)
 
+    def lender(self, id: str) -> ClientSession:
+        """The client's session of that id, its main one for an empty id."""
+        return self._lender("", Wanted(session=id))
+
     # ---- streams -----------------------------------------------------------------------------------------------------
 
     def upload(self, url: str) -> BinaryIO:

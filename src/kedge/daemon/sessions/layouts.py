@@ -1,0 +1,160 @@
+"""Image layouts that a client lends: containerd's content service over the session, as a source of images.
+
+Owns reading blobs from the client. Nothing of what it says is believed: digest and size are verified. Layers are copied
+into the store at once, for the client may be gone when they are needed. No path of this machine is ever looked at.
+"""
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
+
+import grpc
+
+from kedge.daemon.sessions.registry import ClientSession
+from kedge.daemon.wire import content
+from kedge.daemon.wire.calls import Calls
+from kedge.model.digest import Digest, parse_digest
+from kedge.model.errors import Cancelled, InvalidInput, NotFound, SourceError
+from kedge.model.graph import Snapshot
+from kedge.model.ops import Source
+from kedge.model.platform import Platform
+from kedge.sources.handler import Pin, Work
+from kedge.sources.oci_layout import Layout
+from kedge.sources.pick import PickedImage, declare_layers, pick_image
+
+if TYPE_CHECKING:
+    from kedge.storage.store import Store
+
+STORE_HEADER: Final = "buildkit-attachable-store-id"
+_LONGEST_NAME: Final = 256
+
+
+class LentFiles:
+    """The files of a layout whose blobs are in a content store of the client's. There is no index.json in one."""
+
+    def __init__(self, session: ClientSession, store: str) -> None:
+        self._calls: Calls = session.calls(content.services["Content"])
+        self._metadata = ((STORE_HEADER, store),)
+
+    def open(self, path: str) -> BinaryIO:
+        """A blob by its path; raises NotFound."""
+        if path == "index.json":
+            return io.BytesIO(json.dumps({"schemaVersion": 2, "manifests": []}).encode())
+        _, algorithm, hexadecimal = path.split("/")
+        return cast(BinaryIO, _Blob(self._calls, self._metadata, parse_digest(f"{algorithm}:{hexadecimal}")))
+
+    def close(self) -> None:
+        """Nothing is open between reads."""
+
+
+class _Blob(io.RawIOBase):
+    """A blob's bytes, asked for from the position that was sought."""
+
+    def __init__(self, calls: Calls, metadata: Any, digest: Digest) -> None:
+        self._calls, self._metadata, self._digest = calls, metadata, digest
+        self._at = 0
+        self._answers: Iterator[Any] | None = None
+        self._rest = b""
+        try:
+            self._size = calls.unary("Info", content.InfoRequest(digest=digest), metadata=metadata).info.size
+        except grpc.RpcError as error:
+            raise _translated(error, digest) from None
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        self._at, self._answers, self._rest = max(0, base + offset), None, b""
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def read(self, size: int = -1, /) -> bytes:
+        pieces, have = [self._rest], len(self._rest)
+        if self._answers is None:
+            request = content.ReadContentRequest(digest=self._digest, offset=self._at)
+            if self._at >= self._size:
+                return b""
+            self._answers = self._calls.listen("Read", request, metadata=self._metadata)
+        try:
+            while size < 0 or have < size:
+                answer = next(self._answers, None)
+                if answer is None:
+                    break
+                pieces.append(answer.data)
+                have += len(answer.data)
+        except grpc.RpcError as error:
+            raise _translated(error, self._digest) from None
+        data = b"".join(pieces)
+        taken = data if size < 0 else data[:size]
+        self._rest = data[len(taken) :]
+        self._at += len(taken)
+        return taken
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+class LentLayouts:
+    """SourceHandler for oci-layout:// over a session; `lender` gives the session by its id, "" for the build's own."""
+
+    def __init__(self, store: "Store", host: Platform, lender: Callable[[str], ClientSession]) -> None:
+        self._store, self._host, self._lender = store, host, lender
+
+    def resolve(self, rest: str, platform: Platform, session: str = "") -> PickedImage:
+        """The image for `platform` of `STORE@DIGEST`. Raises NotFound, IntegrityError, InvalidInput."""
+        name, _, digest = rest.rpartition("@")
+        with self._layout(name, session) as layout:
+            image = pick_image(rest, layout.find("", parse_digest(digest)), layout, platform)
+            for document in {image.target, image.descriptor}:
+                self._store.blobs.put(layout.read(document))
+        self._store.blobs.put(image.config_data)
+        return image
+
+    def _layout(self, name: str, session: str) -> Layout:
+        if not name or len(name) > _LONGEST_NAME or not name.isascii() or not name.isprintable():
+            raise InvalidInput(f"{name[:80]!r} names no image layout of the client's")
+        return Layout(name, LentFiles(self._lender(session), f"oci:{name}"))
+
+    def pin(self, source: Source, platform: Platform | None, work: Work) -> Pin:
+        """The image that a digest names."""
+        image = self._resolve(source, platform)
+        return Pin(image.key, labels=(("image", f"{image.name}@{image.target.digest}"),))
+
+    def fetch(self, source: Source, platform: Platform | None, pin: Pin, work: Work) -> Snapshot:
+        """The image's layers, their bytes in the store."""
+        image = self._resolve(source, platform)
+        with self._layout(_named(source).rpartition("@")[0], source.attr("oci.session")) as layout:
+            for layer in image.manifest.layers:
+                work.check()
+                if self._store.blobs.has(layer.digest):
+                    continue
+                with self._store.blobs.writer(layer) as writer:
+                    layout.copy(layer, writer, lambda at, whole: None)
+                work.status(layer.digest, layer.size, layer.size, done=True)
+        return declare_layers(self._store, image, "")
+
+    def _resolve(self, source: Source, platform: Platform | None) -> PickedImage:
+        return self.resolve(_named(source), platform or self._host, source.attr("oci.session"))
+
+
+def _named(source: Source) -> str:
+    """STORE@DIGEST of a source; LLB names the store in an attribute, and something readable in the identifier."""
+    name, _, digest = source.identifier.partition("://")[2].rpartition("@")
+    return f"{source.attr('oci.store') or name}@{digest}"
+
+
+def _translated(error: grpc.RpcError, digest: Digest) -> Exception:
+    if error.code() in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE):
+        return Cancelled("the client went away")
+    if error.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.UNKNOWN):
+        return NotFound(f"the client's image layout has no {digest}")
+    return SourceError(f"the client's image layout cannot be read: {(error.details() or '')[:300]}")
