@@ -189,7 +189,12 @@ def _archive(job: _Job) -> Exported | None:
     if not docker:
         raise InvalidInput("an output of type oci needs dest=FILE, or dest=- for standard output")
     from kedge.exporters.engine import loading
+    from kedge.exporters.load import find_engine
 
+    if engine := find_engine():
+        from kedge.exporters.archive import load_into
+
+        return load_into(engine, job.store, job.stages, job.options, job.work)
     with loading(job.work) as stream:
         return export_archive(job.store, job.stages, job.options, stream, job.work, docker=True)
 

@@ -9,15 +9,15 @@ import io
 import os
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from kedge.exporters.assemble import Stage
 from kedge.exporters.image import Exported, Steps, assemble_all, layer_compression
 from kedge.exporters.options import ImageOptions
 from kedge.model.digest import Digest, hex_part
-from kedge.model.errors import InvalidInput, StoreError
+from kedge.model.errors import InvalidInput, KedgeError, StoreError
 from kedge.model.image import (
     DOCKER_CONFIG,
     INDEXES,
@@ -32,6 +32,9 @@ from kedge.model.image import (
 from kedge.model.reference import Reference
 from kedge.model.value import dataclass, replace
 from kedge.storage.store import Store
+
+if TYPE_CHECKING:
+    from kedge.exporters.load import Engine
 
 _CHUNK = 1 << 20
 _EPOCH = 0
@@ -80,6 +83,45 @@ def export_archive(
     return exported
 
 
+def load_into(engine: "Engine", store: Store, stages: Sequence[Stage], options: ImageOptions, steps: Steps) -> Exported:
+    """Give the stages' image to a running engine, without the layers it has. Raises KedgeError."""
+    from kedge.exporters.load import known_layers
+
+    if len(stages) > 1:
+        raise InvalidInput("an engine takes one platform at a time", hint="Build with one --platform, or push.")
+    podman = engine.kind == "podman"
+    options = replace(options, oci_types=podman if options.oci_types is None else options.oci_types)
+    # Podman finds a layer it has by its blob's digest, and that of its tar counts as one: new layers go as they are.
+    compression = layer_compression(options) or ("uncompressed" if podman else "gzip")
+    exported = assemble_all(store, stages, options, compression, steps)
+    image = exported.images[0]
+    label = f"loading into {engine.name}"
+    steps.status(label)
+    known = known_layers(engine, [image.config.diff_ids])
+    ends = range(1, len(image.manifest.layers) + 1)
+    there = [tuple(image.config.diff_ids[:end]) in known for end in ends]
+    without = {layer.digest for layer, has in zip(image.manifest.layers, there, strict=True) if has}
+    names = exported.names[:1] if podman else exported.names
+    entries = [Entry(exported.target, names)]
+
+    def send(without: set[Digest]) -> None:
+        def write(stream: BinaryIO) -> None:
+            save(store, entries, stream, documents=exported.documents, without=without, docker=not podman)
+
+        engine.load(write)
+
+    try:
+        send(without)
+    except KedgeError:
+        if not without:
+            raise
+        send(set())  # it lost a layer meanwhile, or knows it by another form
+    for name in exported.names[1:] if podman else ():
+        engine.tag(str(exported.names[0]), name)
+    steps.status(label, done=True)
+    return exported
+
+
 def save(
     store: Store,
     entries: Sequence[Entry],
@@ -87,13 +129,16 @@ def save(
     *,
     tar: bool = True,
     documents: dict[Digest, bytes] | None = None,
+    without: Collection[Digest] = (),
+    docker: bool = True,
 ) -> None:
     """Write images that the store holds to `destination`: a file, a stream, or with `tar=False` a directory.
 
-    `documents` are bytes the store need not hold. A file appears whole or not at all. Raises StoreError,
+    `documents` are bytes the store need not hold. `without` are blobs to leave out, for readers that have them;
+    `docker` says whether Docker's manifest.json is there, too. A file appears whole or not at all. Raises StoreError,
     InvalidInput.
     """
-    layout = _Layout(store, entries, documents or {})
+    layout = _Layout(store, entries, documents or {}, frozenset(without), docker)
     if not tar:
         if not isinstance(destination, Path):
             raise InvalidInput("an image layout directory needs a path to be written to")
@@ -145,7 +190,15 @@ def _umask() -> int:
 class _Layout:
     """The files of an image layout over some images: what each is, then the writing of all."""
 
-    def __init__(self, store: Store, entries: Sequence[Entry], documents: dict[Digest, bytes]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        entries: Sequence[Entry],
+        documents: dict[Digest, bytes],
+        without: frozenset[Digest],
+        docker: bool,
+    ) -> None:
+        self._without, self._with_docker = without, docker
         self._store = store
         self._entries = entries
         self._documents = dict(documents)
@@ -176,10 +229,11 @@ class _Layout:
         sink.directory("blobs")
         for algorithm in sorted({digest.partition(":")[0] for digest in self._blobs}):
             sink.directory(f"blobs/{algorithm}")
-        for digest in sorted(self._blobs):
+        for digest in sorted(self._blobs.keys() - self._without):
             self._write_blob(sink, self._blobs[digest])
         _write_bytes(sink, "index.json", self._index().to_bytes())
-        _write_bytes(sink, "manifest.json", canonical_json(self._docker))
+        if self._with_docker:
+            _write_bytes(sink, "manifest.json", canonical_json(self._docker))
         _write_bytes(sink, "oci-layout", canonical_json({"imageLayoutVersion": "1.0.0"}))
 
     def _write_blob(self, sink: Sink, blob: Descriptor) -> None:
