@@ -35,6 +35,13 @@ def test_a_wrong_dockerfile(case: str, shared: Kedge, tmp_path: Path) -> None:
     assert shared("inspect", "never", check=False).returncode == 1
 
 
+def test_a_failing_build_tells_its_warnings_before_the_error(shared: Kedge, tmp_path: Path) -> None:
+    context = write_tree(tmp_path / "context", {"Dockerfile": "FROM busybox\nARG VERSION\nRUN test $VERSION\n"})
+    done = shared("build", "--build-arg", "VERSOIN=1", context, check=False)
+    warning, error = done.stderr.find("did you mean VERSION?"), done.stderr.find("\nERROR: ")
+    assert 0 < warning < error
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [

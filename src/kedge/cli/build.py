@@ -11,8 +11,8 @@ from kedge.cli.build_flags import FLAGS, flatten
 from kedge.cli.command import Argument, Command, Options
 from kedge.cli.console import Console
 from kedge.cli.parse import UsageError
-from kedge.model.errors import InvalidInput
-from kedge.model.event import WarningEvent
+from kedge.model.errors import InvalidInput, KedgeError
+from kedge.model.event import Event, WarningEvent
 from kedge.model.ops import Pairs
 
 if TYPE_CHECKING:
@@ -32,8 +32,21 @@ def work(options: Options, console: Console) -> int:
     mode = "quiet" if options.quiet else options.progress or console.environment.get("BUILDKIT_PROGRESS") or "auto"
     if request.call != "build" and not options.progress:
         mode = "quiet"
-    with Screen(choose(mode, console.stderr)) as screen:
-        result = build(request, session, screen)
+    told: list[WarningEvent] = []
+
+    def report(event: Event) -> None:
+        if isinstance(event, WarningEvent) and not event.vertex:  # the others stand with their step
+            told.append(event)
+        screen(event)
+
+    try:
+        with Screen(choose(mode, console.stderr)) as screen:
+            result = build(request, session, report)
+    except KedgeError:
+        if mode not in ("quiet", "rawjson"):  # what a failure follows from may well be among them
+            for line in warning_lines(tuple(told)):
+                console.complain(line)
+        raise
     if request.call != "build":
         from kedge.cli.answers import show_answer
 
