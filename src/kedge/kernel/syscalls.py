@@ -88,7 +88,7 @@ def _library() -> tuple[Any, Any, Any]:
 def _check(result: int, name: str, path: str | None = None) -> int:
     if result < 0:
         code = _library()[1]()
-        raise OSError(code, f"{name}: {os.strerror(code)}", path)
+        raise OSError(code, f"{name}: {os.strerror(code)}" if name else os.strerror(code), path)
     return result
 
 
@@ -113,7 +113,8 @@ def _text(value: str | bytes | None) -> bytes | None:
 def openat2(dir_fd: int, path: str | bytes, flags: int, mode: int = 0, resolve: int = 0) -> int:
     """openat2(2): a descriptor for `path` under `dir_fd`, resolved as the RESOLVE_ bits in `resolve` allow."""
     how = struct.pack("=QQQ", flags | os.O_CLOEXEC, mode, resolve)
-    return _syscall("openat2", _OPENAT2, dir_fd, _text(path), how, len(how), path=os.fsdecode(path))
+    # Told as open(2) would be: such errors reach users, with the path.
+    return _syscall("", _OPENAT2, dir_fd, _text(path), how, len(how), path=os.fsdecode(path))
 
 
 def renameat2(old_dir: int, old: str, new_dir: int, new: str, flags: int = 0) -> None:

@@ -74,7 +74,7 @@ def _text(path: Path, must_exist: bool) -> str | None:
         return path.read_text()
     except (FileNotFoundError, NotADirectoryError):
         if must_exist:
-            raise InvalidInput(f"the config file {path}, named by KEDGE_CONFIG, does not exist") from None
+            raise InvalidInput(f"the config file {path}, named by --config or KEDGE_CONFIG, does not exist") from None
         return None
     except PermissionError:
         if not must_exist and path == SYSTEM_FILE:
