@@ -17,7 +17,7 @@ from kedge.builder.definition import (
 from kedge.builder.parts import Parts
 from kedge.builder.request import Lent
 from kedge.builder.steps import step
-from kedge.model.errors import KedgeError, NotFound
+from kedge.model.errors import NotFound
 from kedge.model.patterns import read_ignore_file
 from kedge.session.session import Wanted
 
@@ -61,8 +61,8 @@ def _dockerfile(parts: Parts) -> tuple[Found, bytes | None]:
 
 def lent_ignore_file(parts: Parts, name: str, hint: str) -> bytes:
     """The ignore file of a lent directory; empty when there is none."""
-    folder: Path = parts.session.directory(name, Wanted(follow=(_IGNORE_FILE,), hint=hint))
     try:
+        folder: Path = parts.session.directory(name, Wanted(follow=(_IGNORE_FILE,), hint=hint))
         return read_inside(folder, _IGNORE_FILE, LARGEST_IGNORE_FILE) or b""
-    except KedgeError:
-        return b""
+    except NotFound:
+        return b""  # a directory that is not lent matters only if something is taken from it

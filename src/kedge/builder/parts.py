@@ -24,7 +24,7 @@ from kedge.operations.file import FileOperation
 from kedge.operations.merge import MergeOperation
 from kedge.operations.passthrough import PassthroughOperation
 from kedge.operations.source import SourceOperation
-from kedge.session.session import EVERYTHING, Session, Wanted
+from kedge.session.session import EVERYTHING, Progress, Session, Wanted, untold
 from kedge.solver.contracts import Operation
 from kedge.solver.solver import Solver
 from kedge.solver.trunk import Trunk
@@ -257,11 +257,11 @@ class Lending:
         """Lend a directory under a name; before the solving starts."""
         self._directories[name] = directory
 
-    def directory(self, name: str, wanted: Wanted = EVERYTHING) -> Path:
+    def directory(self, name: str, wanted: Wanted = EVERYTHING, progress: Progress = untold) -> Path:
         """The directory lent under a name; raises NotFound."""
         own = self._directories.get(name)
         if own is None:
-            return self._session.directory(name, wanted)
+            return self._session.directory(name, wanted, progress)
         if not own.is_dir():
             raise NotFound(f"{own} is not a directory" if own.exists() else f"{own} does not exist")
         return own

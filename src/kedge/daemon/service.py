@@ -16,7 +16,7 @@ from kedge.daemon.buildkit.history import History
 from kedge.daemon.buildkit.jobs import Jobs
 from kedge.daemon.server import Server, Tls, peer_of
 from kedge.daemon.sessions.registry import Sessions
-from kedge.daemon.wire import control, gateway, health
+from kedge.daemon.wire import content, control, gateway, health
 from kedge.daemon.wire.calls import handler
 from kedge.storage.store import Store
 
@@ -42,6 +42,7 @@ class Service:
                 Control(config, self.jobs, self.sessions, self.history, peer_of, self.log),
             ),
             handler(gateway.services["LLBBridge"], Gateway(self.jobs, peer_of)),
+            handler(content.services["Content"], self.history.records),
             handler(health.services["Health"], _Health(self._stopped)),
         )
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from kedge.model.credential import Credential, CredentialSource, anonymous
 from kedge.model.errors import NotFound
 from kedge.session.secrets import Secret, read_secret
-from kedge.session.session import EVERYTHING, Wanted
+from kedge.session.session import EVERYTHING, Progress, Wanted, untold
 
 if TYPE_CHECKING:
     from kedge.session.ssh import SshSpec
@@ -33,7 +33,7 @@ class LocalSession:
         self._ssh = {spec.id: spec for spec in ssh}
         self._credentials, self._environ = credentials, environ or {}
 
-    def directory(self, name: str, wanted: Wanted = EVERYTHING) -> Path:
+    def directory(self, name: str, wanted: Wanted = EVERYTHING, progress: Progress = untold) -> Path:
         """The directory lent under a name, whole; raises NotFound."""
         path = self._directories.get(name)
         if path is None:

@@ -3,9 +3,10 @@
 Owns the Protocol. Does not know whether the client is this process (`local.py`) or at the other end of a connection.
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from kedge.model.credential import Credential
 from kedge.model.value import dataclass
@@ -27,15 +28,21 @@ class Wanted:
 
 
 EVERYTHING = Wanted()
+Progress: TypeAlias = Callable[[int, bool], None]  # bytes so far; is that all
+
+
+def untold(size: int, done: bool) -> None:
+    """A Progress for those who do not listen."""
 
 
 class Session(Protocol):
     """The client. All methods block, are idempotent and safe from several threads."""
 
-    def directory(self, name: str, wanted: Wanted = EVERYTHING) -> Path:
+    def directory(self, name: str, wanted: Wanted = EVERYTHING, progress: Progress = untold) -> Path:
         """The directory lent under a name (`context`, `dockerfile`, a named context), unfiltered; raises NotFound.
 
-        At least what is `wanted` of it is there, and stays as it is until the build ends.
+        At least what is `wanted` of it is there, and stays as it is until the build ends. `progress` hears of a
+        transfer, where there is one.
         """
 
     def secret(self, id: str) -> bytes | None:

@@ -6,6 +6,7 @@ scheme.
 """
 
 import json
+import time
 from typing import TYPE_CHECKING
 
 from kedge.model.digest import digest_of
@@ -50,7 +51,13 @@ class LocalSource:
 
     def fetch(self, source: Source, platform: Platform | None, pin: Pin, work: Work) -> Snapshot:
         """The directory as an adopted layer. Raises NotFound when the session lends none, or it is gone."""
-        directory = self._session.directory(source.identifier.removeprefix("local://"), wanted_of(source))
+        name = source.identifier.removeprefix("local://")
+        started = time.time()
+
+        def progress(size: int, done: bool) -> None:
+            work.status(f"transferring {name}:", size, started=started, done=done)
+
+        directory = self._session.directory(name, wanted_of(source), progress)
         return (self._layers.adopt(directory, filter_of(source)),)
 
 

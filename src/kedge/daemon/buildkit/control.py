@@ -55,6 +55,8 @@ class Control:
             return control.SolveResponse(ExporterResponse=response)
         except BaseException as error:
             failure = error
+            if isinstance(error, KedgeError):
+                error.vertex = job.log.failed(error.message)  # type: ignore[attr-defined]
             raise
         finally:
             job.finish()

@@ -13,6 +13,8 @@ from typing import Any, Final, TypeVar
 
 import grpc
 
+from kedge.daemon.buildkit.definition import encode
+from kedge.daemon.buildkit.wording import reworded
 from kedge.daemon.wire import status
 from kedge.model.errors import (
     Cancelled,
@@ -25,6 +27,8 @@ from kedge.model.errors import (
     StoreError,
     Unsupported,
 )
+from kedge.model.graph import Edge, Vertex
+from kedge.model.ops import Source
 
 _TYPES: Final = "github.com/moby/buildkit/"
 # The first that fits. A build that fails has no code of its own in BuildKit's API.
@@ -34,6 +38,7 @@ _CODES: Final[tuple[tuple[type[KedgeError], grpc.StatusCode], ...]] = (
     (KedgeError, grpc.StatusCode.UNKNOWN),
 )
 _LONGEST_MESSAGE: Final = 16_000
+_MOST_LINES: Final = 1000
 _MOST_DETAILS: Final = 256_000  # bytes; they travel in a header
 
 Status = namedtuple("Status", ("code", "details", "trailing_metadata"))
@@ -103,9 +108,10 @@ def _code(error: KedgeError) -> grpc.StatusCode:
 
 
 def _message(error: KedgeError) -> str:
-    text = error.message
+    text = reworded(error.message)
     if error.hint and not isinstance(error, StepFailed):
-        text += f" ({error.hint.rstrip('.')})"
+        hint = error.hint.rstrip(".")
+        text += f" ({hint[:1].lower()}{hint[1:]})"
     return text[:_LONGEST_MESSAGE]
 
 
@@ -116,6 +122,8 @@ def _details(error: KedgeError) -> Iterator[tuple[str, Any]]:
         yield "errdefs.FrontendCap", {"name": error.name}
     if isinstance(error, StepFailed):
         yield "gatewayapi.ExitMessage", {"Code": error.exit_code}
+    if vertex := getattr(error, "vertex", ""):
+        yield "errdefs.Vertex", {"digest": vertex}
     if error.location is not None:
         yield "errdefs.Source", source_json(error.location)
 
@@ -123,8 +131,23 @@ def _details(error: KedgeError) -> Iterator[tuple[str, Any]]:
 def source_json(location: Location) -> dict[str, Any]:
     """An errdefs.Source as Go's JSON writes it."""
     text = location.file.text.encode("utf-8", "surrogateescape")
-    info = {"filename": location.file.name, "data": base64.b64encode(text).decode(), "language": "Dockerfile"}
-    return {"info": info, "ranges": [{"start": {"line": location.start}, "end": {"line": location.end}}]}
+    info = {
+        "filename": location.file.name,
+        "data": base64.b64encode(text).decode(),
+        "definition": _definition_json(location.file.name),
+        "language": "Dockerfile",
+    }
+    lines = range(location.start, min(location.end, location.start + _MOST_LINES) + 1)
+    return {"info": info, "ranges": [{"start": {"line": line}, "end": {"line": line}} for line in lines]}
+
+
+def _definition_json(filename: str) -> dict[str, Any]:
+    """Where the text comes from, as a graph: the client's directory that holds it."""
+    told = encode(Edge(Vertex(Source("local://dockerfile", (("local.followpaths", json.dumps([filename])),)))))
+    return {
+        "def": [base64.b64encode(data).decode() for data in getattr(told, "def")],
+        "metadata": {digest: {} for digest in told.metadata},
+    }
 
 
 def abort(context: grpc.ServicerContext, error: KedgeError) -> None:

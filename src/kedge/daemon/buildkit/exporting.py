@@ -85,7 +85,11 @@ def _destination(job: Job, number: int, kind: str, attrs: Mapping[str, str]) -> 
 def _response(metadata: Mapping[str, Any]) -> dict[str, str]:
     response = {}
     for key, value in metadata.items():
-        if isinstance(value, dict):
+        if key.startswith("buildx."):
+            continue  # the client's own names: it fills them in
+        if isinstance(value, dict) and key == "cache.manifest":
+            response[key] = json.dumps(value)
+        elif isinstance(value, dict):
             response[key] = base64.b64encode(json.dumps(value).encode()).decode()
         else:
             response[key] = str(value)

@@ -18,6 +18,7 @@ from kedge.daemon.buildkit.config import ServiceConfig
 from kedge.daemon.buildkit.errors import Refused
 from kedge.daemon.buildkit.jobs import Job
 from kedge.daemon.buildkit.progress import to_timestamp
+from kedge.daemon.buildkit.records import STATUS_TYPE, Records
 from kedge.daemon.sessions.registry import Peer
 from kedge.daemon.wire import control
 from kedge.model.errors import NotFound
@@ -47,6 +48,7 @@ class History:
     def __init__(self, config: ServiceConfig) -> None:
         self._directory = config.root / "service" / "history"
         self._config = config
+        self.records = Records(self._directory / "blobs")
         self._changed = threading.Condition()
         self._entries: dict[str, _Entry] = {}
         self._events: list[tuple[str, HistoryEvent]] = []
@@ -77,7 +79,8 @@ class History:
         record.numCachedSteps, record.numTotalSteps = counts.cached, counts.total
         record.numCompletedSteps, record.numWarnings = counts.completed, counts.warnings
         if error is not None:
-            record.error.CopyFrom(error)
+            record.error.code, record.error.message = error.code, error.message
+            record.externalError.CopyFrom(self.records.put(STATUS_TYPE, error.SerializeToString()))
         with self._changed:
             self._entries[job.ref] = _Entry(record, job.peer.realm, False)
             self._write(job.ref, job.peer.realm, record)
@@ -103,6 +106,7 @@ class History:
 
     def _forget(self, ref: str) -> None:
         entry = self._entries.pop(ref)
+        self.records.remove(entry.record.externalError.digest)
         for suffix in (".record", ".status"):
             (self._directory / f"{ref}{suffix}").unlink(missing_ok=True)
         self._tell(entry.realm, HistoryEvent(DELETED, control.BuildHistoryRecord(Ref=ref)))

@@ -24,9 +24,7 @@ from kedge.daemon.sessions.layouts import LentLayouts
 from kedge.daemon.sessions.lent import LentSession
 from kedge.daemon.sessions.registry import ClientSession, Peer, Sessions
 from kedge.dockerfile.target import Target
-from kedge.model.digest import digest_of
 from kedge.model.errors import Cancelled, Conflict
-from kedge.model.event import StatusEvent
 from kedge.model.graph import Snapshot
 from kedge.model.value import dataclass, field, replace
 from kedge.solver.trunk import Trunk
@@ -103,12 +101,7 @@ class Job:
         def find(other: str) -> ClientSession:
             return self._sessions.get(other, self.peer)
 
-        return LentSession(session, self.store, find, {}, self._transfer)
-
-    def _transfer(self, name: str, size: int, started: float, done: bool) -> None:
-        now = time.time()
-        vertex = digest_of(("internal", "[internal] load build context"))
-        self.log.report(StatusEvent(vertex, f"transferring {name}:", now, size, 0, started, now if done else None))
+        return LentSession(session, self.store, find)
 
     # ---- solving -----------------------------------------------------------------------------------------------------
 

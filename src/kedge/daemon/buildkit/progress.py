@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
+from kedge.daemon.buildkit.wording import reworded
 from kedge.daemon.wire import control, timestamp
 from kedge.model.digest import Digest
 from kedge.model.event import Event, LogEvent, StatusEvent, VertexEvent, WarningEvent
@@ -89,6 +90,13 @@ class EventLog:
                 _ADD[type(event)](message, event, self.names, self._definition)
         return message
 
+    def failed(self, message: str) -> str:
+        """The vertex that failed with a message, by the client's name; empty for none."""
+        with self._changed:
+            found = (e for e in reversed(self._events) if isinstance(e, VertexEvent) and e.error == message)
+            event = next(found, None)
+            return self.names.get(event.vertex, event.vertex) if event else ""
+
     def counts(self) -> Counts:
         """A summary of what happened."""
         with self._changed:
@@ -125,7 +133,7 @@ def _add_vertex(message: Any, event: VertexEvent, names: Names, definition: str)
         cached=event.cached,
         started=to_timestamp(event.started),
         completed=to_timestamp(event.completed),
-        error=event.error,
+        error=reworded(event.error),
     )
     if event.group:
         told.progressGroup.id = told.progressGroup.name = event.group
@@ -135,7 +143,7 @@ def _add_status(message: Any, event: StatusEvent, names: Names, definition: str)
     message.statuses.add(
         ID=event.id,
         vertex=_name(event.vertex, names),
-        name=event.id,
+        name="transferring" if event.id.startswith("transferring ") else event.id,
         current=event.current,
         total=event.total,
         timestamp=to_timestamp(event.timestamp),

@@ -92,6 +92,8 @@ def _require_own(source: str) -> None:
 def _read_inputs(job: Job, attrs: Mapping[str, str], inputs: Mapping[str, Any]) -> tuple[Input, ...]:
     found = []
     for name, definition in sorted(inputs.items()):
+        if not definition.ByteSize():
+            raise InvalidInput("invalid nil input definition to definition op")
         decoded = decode(definition)
         job.log.names |= decoded.names
         found.append(Input(name, decoded.edge, _input_config(attrs.get(f"input-metadata:{name}", ""))))

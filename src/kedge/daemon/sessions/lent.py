@@ -8,7 +8,6 @@ import os
 import socket
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -24,7 +23,7 @@ from kedge.model.credential import Credential
 from kedge.model.digest import digest_of
 from kedge.model.errors import Cancelled, InvalidInput, KedgeError, NotFound, SourceError
 from kedge.model.reference import DOCKER_HUB
-from kedge.session.session import EVERYTHING, Wanted
+from kedge.session.session import EVERYTHING, Progress, Wanted, untold
 
 if TYPE_CHECKING:
     from kedge.storage.store import Store
@@ -33,17 +32,12 @@ _FILE_SYNC = "moby.filesync.v1.FileSync"
 _HUB_SERVER = "registry-1.docker.io"  # the name that clients look Docker Hub's credential up by
 LARGEST_SECRET = 500 * 1024  # bytes; as for local secrets
 _GONE = (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)
-Transfer = Callable[[str, int, float, bool], None]  # name, bytes so far, when it started, is it done
-
-
-def _no_report(name: str, size: int, started: float, done: bool) -> None:
-    pass
 
 
 class LentSession:
     """A Session over the services of one client. Close it when the build ends: directories are free then.
 
-    `find` gives the client's other sessions by id. `report` hears how far transfers are.
+    `find` gives the client's other sessions by id.
     """
 
     def __init__(
@@ -52,9 +46,8 @@ class LentSession:
         store: "Store",
         find: Callable[[str], ClientSession],
         session_of: Mapping[str, str] | None = None,
-        report: Transfer = _no_report,
     ) -> None:
-        self._session, self._store, self._find, self._report = session, store, find, report
+        self._session, self._store, self._find = session, store, find
         self.session_of = dict(session_of or {})  # name of a directory -> id of the session that lends it
         self._directories: dict[tuple[str, Wanted], Path] = {}
         self._held = ExitStack()
@@ -82,25 +75,20 @@ class LentSession:
 
     # ---- directories -------------------------------------------------------------------------------------------------
 
-    def directory(self, name: str, wanted: Wanted = EVERYTHING) -> Path:
+    def directory(self, name: str, wanted: Wanted = EVERYTHING, progress: Progress = untold) -> Path:
         """The client's directory of that name, as far as it is wanted, received into one of ours."""
         with self._guard:  # one transfer at a time, as the client's disk would have it anyway
             known = self._directories.get((name, wanted))
             if known is None:
-                known = self._directories[name, wanted] = self._received(name, wanted)
+                known = self._directories[name, wanted] = self._received(name, wanted, progress)
             return known
 
-    def _received(self, name: str, wanted: Wanted) -> Path:
+    def _received(self, name: str, wanted: Wanted, progress: Progress) -> Path:
         lender = self._lender(name, wanted)
         # What one user lends is never the base of another's transfer: whoever can tell a file's size and time could
         # otherwise have its content.
         key = digest_of(("lent", lender.peer.realm, lender.shared_key, name, wanted.hint))
         folder = self._held.enter_context(self._store.cache_mounts.use(f"lent {key}", "private"))
-        started = time.time()
-
-        def progress(size: int, done: bool) -> None:
-            self._report(name, size, started, done)
-
         outgoing = Outgoing()
         metadata = _metadata({
             "dir-name": [name],
@@ -274,6 +262,6 @@ def _translated(error: grpc.RpcError, what: str) -> KedgeError:
     if error.code() in _GONE:
         return Cancelled("the client went away")
     details = (error.details() or "")[:1000]
-    if error.code() == grpc.StatusCode.NOT_FOUND or "no access allowed" in details:
+    if error.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNIMPLEMENTED) or "no access allowed" in details:
         return NotFound(f"the client does not lend {what}: {details}")
     return SourceError(f"the client cannot lend {what}: {details}")

@@ -13,6 +13,7 @@ is for.
 
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +26,7 @@ from kedge.model.errors import InvalidInput, StoreError
 from kedge.model.value import dataclass
 
 MOST_FILES = 5_000_000
+_TELL_EVERY = 0.1  # seconds
 _AT_ONCE = 64  # files asked for and not complete yet
 _LONGEST_PATH = 4096
 Progress = Callable[[int, bool], None]
@@ -93,7 +95,7 @@ class _Receiver:
         self._entries: dict[str, _Entry] = {}
         self._wanted: list[str] = []  # reversed: the next one is at the end
         self._open: dict[int, tuple[int, str, int]] = {}  # number -> descriptor, path, bytes so far
-        self._bytes = 0
+        self._bytes, self._told = 0, 0.0
 
     def close(self) -> None:
         """Free what is open."""
@@ -122,7 +124,10 @@ class _Receiver:
     def _next(self) -> Any:
         packet = next(self._packets)
         self._bytes += packet.ByteSize()
-        self._progress(self._bytes, False)
+        now = time.monotonic()
+        if now - self._told > _TELL_EVERY:
+            self._told = now
+            self._progress(self._bytes, False)
         if packet.type == fsutil.Packet.PACKET_ERR:
             raise InvalidInput(f"the client cannot send the context: {packet.data.decode(errors='replace')[:1000]}")
         return packet

@@ -109,9 +109,14 @@ def send_directory(channel: grpc.Channel, metadata: Metadata, directory: Path) -
 
 def _converse(answers: Iterator[Any], outgoing: "SimpleQueue[Any]", directory: Path) -> None:
     files: list[_File] = []
+    first: dict[tuple[int, int], str] = {}  # by inode: what later names are hard links to
     for path, told in _walk(directory):
         files.append(_File(path, told.st_mode))
-        outgoing.put(fsutil.Packet(type=fsutil.Packet.PACKET_STAT, stat=_stat(directory, path, told)))
+        message = _stat(directory, path, told)
+        if stat.S_ISREG(told.st_mode) and told.st_nlink > 1:
+            known = first.setdefault((told.st_dev, told.st_ino), path)
+            message.linkname = known if known != path else ""
+        outgoing.put(fsutil.Packet(type=fsutil.Packet.PACKET_STAT, stat=message))
     outgoing.put(fsutil.Packet(type=fsutil.Packet.PACKET_STAT))
     for packet in answers:
         if packet.type == fsutil.Packet.PACKET_FIN:

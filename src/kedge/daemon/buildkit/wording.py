@@ -1,0 +1,47 @@
+"""What tools that know BuildKit look for in an error's text.
+
+Owns the few phrases that are compared by programs (BuildKit's own tests among them), and which of ours they stand for.
+People get the same facts, and our advice behind them.
+"""
+
+import re
+from typing import Final
+
+_TABLE: Final = tuple(
+    (re.compile(ours), theirs)
+    for ours, theirs in (
+        (r"unknown instruction (\S+)", r"unknown instruction: \1"),
+        (r"unknown flag (--\S+) for \w+", r"unknown flag: \1"),
+        (r"target stage '([^']*)' could not be found", r'target stage "\1" could not be found'),
+        (r"the Dockerfile has no stage", "dockerfile contains no stages to build"),
+        (
+            r"\w+ from stage (\S+) before it is defined",
+            r'cannot copy from stage "\1", it needs to be defined before the current stage',
+        ),
+        (
+            r"--from cannot have variables",
+            "variable expansion is not supported for --from, define a new stage with FROM using ARG from global scope "
+            "as a workaround",
+        ),
+        (
+            r"'from' of a mount cannot have variables",
+            "'from' doesn't support variable expansion, define alias stage instead",
+        ),
+        (
+            r"invalid mode '([^']*)' for --chmod",
+            r"invalid chmod parameter: '\1'. it should be octal string and between 0 and 07777",
+        ),
+        (r"(/[^\n]*): not found", r'failed to calculate checksum of ref: "\1": not found'),
+        (r"no secret was lent under the id '([^']*)'", r"secret \1: not found"),
+        (r"[^\n]*: \S+ is ([0-9a-f]{40,64}), expected ([0-9a-f]+)", r"expected checksum to match \2, got \1"),
+        (r"the step needs the entitlement (\S+)", r"\1 is not allowed"),
+    )
+)
+
+
+def reworded(message: str) -> str:
+    """The message in the words that are looked for; most have none."""
+    for ours, theirs in _TABLE:
+        if found := ours.fullmatch(message):
+            return found.expand(theirs)
+    return message
