@@ -198,7 +198,7 @@ class _Course:
             return Solved(answer=list_targets(file))
         several = request.multi_platform or len(platforms) > 1
         options = [
-            await parts.trunk.call(_lower_options, parts, definition, platform, several) for platform in platforms
+            await parts.trunk.call(_lower_options, parts, definition, file, platform, several) for platform in platforms
         ]
         targets = await parts.trunk.gather(self._lower(file, one) for one in options)
         warnings = self.warn()
@@ -300,15 +300,19 @@ def _platforms(request: BuildRequest, host: Platform) -> list[Platform | None]:
     return list(dict.fromkeys(parse_platform(text, host) for text in request.platforms))
 
 
-def _lower_options(parts: Parts, definition: Definition, platform: Platform | None, several: bool) -> LowerOptions:
+def _lower_options(
+    parts: Parts, definition: Definition, file: StagedFile, platform: Platform | None, several: bool
+) -> LowerOptions:
     request = parts.request
     from kedge.builder.contexts import named_contexts
 
     contexts, ignores = named_contexts(parts)
     inputs = {one.name: one.edge for one in request.inputs}
+    build_args = _build_args(request)
     return LowerOptions(
         target=request.target,
-        build_args=_build_args(request),
+        build_args=build_args,
+        epochs=_epochs(parts, file, build_args),
         labels=dict(request.labels),
         target_platform=platform,
         build_platform=parts.host,
@@ -327,6 +331,16 @@ def _lower_options(parts: Parts, definition: Definition, platform: Platform | No
         hostname=request.hostname,
         resolve_mode="pull" if request.pull else "default",
     )
+
+
+def _epochs(parts: Parts, file: StagedFile, build_args: Mapping[str, str]) -> Mapping[str, int | None]:
+    """Seconds for a SOURCE_DATE_EPOCH that is a word; asked only where there may be one."""
+    declared = any(entry.key == "SOURCE_DATE_EPOCH" for instruction in file.args for entry in instruction.args)
+    if not declared and "SOURCE_DATE_EPOCH" not in build_args:
+        return {}
+    from kedge.builder.epochs import resolve_epochs
+
+    return resolve_epochs(parts, file, build_args)
 
 
 def _build_args(request: BuildRequest) -> Mapping[str, str]:
