@@ -1,5 +1,8 @@
 """Bad input ends in a clear message, the right exit code and an unchanged store; never in a traceback."""
 
+import os
+import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -103,3 +106,30 @@ def test_a_store_that_cannot_be_written_says_so(mirror: Path, tmp_path: Path) ->
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert str(tmp_path / "file") in done.stderr
+
+
+def _environment(kedge: Kedge) -> dict[str, str]:
+    return os.environ | {"KEDGE_ROOT": str(kedge.store), "KEDGE_CONFIG": str(kedge.config)}
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_command_works_without_standard_streams(closed: str, shared: Kedge, tmp_path: Path) -> None:
+    context = write_tree(tmp_path / "context", {"Dockerfile": "FROM busybox\nRUN echo x > /x\n"})
+    command = f"exec {shlex.join(shared.command)} build -t streams {shlex.quote(str(context))} {closed}"
+    done = subprocess.run(["sh", "-c", command], env=_environment(shared), capture_output=True, text=True)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False)
+
+
+def test_output_that_cannot_be_written_is_an_error(shared: Kedge) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*shared.command, "images"], env=_environment(shared), stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 1
+    assert done.stderr == "ERROR: cannot write to standard output: No space left on device\n"
+
+
+def test_a_reader_that_is_gone_is_no_traceback(shared: Kedge) -> None:
+    command = f"({shlex.join(shared.command)} images; echo $? >&2) | true"
+    done = subprocess.run(["sh", "-c", command], env=_environment(shared), stderr=subprocess.PIPE, text=True)
+    assert done.stderr in ("0\n", "1\n")

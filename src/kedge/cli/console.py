@@ -5,11 +5,13 @@ Owns the process's standard streams and the global options. Does not know any co
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TextIO
 
 from kedge.cli.command import Options
+from kedge.model.errors import InvalidInput
 from kedge.model.value import dataclass, field
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ class Console:
 
     @classmethod
     def of_process(cls) -> "Console":
+        _open_missing_streams()
         for stream in (sys.stdout, sys.stderr):
             # A name in an image need not be text in the locale's encoding; showing it must not fail.
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
@@ -54,8 +57,28 @@ class Console:
             os.environ["KEDGE_CONFIG"] = str(Path(options.config).absolute())
 
     def print(self, text: str = "", end: str = "\n") -> None:
-        """Write a result to standard output."""
-        self.stdout.write(text + end)
+        """Write a result to standard output. Raises InvalidInput when that cannot be."""
+        with self._printing():
+            self.stdout.write(text + end)
+
+    def flush(self) -> None:
+        """Write what is left of the results. Raises InvalidInput when that cannot be."""
+        with self._printing():
+            self.stdout.flush()
+
+    @contextmanager
+    def _printing(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            self.drop_output()
+            raise InvalidInput(f"cannot write to standard output: {error.strerror}") from None
+
+    def drop_output(self) -> None:
+        """Throw away what is still to be written: Python would try, and complain once more, at exit."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), self.stdout.fileno())
 
     def complain(self, line: str) -> None:
         """Write a message to standard error, after all that was printed so far."""
@@ -117,3 +140,14 @@ class Console:
                 part.close()
         self._store = self._registry = None
         self.stdout.flush()
+
+
+def _open_missing_streams() -> None:
+    """Put /dev/null where we were started without a stream: another file would get its number, and what is written."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            fd = os.open(os.devnull, os.O_RDWR)  # the least number that is free
+            if fd != number:
+                os.dup2(fd, number)
+                os.close(fd)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))

@@ -4,8 +4,6 @@ Owns the table of commands (names and one-line summaries, so that `kedge --help`
 and the last word on errors and interrupts. Does not know what any command does.
 """
 
-import os
-import sys
 from typing import TYPE_CHECKING, Final
 
 from kedge.cli.command import Command, Options
@@ -103,7 +101,9 @@ def run(words: list[str]) -> int:
         options, rest = parse_global(words)
         console.configure(options)
         _stop_cleanly()
-        return _run(options, rest, console)
+        code = _run(options, rest, console)
+        console.flush()
+        return code
     except KedgeError as error:
         return _failed(error, console)
     except Terminated as signal:
@@ -112,8 +112,7 @@ def run(words: list[str]) -> int:
         console.interrupted()
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output has seen enough (`kedge images | head`). Python would complain once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        console.drop_output()  # its reader has seen enough (`kedge images | head`)
         return FAILURE
     finally:
         console.close()
