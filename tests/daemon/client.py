@@ -1,0 +1,166 @@
+"""A client of BuildKit's API for tests: it lends directories, secrets and credentials, and takes results."""
+
+import os
+import socket
+import threading
+import uuid
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import grpc
+
+from kedge.daemon.sessions.modes import to_go
+from kedge.daemon.wire import auth, control, filesync, fsutil, fsutil_stat, gateway, secrets
+from kedge.daemon.wire.calls import Calls, handler
+
+CONTROL = control.services["Control"]
+BRIDGE = gateway.services["LLBBridge"]
+
+
+class Client:
+    """One client with a session. Close it."""
+
+    def __init__(
+        self,
+        address: str,
+        folder: Path,
+        directories: Mapping[str, Path] | None = None,
+        lent: Mapping[str, bytes] | None = None,
+    ) -> None:
+        self.id, self.folder = uuid.uuid4().hex, folder
+        self.received: dict[str, bytes] = {}
+        self.requested: list[str] = []  # files whose bytes the builder asked for
+        folder.mkdir(parents=True, exist_ok=True)
+        self._channel = grpc.insecure_channel(address)
+        self.control, self.bridge = Calls(self._channel, CONTROL), Calls(self._channel, BRIDGE)
+        self._own = grpc.server(ThreadPoolExecutor(16))
+        services = (
+            (filesync.services["FileSync"], _FileSync(dict(directories or {}), self.requested)),
+            (filesync.services["FileSend"], _FileSend(self.received)),
+            (secrets.services["Secrets"], _Secrets(dict(lent or {}))),
+            (auth.services["Auth"], _Auth()),
+        )
+        self._own.add_generic_rpc_handlers(tuple(handler(service, mine) for service, mine in services))
+        path = folder / "own.sock"
+        self._own.add_insecure_port(f"unix:{path}")
+        self._own.start()
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.connect(str(path))
+        metadata = [
+            ("x-docker-expose-session-uuid", self.id),
+            ("x-docker-expose-session-sharedkey", str(folder.parent)),
+            *(
+                ("x-docker-expose-session-grpc-method", f"/{service.full_name}/{method}")
+                for service, _ in services
+                for method in service.methods_by_name
+            ),
+        ]
+        self.session = self.control.stream("Session", self._outgoing(), metadata=metadata)
+        threading.Thread(target=self._incoming, daemon=True).start()
+
+    def _outgoing(self) -> Iterator[Any]:
+        with suppress(OSError):
+            while data := self._socket.recv(1 << 16):
+                yield control.BytesMessage(data=data)
+
+    def _incoming(self) -> None:
+        with suppress(grpc.RpcError, OSError):
+            for message in self.session:
+                self._socket.sendall(message.data)
+
+    def request(self, **fields: Any) -> Any:
+        return control.SolveRequest(**({"Ref": uuid.uuid4().hex, "Session": self.id} | fields))
+
+    def solve(self, **fields: Any) -> Any:
+        """Build, and return (response, all status messages merged)."""
+        request = self.request(**fields)
+        response = self.control.unary("Solve", request, timeout=120)
+        return response, self.status(request.Ref)
+
+    def status(self, ref: str) -> Any:
+        merged = control.StatusResponse()
+        for message in self.control.listen("Status", control.StatusRequest(Ref=ref), timeout=60):
+            merged.MergeFrom(message)
+        return merged
+
+    def close(self) -> None:
+        self.session.cancel()  # type: ignore[attr-defined]
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        self._own.stop(0)
+        self._channel.close()
+
+
+class _FileSync:
+    def __init__(self, directories: dict[str, Path], requested: list[str]) -> None:
+        self._directories, self._requested = directories, requested
+
+    def DiffCopy(self, requests: Iterator[Any], context: Any) -> Iterator[Any]:
+        metadata = dict(context.invocation_metadata())
+        top = self._directories.get(str(metadata.get("dir-name")))
+        if top is None:
+            context.abort(grpc.StatusCode.NOT_FOUND, "no access allowed to dir")
+        follow = [str(value) for key, value in context.invocation_metadata() if key == "followpaths"]
+        out: SimpleQueue[Any] = SimpleQueue()
+        names = [path for path in _walk(top) if not follow or any(_related(path, wanted) for wanted in follow)]
+        for path in names:
+            told = os.lstat(top / path)
+            link = os.readlink(top / path) if (top / path).is_symlink() else ""
+            one = fsutil_stat.Stat(
+                path=path, mode=to_go(told.st_mode), size=told.st_size, modTime=told.st_mtime_ns, linkname=link
+            )
+            yield fsutil.Packet(type=fsutil.Packet.PACKET_STAT, stat=one)
+        yield fsutil.Packet(type=fsutil.Packet.PACKET_STAT)
+        for packet in requests:
+            if packet.type == fsutil.Packet.PACKET_REQ:
+                self._requested.append(names[packet.ID])
+                data = (top / names[packet.ID]).read_bytes()
+                if data:
+                    yield fsutil.Packet(type=fsutil.Packet.PACKET_DATA, ID=packet.ID, data=data)
+                yield fsutil.Packet(type=fsutil.Packet.PACKET_DATA, ID=packet.ID)
+            elif packet.type == fsutil.Packet.PACKET_FIN:
+                yield fsutil.Packet(type=fsutil.Packet.PACKET_FIN)
+                return
+        del out
+
+
+def _related(path: str, wanted: str) -> bool:
+    return path == wanted or path.startswith(wanted + "/") or wanted.startswith(path + "/")
+
+
+def _walk(top: Path, below: str = "") -> Iterator[str]:
+    for name in sorted(os.listdir(top / below)):
+        path = f"{below}/{name}" if below else name
+        yield path
+        if (top / path).is_dir() and not (top / path).is_symlink():
+            yield from _walk(top, path)
+
+
+class _FileSend:
+    def __init__(self, received: dict[str, bytes]) -> None:
+        self._received = received
+
+    def DiffCopy(self, requests: Iterator[Any], context: Any) -> Iterator[Any]:
+        key = str(dict(context.invocation_metadata()).get("buildkit-attachable-exporter-id"))
+        self._received[key] = b"".join(message.data for message in requests)
+        return iter(())
+
+
+class _Secrets:
+    def __init__(self, values: dict[str, bytes]) -> None:
+        self._values = values
+
+    def GetSecret(self, request: Any, context: Any) -> Any:
+        if request.ID not in self._values:
+            context.abort(grpc.StatusCode.NOT_FOUND, "no such secret")
+        return secrets.GetSecretResponse(data=self._values[request.ID])
+
+
+class _Auth:
+    def Credentials(self, request: Any, context: Any) -> Any:
+        return auth.CredentialsResponse()
