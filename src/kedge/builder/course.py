@@ -4,6 +4,7 @@ Owns the order: definition, base images, graph, solving, outputs. Everything tha
 trunk, so that one failure or one stop ends it all. Does not know what any part does.
 """
 
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from kedge.builder.definition import Definition, load_definition
 from kedge.builder.parts import Parts
 from kedge.builder.request import BuildRequest, BuildResult
+from kedge.builder.steps import step
 from kedge.dockerfile.directives import find_directive, require_own_frontend
 from kedge.dockerfile.findings import Findings
 from kedge.dockerfile.lint_options import CheckOptions, check_options
@@ -68,9 +70,8 @@ def _lost_a_cache(parts: Parts, error: BaseException) -> bool:
         return False
     parts.store.forget_origins(lost)
     parts.broken |= lost
-    for origin in lost:
-        parts.report(WarningEvent("", f"a cache did not have what it promised, the build starts again: {origin}"))
-    return True
+    with step(parts.report, threading.Event(), "[internal] a cache did not have what it promised: starting again"):
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +167,9 @@ class _Course:
         built.metadata |= await caching
         if "caches" in self.parts.__dict__:
             solved = replace(solved, warnings=(*solved.warnings, *self.parts.caches.warnings))
+        for origin in sorted(self.parts.broken):
+            told = WarningEvent("", f"a cache did not have what it promised, the build started again: {origin}")
+            solved = replace(solved, warnings=(*solved.warnings, told))
         return _result(self.parts.request, built, solved.warnings, solver)
 
     async def solve(self, solver: Solver) -> Solved:

@@ -140,9 +140,11 @@ class Parts:
         if not origin.startswith(CACHE_ORIGIN):
             store_fetch(self.registry)(origin, descriptor, writer, progress)
             return
+        from kedge.builder.patience import not_too_slow
+
         self.relied_on.add(origin)
         try:
-            store_fetch(self._cache_registry)(origin, descriptor, writer, progress)
+            store_fetch(self._cache_registry)(origin, descriptor, writer, not_too_slow(progress))
         except KedgeError:
             self.unkept.add(origin)
             raise

@@ -13,9 +13,25 @@ from kedge.model.event import Event
 from kedge.sources.handler import Work
 
 T = TypeVar("T")
+SLOWEST = 16 << 10  # bytes a second, below which a download is given up
 STALL = 30.0  # seconds without a byte, after which a cache is given up
 _LOOK = 0.05
 _GRACE = 2.0  # for work that was told to stop
+
+
+def not_too_slow(progress: Callable[[int, int], None]) -> Callable[[int, int], None]:
+    """`progress` of a download that a build can do without: raises SourceError when bytes only trickle in."""
+    started, first = time.monotonic(), list[int]()
+
+    def told(current: int, total: int) -> None:
+        if not first:
+            first.append(current)
+        seconds = time.monotonic() - started
+        if seconds > STALL and current - first[0] < SLOWEST * seconds:
+            raise SourceError(f"fewer than {SLOWEST >> 10} KiB a second came")
+        progress(current, total)
+
+    return told
 
 
 class Patient(Generic[T]):

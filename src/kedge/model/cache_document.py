@@ -11,7 +11,7 @@ import json
 from typing import Any, Final
 
 from kedge.model.digest import Digest, parse_digest
-from kedge.model.errors import IntegrityError
+from kedge.model.errors import IntegrityError, InvalidDigest
 from kedge.model.graph import Snapshot
 from kedge.model.value import dataclass
 
@@ -85,7 +85,7 @@ class CacheDocument:
             layers = tuple(_read_layer(entry) for entry in value.get("layers") or ())
             chains = _chains(layers)
             records = read_records(value.get("records") or (), chains)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, InvalidDigest) as error:
             raise IntegrityError(f"the cache's config cannot be read: {error}") from None
         return cls(layers, records)
 

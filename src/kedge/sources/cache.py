@@ -19,7 +19,7 @@ from kedge.model.cache_document import (
     read_records,
 )
 from kedge.model.digest import Digest, parse_digest
-from kedge.model.errors import IntegrityError, InvalidInput, NotFound
+from kedge.model.errors import IntegrityError, InvalidDigest, InvalidInput, NotFound
 from kedge.model.image import COMPRESSION_OF, INDEXES, MANIFESTS, Descriptor, ImageConfig, Index, Manifest
 from kedge.model.reference import parse_reference
 from kedge.model.value import dataclass, replace
@@ -202,7 +202,7 @@ def _inline_cache(name: str, text: str, config: ImageConfig, manifest: Manifest,
     try:
         entries = json.loads(base64.b64decode(json.loads(text), validate=True))
         records = read_records(entries, chains)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, InvalidDigest) as error:
         raise IntegrityError(f"the cache in {name} cannot be read: {error}") from None
     pairs = zip(manifest.layers, config.diff_ids, strict=True)
     blobs = {layer.digest: cache_blob(layer, diff_id) for layer, diff_id in pairs}
