@@ -65,6 +65,7 @@ class World:
         self.layers, self.cache, self.remote, self.commands = {}, MemoryCache(), {}, {}
         self.ran, self.events, self.volatile, self.looked = [], [], set(), []
         self.solver = None
+        self.elsewhere = None
 
     def layer(self, files):
         id = Layer(digest_of(sorted(files.items())))
@@ -93,7 +94,7 @@ class World:
             Merge: MergeOp(self, trunk),
             Diff: DiffOp(self, trunk),
         }
-        self.solver = Solver(trunk, operations, self.cache, self.checksum, self.events.append, "scope")
+        self.solver = Solver(trunk, operations, self.cache, self.checksum, self.events.append, "scope", self.elsewhere)
         return trunk.run(main(self.solver, trunk))
 
     def solve(self, edge):
