@@ -6,8 +6,9 @@
                     "make": files that a checkout of this repository cannot hold, "world": True …}
     expected.json   what the image has that its base has not (see `facts.Facts.without`), or {"error": text}
 
-"differs" in case.json says what BuildKit makes otherwise and why: a key of expected.json, `tree/PATH`, or `all`, when
-only one of the two refuses. The same list is in docs/reference/dockerfile.md.
+"needs" in case.json is "ids" for what a single id cannot make, and "root" for what no ordinary user can. "differs" says
+what BuildKit makes otherwise and why: a key of expected.json, `tree/PATH`, or `all`, when only one of the two refuses.
+The same list is in docs/reference/dockerfile.md.
 """
 
 import io
@@ -51,8 +52,7 @@ class Case:
 
     @property
     def expected(self) -> dict[str, Any]:
-        result: dict[str, Any] = json.loads((CASES / self.name / "expected.json").read_text())
-        return result
+        return expected(self.name)
 
     @property
     def words(self) -> list[str]:
@@ -85,6 +85,12 @@ class Case:
             else:
                 members[name] = {"text": path.read_text(), "mode": f"{path.stat().st_mode & 0o7777:o}"}
         return members
+
+
+def expected(name: str) -> dict[str, Any]:
+    """What a case's expected.json says."""
+    result: dict[str, Any] = json.loads((CASES / name / "expected.json").read_text())
+    return result
 
 
 def prepare(name: str, world: World, room: Path) -> Case:

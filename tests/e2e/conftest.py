@@ -16,6 +16,9 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import LiveRegistry
+from tests.e2e.world import World, open_world
+
 ROOT = Path(__file__).resolve().parents[2]
 PLAIN = ("--progress", "plain")
 
@@ -119,6 +122,15 @@ def kedge(mirror: Path, tmp_path: Path) -> Kedge:
 def shared(mirror: Path, tmp_path_factory: pytest.TempPathFactory) -> Kedge:
     """The command line with a store that tests of one worker share: for those that do not care what else is in it."""
     return Kedge(tmp_path_factory.mktemp("shared") / "store", mirror)
+
+
+@pytest.fixture(scope="session")
+def world(live_registry: LiveRegistry, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """What the cases of tests/cases share; `config.toml` in its room makes its registry stand for Docker Hub."""
+    with open_world(tmp_path_factory.mktemp("world"), live_registry.address) as world:
+        settings = f'[registry."docker.io"]\nmirrors = ["http://{world.registry}"]\n'
+        (world.room / "config.toml").write_text(settings)
+        yield world
 
 
 def write_tree(folder: Path, files: Mapping[str, str]) -> Path:

@@ -35,7 +35,7 @@ class Built:
         return {
             name: e.error or ("CACHED" if e.cached else "DONE" if e.completed else "WAITING")
             for name, e in last.items()
-            if not name.startswith(("[internal]", "exporting"))
+            if not name.startswith(("[internal]", "[context ", "exporting"))
         }
 
     @property

@@ -1,8 +1,8 @@
 """Every case, and how BuildKit builds it: same file tree, config, history and number of layers. Opt-in.
 
-KEDGE_BUILDCTL and KEDGE_BUILDKITD name the programs, else PATH is searched. With KEDGE_RECORD=1, what was built is written
-into the cases' expected.json where there is none yet, for whoever adds a case to read: BuildKit's, or Kedge's where the
-case says that they differ.
+KEDGE_BUILDCTL and KEDGE_BUILDKITD name the programs, else PATH is searched. With KEDGE_RECORD=1, what was built is
+written into the cases' expected.json where there is none yet, for whoever adds a case to read: BuildKit's, or Kedge's
+where the case says that they differ.
 """
 
 import os
@@ -13,18 +13,10 @@ from typing import Any
 import pytest
 
 from kedge.model.errors import KedgeError
-from tests.conftest import LiveRegistry
 from tests.e2e import casefile
 from tests.e2e.buildkit_side import BuildKit, BuildKitRefused, running
 from tests.e2e.kedge_side import asked, build_case
-from tests.e2e.world import World, open_world
-
-
-@pytest.fixture(scope="module")
-def world(live_registry: LiveRegistry, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with open_world(tmp_path_factory.mktemp("world"), live_registry.address) as world:
-        (world.room / "config.toml").write_text(f'[registry."docker.io"]\nmirrors = ["http://{world.registry}"]\n')
-        yield world
+from tests.e2e.world import World
 
 
 @pytest.fixture(scope="module")

@@ -31,8 +31,11 @@ SERVER = "http://server"  # how cases write the address of the loopback server
 ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
 USERS = "root:x:0:0:root:/root:/bin/sh\nbob:x:1234:1235::/home/bob:/bin/sh\nalice:x:2000:2001::/home/alice:/bin/sh\n"
 GROUPS = "root:x:0:\nbob:x:1235:\nalice:x:2001:\nwheel:x:10:bob\nstaff:x:50:alice\n"
-APPLETS = """sh [ cat chmod chown cp cut dd echo env expr false find grep head hostname id ip ln ls mkdir mkfifo mknod mount
-mv nc printf pwd readlink rm rmdir sed sleep sort stat tail tar test touch tr true umount uname wc wget xargs""".split()
+APPLETS = """
+    sh [ cat chmod chown cp cut dd echo env expr false find grep head hostname id ip ln ls mkdir
+    mkfifo mknod mount mv nc printf pwd readlink rm rmdir sed sleep sort stat tail tar test touch tr
+    true umount uname wc wget xargs
+""".split()
 
 
 def compressed(data: bytes, kind: str) -> bytes:

@@ -4,6 +4,7 @@ Owns the `--ssh` syntax, the filter and its threads. Does not know which steps u
 have data signed; it may not add, remove or lock keys, nor anything else the agent offers.
 """
 
+import errno
 import os
 import shutil
 import socket
@@ -120,8 +121,12 @@ class _Front:
         self._guard = threading.Lock()
         self._listener.bind(str(path))
         os.chmod(path, mode)
-        with suppress(PermissionError):  # a single mapped id cannot give files away; the step then has that id too
+        try:
             os.chown(path, uid, gid)
+        except OSError as error:
+            # A single mapped id cannot give files away, nor name others; the step then has that id too.
+            if error.errno not in (errno.EPERM, errno.EINVAL):
+                raise
         self._listener.listen()
 
     def __enter__(self) -> "_Front":
