@@ -44,7 +44,8 @@ def _is_shown(finding: Finding, options: CheckOptions) -> bool:
 
 def _warning(finding: Finding) -> WarningEvent:
     rule = _rule_of(finding)
-    return WarningEvent(rule.name, rule.text(finding.arguments), rule.summary, rule.url, finding.location)
+    text, arguments = rule.text(finding.arguments), finding.arguments
+    return WarningEvent(rule.name, text, rule.summary, rule.url, finding.location, arguments=arguments)
 
 
 def require_clean(warnings: Iterable[WarningEvent], options: CheckOptions) -> None:

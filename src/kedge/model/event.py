@@ -54,7 +54,10 @@ class LogEvent:
 
 @dataclass(frozen=True, slots=True)
 class WarningEvent:
-    """Advice about the user's text. `rule` is the check's name (`StageNameCasing`), `url` where it is explained."""
+    """Advice about the user's text. `rule` is the check's name (`StageNameCasing`), `url` where it is explained.
+
+    `arguments` are what the message is about, in the rule's own order, for those who word it otherwise.
+    """
 
     rule: str
     message: str
@@ -62,6 +65,7 @@ class WarningEvent:
     url: str = ""
     location: Location | None = None
     vertex: Digest | None = None
+    arguments: tuple[str, ...] = ()
 
 
 Event: TypeAlias = VertexEvent | StatusEvent | LogEvent | WarningEvent

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
+from kedge.daemon.buildkit.advice import advice
 from kedge.daemon.buildkit.wording import reworded
 from kedge.daemon.wire import control, timestamp
 from kedge.model.digest import Digest
@@ -159,6 +160,7 @@ def _add_log(message: Any, event: LogEvent, names: Names, definition: str) -> No
 
 
 def _add_warning(message: Any, event: WarningEvent, names: Names, definition: str) -> None:
+    event = advice(event)
     text = f"{event.rule}: {event.message}" if event.rule else event.message
     if event.location:
         text += f" (line {event.location.start})"
