@@ -7,7 +7,7 @@ used. Does not know what the bytes mean nor where they come from.
 import hashlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
@@ -38,6 +38,8 @@ class BlobWriter:
         self.expected = expected
         self.offset = 0
         self.digest: Digest | None = None  # set by commit
+        self.restarts = 0
+        self.changed: Callable[[], None] | None = None  # called after each write and restart; may raise to stop
         self._path, self._resting, self._reservation, self._lock = path, resting, reservation, lock
         self._algorithm = expected.digest.partition(":")[0] if expected else "sha256"
         self._hash = hashlib.new(self._algorithm)
@@ -66,15 +68,25 @@ class BlobWriter:
             while rest:
                 rest = rest[os.write(self._fd, rest) :]
         self.offset += size
+        if self.changed:
+            self.changed()
         return size
+
+    def reader(self) -> int:
+        """A descriptor for the bytes written so far and those to come, not verified; the caller's to close."""
+        with translated("write a blob"):
+            return os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
 
     def restart(self) -> None:
         """Forget all bytes so far: `offset` is 0 again."""
+        self.restarts += 1
+        self.offset = 0
         with translated("write a blob"):
             os.ftruncate(self._fd, 0)
             os.lseek(self._fd, 0, os.SEEK_SET)
         self._hash = hashlib.new(self._algorithm)
-        self.offset = 0
+        if self.changed:
+            self.changed()
 
     def commit(self) -> Digest:
         """Make the bytes a blob, durably. Raises IntegrityError, and drops them, when they are not what was expected.

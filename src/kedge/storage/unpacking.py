@@ -1,21 +1,24 @@
 """From a lazy layer to its directory: fetch, verify, decompress, unpack, once.
 
 Owns nothing that lasts. Does not know tar (`tar_read`), compression (`compression`) or registries (`fetch` is given). A
-blob was verified when it came in; here the diff id is, in the same pass that unpacks.
+blob is verified when it comes in; here the diff id is, in the same pass that unpacks. A large blob is unpacked while it
+comes in, into a draft that becomes the layer's directory only after both were found right.
 """
 
 import hashlib
 import os
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, TypeVar
 
 from kedge.model.digest import Digest
 from kedge.model.errors import IntegrityError, KedgeError, NotFound, StoreError
 from kedge.model.graph import Layer
 from kedge.model.image import Descriptor
+from kedge.storage.arriving import Arriving
 from kedge.storage.blobs import BlobStore, BlobWriter
 from kedge.storage.budget import Budget
 from kedge.storage.disk import remove_tree, translated
@@ -23,11 +26,13 @@ from kedge.storage.layer_records import LayerInfo, LayerRecords
 from kedge.storage.locks import Lease, Locks
 
 if TYPE_CHECKING:
-    from kedge.storage.compression import Decompressed
+    from kedge.storage.compression import Decompressed, Source
 
+_T = TypeVar("_T")
 _CHUNK = 1 << 20
 _AHEAD = 4  # chunks decompressed ahead of the unpacking
 _SMALL = 256 << 10  # a compressed layer below this is not worth a thread
+_LARGE = 1 << 20  # one from this on is unpacked while it comes in
 
 
 class Progress(Protocol):
@@ -71,12 +76,49 @@ class Unpacker:
                 return
             if not info.sources:
                 raise StoreError(f"layer {layer} is damaged: it has neither files nor a source")
-            self._unpack(info, self.have_any(info, progress), progress)
+            here = self._here(info)
+            if here is None:
+                here = self._from_any(info, lambda blob, origin: self._receive(info, blob, origin, progress))
+            if here is not None:
+                with self._blobs.open(here.digest) as blob:
+                    self._unpack(info, here, blob, progress)
 
     def have(self, descriptor: Descriptor, origin: str, progress: Progress | None) -> None:
         """Have a blob in the blob store, made again or fetched from `origin`, once for all. Raises NotFound."""
+        with self._coming(descriptor, origin, progress) as coming:
+            if coming:
+                coming[1]()
+
+    def have_any(self, info: LayerInfo, progress: Progress | None) -> Descriptor:
+        """Have one of the layer's blobs: one that is here, else the first that can be fetched."""
+
+        def fetched(descriptor: Descriptor, origin: str) -> Descriptor:
+            self.have(descriptor, origin, progress)
+            return descriptor
+
+        return self._here(info) or self._from_any(info, fetched)
+
+    def _here(self, info: LayerInfo) -> Descriptor | None:
+        return next((descriptor for descriptor, _ in info.sources if self._blobs.has(descriptor.digest)), None)
+
+    def _from_any(self, info: LayerInfo, obtain: Callable[[Descriptor, str], _T]) -> _T:
+        """What `obtain` gives for the first of the layer's sources for which it does not fail."""
+        for index, (descriptor, origin) in enumerate(info.sources, 1):
+            try:
+                return obtain(descriptor, origin)
+            except KedgeError:
+                if index == len(info.sources):
+                    raise
+        raise NotFound(f"layer {info.id} has no source")
+
+    @contextmanager
+    def _coming(
+        self, descriptor: Descriptor, origin: str, progress: Progress | None
+    ) -> "Iterator[tuple[BlobWriter, Callable[[], None]] | None]":
+        """A writer for a blob and what fills and commits it, while no one else is at it; None when the blob is here."""
         with self._locks.held(f"blob:{descriptor.digest}"):
             if self._blobs.has(descriptor.digest) or self.remake(descriptor.digest):
+                yield None
                 return
             fetch = self._fetch()
             if not origin or fetch is None:
@@ -86,28 +128,52 @@ class Unpacker:
                 if progress:
                     progress("fetching", descriptor.digest, current, total or descriptor.size)
 
-            with self._blobs.writer(descriptor) as writer:
-                if not _whole(writer):
-                    fetch(origin, descriptor, writer, report)
+            def fill() -> None:
+                fetch(origin, descriptor, writer, report)
                 if writer.digest is None:
                     writer.commit()
 
-    def have_any(self, info: LayerInfo, progress: Progress | None) -> Descriptor:
-        """Have one of the layer's blobs: one that is here, else the first that can be fetched."""
-        for descriptor, _ in info.sources:
-            if self._blobs.has(descriptor.digest):
-                return descriptor
-        for index, (descriptor, origin) in enumerate(info.sources, 1):
-            try:
-                self.have(descriptor, origin, progress)
-            except KedgeError:
-                if index == len(info.sources):
-                    raise
-            else:
-                return descriptor
-        raise NotFound(f"layer {info.id} has no source")
+            with self._blobs.writer(descriptor) as writer:
+                if _whole(writer):
+                    yield None
+                else:
+                    yield writer, fill
 
-    def _unpack(self, info: LayerInfo, descriptor: Descriptor, progress: Progress | None) -> None:
+    def _receive(
+        self, info: LayerInfo, descriptor: Descriptor, origin: str, progress: Progress | None
+    ) -> Descriptor | None:
+        """Have one blob of the layer, and its directory too if it could be unpacked on the way: then None is returned,
+        else the descriptor of the blob, which is to be unpacked (again, if that failed on the way: then for certain
+        reasons).
+        """
+        with self._coming(descriptor, origin, progress) as coming:
+            if coming is None:
+                return descriptor
+            writer, fill = coming
+            if descriptor.size < _LARGE:
+                fill()
+                return descriptor
+            with Arriving(writer, fill) as blob:
+                try:
+                    self._unpack(info, descriptor, blob, progress, blob)
+                except (IntegrityError, _Disturbed):
+                    blob.leave()
+                    blob.join()
+                    return descriptor
+                except BaseException:
+                    blob.stop()
+                    raise
+        return None
+
+    def _unpack(
+        self,
+        info: LayerInfo,
+        descriptor: Descriptor,
+        blob: "Source",
+        progress: Progress | None,
+        arriving: Arriving | None = None,
+    ) -> None:
+        """Unpack `blob`, and make what came out the layer's directory; of one `arriving`, after it was verified."""
         from kedge.storage.tar_read import unpack
 
         draft = self._drafts / self._lease.new_name()
@@ -122,9 +188,13 @@ class Unpacker:
                 progress("unpacking", descriptor.digest, stream.consumed, descriptor.size)
 
         try:
-            with self._blobs.open(descriptor.digest) as blob, verified(blob, descriptor) as stream:
+            with verified(blob, descriptor, arriving.leave if arriving else None) as stream:
                 unpacked = unpack(stream, fd, layer=True, progress=report)
                 stream.finish(info.diff_id)
+            if arriving:
+                arriving.join()
+                if not arriving.undisturbed:
+                    raise _Disturbed
             self._records.fill(info.id, draft, stream.size, unpacked.opaque_root)
         except BaseException:
             _discard(draft, self._trash)
@@ -132,6 +202,10 @@ class Unpacker:
         finally:
             os.close(fd)
             reservation.settle(0)
+
+
+class _Disturbed(Exception):
+    """A blob started anew while it was unpacked."""
 
 
 def _whole(writer: BlobWriter) -> bool:
@@ -159,10 +233,12 @@ def _discard(draft: Path, trash: Path) -> None:
 class VerifiedStream:
     """The plain bytes of a compressed layer, decompressed and hashed one step ahead of who reads them.
 
-    `size` counts bytes out, `consumed` compressed bytes in. A context manager.
+    `size` counts bytes out, `consumed` compressed bytes in. A context manager; `left` is called when it is left, to end
+    a read that waits.
     """
 
-    def __init__(self, source: "Decompressed", ahead: bool) -> None:
+    def __init__(self, source: "Decompressed", ahead: bool, left: Callable[[], None] | None = None) -> None:
+        self._left = left
         self._source, self._hash = source, hashlib.sha256()
         self._current, self._position = b"", 0
         self._queue: queue.Queue[bytes | BaseException] | None = queue.Queue(_AHEAD) if ahead else None
@@ -196,6 +272,8 @@ class VerifiedStream:
 
     def __exit__(self, *_: object) -> None:
         self._stopped.set()
+        if self._left:
+            self._left()
         if self._thread and self._queue:
             while self._thread.is_alive():
                 try:
@@ -231,8 +309,8 @@ class VerifiedStream:
             self._queue.put(data)
 
 
-def verified(blob: BinaryIO, descriptor: Descriptor) -> VerifiedStream:
+def verified(blob: "Source", descriptor: Descriptor, left: Callable[[], None] | None = None) -> VerifiedStream:
     """The stream of a layer blob. Its first bytes tell how it is compressed: media types of real images lie."""
     from kedge.storage.compression import decompressed
 
-    return VerifiedStream(decompressed(blob), ahead=descriptor.size >= _SMALL)
+    return VerifiedStream(decompressed(blob), descriptor.size >= _SMALL, left)
