@@ -58,11 +58,17 @@ def _serve(words: Sequence[str]) -> int:
     return 0
 
 
-def wait_for_signal() -> None:
-    """Return when somebody asks the process to end."""
+def asked_to_end() -> threading.Event:
+    """What is set once somebody asks the process to end; from now on, signals do nothing else."""
     asked = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: asked.set())
+    return asked
+
+
+def wait_for_signal() -> None:
+    """Return when somebody asks the process to end."""
+    asked = asked_to_end()
     while not asked.wait(3600):
         pass
 

@@ -26,7 +26,7 @@ def work(options: Options, console: Console) -> int:
         import grpc  # noqa: F401
     except ImportError:
         raise Unsupported("the service's libraries are not installed", hint="pip install 'kedge[serve]'") from None
-    from kedge.cli.buildkitd import wait_for_signal
+    from kedge.cli.buildkitd import asked_to_end
     from kedge.daemon.buildkit.config import ServiceConfig
     from kedge.daemon.service import Service
     from kedge.storage.store import default_root
@@ -38,13 +38,15 @@ def work(options: Options, console: Console) -> int:
         max_parallelism=options.max_parallelism,
         debug=console.debug,
     )
+    asked = asked_to_end()
     listeners = _listeners(options)
     service = Service(config)
     service.start(options.buildkit, options.group)
     for address in options.buildkit:
         service.log(f"serving BuildKit's API at {address}")
     with _engine(config.root, config.settings, listeners, service):
-        wait_for_signal()
+        while not asked.wait(3600):
+            pass
         service.log("stopping")
     service.close()
     return 0

@@ -85,12 +85,17 @@ def status(root: int, path: str) -> PathStatus:
     try:
         info = os.fstat(fd)
         link = resolve_in_root(root, path) if stat.S_ISLNK(info.st_mode) else ""
-        name = os.path.basename(os.path.normpath("/" + path)) or "/"
+        name = os.path.basename(_normal(path)) or "/"
         return PathStatus(name, info.st_size, info.st_mode, info.st_mtime_ns, link)
     except OSError as error:
         raise InvalidInput(f"cannot look at {path}: {error.strerror}") from None
     finally:
         os.close(fd)
+
+
+def _normal(path: str) -> str:
+    """Absolute and clean; of two leading slashes POSIX would keep both."""
+    return os.path.normpath("/" + path.lstrip("/"))
 
 
 def _open(root: int, path: str, *, follow: bool) -> int:
@@ -108,8 +113,8 @@ def pack(root: int, path: str, out: Writable, *, one_file_system: bool = False) 
     With `one_file_system`, other mounts' directories come empty. Raises NotFound, StoreError; what `out` raises
     passes.
     """
-    inside = path.endswith("/.") or os.path.normpath("/" + path) == "/"
-    name = b"." if inside else os.fsencode(os.path.basename(os.path.normpath("/" + path)))
+    inside = path.endswith("/.") or _normal(path) == "/"
+    name = b"." if inside else os.fsencode(os.path.basename(_normal(path)))
     fd = _open(root, path, follow=path.endswith(("/", "/.")))
     try:
         packer = _Packer(out, os.fstat(fd).st_dev if one_file_system else None)

@@ -33,6 +33,8 @@ class Streams:
         self._log = log
         self._sinks: dict[object, Sink] = {}
         self._lock = threading.Lock()
+        self._order = threading.Lock()  # one piece of output after the other
+        self._held: list[tuple[int, bytes]] | None = None
         self._master = -1
         self._size: tuple[int, int] | None = None
         self._pump: threading.Thread | None = None
@@ -53,13 +55,17 @@ class Streams:
                 start(send, pid)
 
         stdin = self._theirs if self._theirs >= 0 else None
-        return replace(base, stdin=stdin, output=self._output, on_terminal=self._connect, on_start=on_start)
+        return replace(base, stdin=stdin, output=self.output, on_terminal=self._connect, on_start=on_start)
 
-    def finish(self) -> None:
-        """The process has ended: pass on the rest, and let everybody go. Idempotent."""
+    def drain(self) -> None:
+        """The process has ended: read what its terminal still holds."""
         self._ending.set()
         if self._pump is not None:
             self._pump.join()
+
+    def finish(self) -> None:
+        """The process has ended: pass on the rest, and let everybody go. Idempotent."""
+        self.drain()
         self._close_theirs()
         self.close_input()
         with self._lock:
@@ -76,7 +82,32 @@ class Streams:
         if theirs >= 0:
             os.close(theirs)
 
-    def _output(self, stream: int, data: bytes) -> None:
+    def hold(self) -> None:
+        """Keep what comes for now: it may be why the program could not be executed, and no word of its own."""
+        self._held = []
+
+    def release(self) -> None:
+        """The program runs: pass on what was kept, and all that comes."""
+        with self._order:
+            held, self._held = self._held or [], None
+            for stream, data in held:
+                self._deliver(stream, data)
+
+    def withdraw(self) -> bytes:
+        """The program does not run: what was kept goes to nobody but the caller."""
+        with self._order:
+            held, self._held = self._held or [], None
+        return b"".join(data for _, data in held)
+
+    def output(self, stream: int, data: bytes) -> None:
+        """What the process said."""
+        with self._order:
+            if self._held is not None:
+                self._held.append((stream, data))
+            else:
+                self._deliver(stream, data)
+
+    def _deliver(self, stream: int, data: bytes) -> None:
         if self._log is not None:
             self._log.write(stream, data)
         with self._lock:
@@ -110,7 +141,7 @@ class Streams:
                 return
             if not data:
                 return
-            self._output(1, data)
+            self.output(1, data)
 
     # ---- the clients' side -------------------------------------------------------------------------------------------
 
@@ -149,12 +180,8 @@ class Streams:
             os.close(ours)
 
     def end_of_client_input(self) -> None:
-        """A client has no more to give."""
-        if not self.once:
-            return
-        if self.terminal:
-            self.write(b"\x04")  # end of file, as a terminal says it
-        else:
+        """A client has no more to give. A terminal stays as it is: its keys say where input ends."""
+        if self.once and not self.terminal:
             self.close_input()
 
     def resize(self, rows: int, columns: int) -> None:

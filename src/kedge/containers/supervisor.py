@@ -288,7 +288,7 @@ class Supervisor:
         except KedgeError as error:
             each.exit_code = 126
             with suppress(Exception):
-                each.streams._output(2, error.message.encode() + b"\n")
+                each.streams.output(2, error.message.encode() + b"\n")
         finally:
             os.close(pidfd)
             each.running = False
@@ -324,16 +324,16 @@ class _Run:
         self.owner, self.one, self.streams = owner, one, streams
         self.begun = threading.Event()
         self.failure: KedgeError | None = None
-        self._said = b""
 
     def go(self, process: Process, mounts: tuple[MountPoint, ...]) -> None:
         one, code = self.one, 125
-        key = self.streams.attach(self._listen)
-        stdio = self.streams.stdio(Stdio(on_start=self._on_start, on_program=self.begun.set))
+        self.streams.hold()
+        stdio = self.streams.stdio(Stdio(on_start=self._on_start, on_program=self._on_program))
         try:
             code = self.owner.execute(process, mounts, one, stdio)
             if not self.begun.is_set():
-                text = self._said.decode(errors="replace").strip() or "the container ended before it began"
+                self.streams.drain()
+                text = self.streams.withdraw().decode(errors="replace").strip() or "the container ended before it began"
                 self.failure = NotStarted(text, code)
         except KedgeError as error:
             self.failure = error
@@ -341,7 +341,6 @@ class _Run:
             self.failure = KedgeError(f"the container could not be run: {error}")
             raise
         finally:
-            self.streams.detach(key)
             self._over(code)
 
     def _over(self, code: int) -> None:
@@ -367,9 +366,9 @@ class _Run:
                 with suppress(KedgeError):
                     self.owner._remove(one)
 
-    def _listen(self, stream: int, data: bytes) -> None:
-        if not self.begun.is_set() and len(self._said) < 4096:
-            self._said += data
+    def _on_program(self) -> None:
+        self.streams.release()
+        self.begun.set()
 
     def _on_start(self, send: Callable[[int], None], pid: int) -> None:
         with self.one.changed:

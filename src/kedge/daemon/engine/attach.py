@@ -24,6 +24,7 @@ from kedge.model.errors import InvalidInput, Unsupported
 RAW: Final = "application/vnd.docker.raw-stream"
 FRAMED: Final = "application/vnd.docker.multiplexed-stream"
 _PIECE: Final = 1 << 16
+_SDK_PAUSE: Final = 0.03  # seconds
 _DETACH: Final = "ctrl-p,ctrl-q"
 
 
@@ -251,6 +252,10 @@ def exec_start(call: Call) -> None:
     line = Line(call.exchange, each.streams, wanted or {1, 2})
     keys = settings.text("DetachKeys")
     line.join(kind_of(call, each.streams.terminal))
+    if call.header("user-agent").startswith("docker-sdk-python"):
+        # It loses what arrives together with the response's head (its HTTP library reads ahead). Docker is never so
+        # fast.
+        time.sleep(_SDK_PAUSE)
     runner = threading.Thread(target=_quietly(lambda: supervisor.run_exec(each)), name="exec", daemon=True)
     runner.start()
     line.serve(settings.flag("AttachStdin"), keys)

@@ -18,7 +18,7 @@ from kedge.daemon.engine.create import read_request
 from kedge.daemon.engine.fields import Fields
 from kedge.daemon.engine.images import found, read_platform
 from kedge.daemon.engine.routes import Call
-from kedge.images.lookup import StoredImage, find, read_image, shown_name, snapshot_of
+from kedge.images.lookup import StoredImage, find, read_image, snapshot_of
 from kedge.model.errors import Conflict, InvalidInput, KedgeError, NotFound, StoreError, Unsupported
 from kedge.model.graph import Snapshot
 from kedge.model.image import Descriptor, container_config_json
@@ -300,7 +300,7 @@ def summary(engine: "Engine", record: ContainerRecord, size: bool = False) -> di
     entry: dict[str, Any] = {
         "Id": record.id,
         "Names": [f"/{record.name}"],
-        "Image": shown_name(record.image) if not record.image.startswith("sha256:") else record.image[7:19],
+        "Image": record.image if not record.image.startswith("sha256:") else record.image[7:19],
         "ImageID": record.image_id,
         "Command": " ".join(record.command),
         "Created": int(record.created),
@@ -439,7 +439,7 @@ def _host_config(asked: Described) -> dict[str, Any]:
         "AutoRemove": False,
         "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
     }
-    defaults |= {"NetworkMode": "default", "PortBindings": {}, "LogConfig": {"Type": "local", "Config": {}}}
+    defaults |= {"NetworkMode": "default", "PortBindings": {}, "LogConfig": {"Type": "json-file", "Config": {}}}
     return defaults | {key: value for key, value in host.items() if value is not None}
 
 

@@ -11,6 +11,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from http import HTTPStatus
 from typing import Any, Final
 
 import h11
@@ -145,7 +146,8 @@ class Exchange:
 
     def _head(self, status: int, headers: list[tuple[str, str]]) -> None:
         self.started = True
-        self._connection.send(h11.Response(status_code=status, headers=[*self.request_headers, *headers]))
+        every = [*self.request_headers, *headers]
+        self._connection.send(h11.Response(status_code=status, headers=every, reason=HTTPStatus(status).phrase))
 
     def hijack(self, kind: str) -> socket.socket:
         """The bare socket, after the response that says so. What the client sent too early is read first from

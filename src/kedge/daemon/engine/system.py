@@ -66,7 +66,7 @@ def info(call: Call) -> None:
             "Driver": "overlayfs",
             # Docker's clients take this for "images are kept as registries know them": several platforms, attestations.
             "DriverStatus": [["driver-type", "io.containerd.snapshotter.v1"]],
-            "Plugins": {"Volume": [], "Network": ["host", "null"], "Authorization": None, "Log": ["local"]},
+            "Plugins": {"Volume": [], "Network": ["host", "null"], "Authorization": None, "Log": ["json-file"]},
             "MemoryLimit": True,
             "SwapLimit": False,
             "CpuCfsPeriod": True,
@@ -77,7 +77,7 @@ def info(call: Call) -> None:
             "NFd": len(os.listdir("/proc/self/fd")),
             "NGoroutines": _threads(),
             "SystemTime": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "LoggingDriver": "local",
+            "LoggingDriver": "json-file",
             "CgroupDriver": "cgroupfs",
             "CgroupVersion": "2" if os.path.exists("/sys/fs/cgroup/cgroup.controllers") else "1",
             "NEventsListener": 0,

@@ -26,6 +26,11 @@ from kedge.sources.handler import Work
 from kedge.storage.images import ImageRecord
 from kedge.storage.store import Store
 
+# Docker's words, which its libraries look for: not found, and not allowed.
+_REFUSED: Final = (
+    "repository does not exist, or has no such tag",
+    "pull access denied, repository does not exist or may require 'docker login'",
+)
 _BETWEEN: Final = 0.1  # seconds between two messages about one thing
 
 
@@ -60,8 +65,7 @@ def _pull(call: Call) -> None:
         try:
             image = ImageSource(store, registry, call.engine.host).pull(reference, platform, work)
         except (Unauthorized, NotFound) as error:
-            if isinstance(error, Unauthorized):
-                error.message = f"pull access denied for {reference.familiar_name}: {error.message}"
+            error.message = f"{_REFUSED[isinstance(error, Unauthorized)]}: {error.message}"
             raise
         first()
         if reference.digest:  # so that a container can be made by that name
