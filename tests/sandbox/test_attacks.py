@@ -3,6 +3,7 @@
 
 import os
 import stat
+import sys
 
 from kedge.sandbox.process import Content, HostPath, MountPoint, Tmpfs
 
@@ -23,6 +24,24 @@ def test_an_ordinary_user_in_the_image_has_no_capabilities(root_box):
         line.split(":\t") for line in root_box.sh("cat /proc/self/status", uid=5).out.splitlines() if ":\t" in line
     )
     assert lines["CapEff"] == lines["CapPrm"] == "0" * 16
+
+
+def test_what_the_builder_may_pass_on_reaches_no_user_of_the_image(root_box):
+    """CVE-2022-27651."""
+    root_box.command = ["setpriv", "--inh-caps=+chown,+net_raw", *root_box.command]
+    for uid in (0, 5):
+        assert "CapInh:\t" + "0" * 16 in root_box.sh("cat /proc/self/status", uid=uid).out
+
+
+def test_signals_that_the_builder_ignores_are_not_ignored_in_the_step(box):
+    """Some supervisors start us with SIGCHLD ignored."""
+    ignore = (
+        "import os,signal,sys;[signal.signal(n,signal.SIG_IGN) for n in (10,14,17)];os.execvp(sys.argv[1],sys.argv[1:])"
+    )
+    box.command = [sys.executable, "-c", ignore, *box.command]
+    done = box.sh("(exit 3); grep SigIgn /proc/self/status; exit $?")
+    assert done.code == 0
+    assert int(done.out.split()[1], 16) & 0x7FFFFFFF == 0
 
 
 def test_the_builder_s_environment_is_not_to_be_found(box):

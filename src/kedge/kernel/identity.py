@@ -5,6 +5,7 @@ Owns entering a user namespace as an ordinary user. Does not know what the privi
 
 import os
 import pwd
+import signal
 from collections.abc import Sequence
 from functools import cache
 
@@ -100,6 +101,8 @@ def enter_user_namespace() -> Identity:
     identity = current()
     if identity.privileged or (identity.in_user_namespace and identity.uid == 0 and has_capability("sys_admin")):
         return identity
+    if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:  # as some supervisors start us: no child could be waited for
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     uid, gid = os.geteuid(), os.getegid()
     helper = _start_mapper(uid, gid)
     try:

@@ -25,11 +25,25 @@ _REQUEST_FDS = 5  # without the one to join
 def main(control_fd: int) -> None:
     """Serve until the control socket closes."""
     sc.set_process_name("kedge-zygote")
+    _disown()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)  # the terminal's signals are for the builder to answer
     sc.unshare(sc.CLONE_NEWNS)
     sc.mount(None, "/", None, sc.MS_REC | sc.MS_SLAVE)
     _Zygote(socket.socket(fileno=control_fd)).serve()
+
+
+def _disown() -> None:
+    """Keep nothing that whoever started the builder handed down to its children, for steps are no children of theirs.
+
+    Inheritable capabilities would reach users of the image (CVE-2022-27651), ignored signals their programs; and with
+    SIGCHLD ignored no child of ours could be waited for. Python itself ignores the two signals that stay so here.
+    """
+    effective, permitted, _ = sc.capget()
+    sc.capset(effective, permitted, 0)
+    for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
 
 
 class _Zygote:
