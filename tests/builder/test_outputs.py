@@ -110,8 +110,16 @@ def test_steps_for_a_foreign_machine_say_what_is_missing(bench):
     foreign = "linux/s390x"
     if emulates(kedge.model.platform.parse_platform(foreign)):
         pytest.skip("this machine emulates s390x")
-    with pytest.raises(kedge.KedgeError):
-        bench.build("FROM base\nRUN true", platforms=(foreign,))
+    (bench.context / "sh").write_bytes(b"\x7fELF\x02\x02\x01" + bytes(9) + b"\x00\x02\x00\x16" + bytes(44))
+    (bench.context / "sh").chmod(0o755)
+    with pytest.raises(kedge.KedgeError, match="steps for linux/s390x cannot run on this"):
+        bench.build("FROM scratch\nCOPY sh /bin/sh\nRUN true", platforms=(foreign,))
+
+
+def test_programs_of_this_machine_run_whatever_platform_their_image_says(bench):
+    text = "FROM --platform=$BUILDPLATFORM base AS base-amd64\nFROM scratch\nCOPY --from=0 / /\nRUN echo ran > /x\n"
+    bench.build(text, platforms=("linux/s390x",), tags=("x",))
+    assert bench.steps()["[stage-1 2/2] RUN echo ran > /x"] == "DONE"
 
 
 def test_the_python_api_builds_in_a_child_for_those_who_may_not_mount(bench, monkeypatch):

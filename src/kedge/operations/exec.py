@@ -67,7 +67,7 @@ class ExecOperation:
     def _run(self, vertex: Vertex, inputs: list[Snapshot]) -> list[Snapshot]:
         op, work = _exec(vertex), Work(vertex.digest, self._report, self._trunk.cancel)
         self._entitlements.require(vertex)
-        self._machine.require(vertex.platform)
+        self._machine.require(vertex.platform, lambda: self._starts_own_program(op, inputs))
         with ExitStack() as stack:
             if self._turns:
                 _wait_for_turn(self._turns, work)
@@ -117,6 +117,14 @@ class ExecOperation:
             return resolve_user(None, op.user)
         with self._store.layers.mounted(inputs[op.root.input]) as tree:
             return resolve_user(tree, op.user)
+
+    def _starts_own_program(self, op: Exec, inputs: Sequence[Snapshot]) -> bool:
+        from kedge.operations.programs import starts_own_program
+
+        if op.root.input == NO_INPUT:
+            return False
+        with self._store.layers.mounted(inputs[op.root.input]) as tree:
+            return starts_own_program(tree.fd, op, DEFAULT_PATH)
 
     def _process(self, op: Exec, user: "User") -> "Process":
         from kedge.sandbox.process import Process
