@@ -196,6 +196,7 @@ class GitSource:
             "fetch",
             "-q",
             "--no-tags",
+            "--update-head-ok",  # the branch wanted may be the one that `init` calls its first
             "--depth=1",
             "--",
             f"file://{bare}",

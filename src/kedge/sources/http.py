@@ -33,6 +33,8 @@ PIECE = 1 << 18  # bytes
 REDIRECTS = 10
 TIMEOUT = 30.0  # seconds without a byte
 LARGEST = 64 << 30  # bytes
+# Servers that treat builders apart know BuildKit's name.
+USER_AGENT = "kedge (like buildkit/v0.32)"
 _HEADERS = frozenset({"accept", "user-agent"})  # what a graph may set (BuildKit's list)
 
 
@@ -116,7 +118,7 @@ class HttpSource:
     def _request(self, wanted: _Wanted, conditions: dict[str, str]) -> "urllib3.BaseHTTPResponse":
         import urllib3
 
-        headers = {"Accept-Encoding": "identity", "User-Agent": "kedge"} | wanted.headers | conditions
+        headers = {"Accept-Encoding": "identity", "User-Agent": USER_AGENT} | wanted.headers | conditions
         if wanted.auth_secret and (value := self._secret(wanted)):
             headers["Authorization"] = value
         url, basic = _without_login(wanted.url)

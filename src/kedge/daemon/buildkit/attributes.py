@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 from kedge.builder.request import BuildRequest, CacheSpec, Lent
 from kedge.daemon.buildkit.errors import UnknownFrontendCap, UnknownSubrequest
 from kedge.dockerfile.gitref import parse_git_reference
-from kedge.model.errors import InvalidInput, Unsupported
+from kedge.model.errors import InvalidInput
 from kedge.model.ops import Pairs, Ulimit
 from kedge.model.value import dataclass, field
 
@@ -220,9 +220,7 @@ def _cache_imports(attrs: Mapping[str, str]) -> tuple[CacheSpec, ...]:
 
 
 def cache_spec(kind: str, attrs: Mapping[str, Any]) -> CacheSpec:
-    """One cache import or export. Raises Unsupported for a directory: it would be one of this machine's."""
-    if kind == "local":
-        raise Unsupported("caches of type local cannot go through the session yet", hint="Use type=registry.")
+    """One cache import or export. One of type local names a directory of the client's: see `caches`."""
     return CacheSpec(kind, tuple(sorted((str(key), str(value)) for key, value in attrs.items())))
 
 

@@ -44,6 +44,7 @@ class ServiceConfig:
     history_entries: int = 50
     history_seconds: float = 48 * 3600.0
     debug: bool = False
+    images_are_cache: bool = False  # nobody lists images of this store: what was pulled or built may go when asked to
 
     def grants(self, name: str) -> bool:
         """May a build have the entitlement if it asks for it?"""

@@ -57,6 +57,7 @@ class Control:
             failure = error
             if isinstance(error, KedgeError):
                 error.vertex = job.log.failed(error.message)  # type: ignore[attr-defined]
+                error.traced = self._config.debug  # type: ignore[attr-defined]
             raise
         finally:
             job.finish()
@@ -102,12 +103,16 @@ class Control:
         if request.ageLimit < 0:
             raise Refused("a negative age limit")
         with Store.open(self._config.root) as store:
-            return control.DiskUsageResponse(record=usage_records(store, request.filter, request.ageLimit / 1e9))
+            return control.DiskUsageResponse(record=self._usage(store, request))
 
     @streams
     def Prune(self, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
         with Store.open(self._config.root) as store:
-            yield from prune(store, request)
+            yield from prune(store, request, images=not self._config.images_are_cache)
+
+    def _usage(self, store: Store, request: Any) -> list[Any]:
+        held = not self._config.images_are_cache
+        return usage_records(store, request.filter, request.ageLimit / 1e9, images=held)
 
     # ---- history -----------------------------------------------------------------------------------------------------
 

@@ -7,12 +7,15 @@ which clients print the lines of the Dockerfile, or the exit code.
 import base64
 import functools
 import json
+import os
+import traceback
 from collections import namedtuple
 from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeVar
 
 import grpc
 
+from kedge.daemon.buildkit.config import BUILDKIT_VERSION
 from kedge.daemon.buildkit.definition import encode
 from kedge.daemon.buildkit.wording import reworded
 from kedge.daemon.wire import status
@@ -122,10 +125,23 @@ def _details(error: KedgeError) -> Iterator[tuple[str, Any]]:
         yield "errdefs.FrontendCap", {"name": error.name}
     if isinstance(error, StepFailed):
         yield "gatewayapi.ExitMessage", {"Code": error.exit_code}
+    if getattr(error, "traced", False):
+        yield "stack.Stack", _stack_json(error)
     if vertex := getattr(error, "vertex", ""):
         yield "errdefs.Vertex", {"digest": vertex}
     if error.location is not None:
         yield "errdefs.Source", source_json(error.location)
+
+
+def _stack_json(error: KedgeError) -> dict[str, Any]:
+    """Where an error arose, for `--debug` on both sides."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return {
+        "frames": [{"Name": one.name, "File": one.filename, "Line": one.lineno or 0} for one in reversed(frames)],
+        "cmdline": ["kedge"],
+        "pid": os.getpid(),
+        "version": BUILDKIT_VERSION,
+    }
 
 
 def source_json(location: Location) -> dict[str, Any]:

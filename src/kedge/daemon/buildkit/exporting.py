@@ -15,6 +15,7 @@ from kedge.builder.parts import Parts
 from kedge.builder.request import BuildRequest, Output
 from kedge.daemon.buildkit.jobs import Job, Outcome, Result
 from kedge.daemon.buildkit.solving import BASE_CONFIG, CONFIG, EPOCH, PLATFORMS, empty_target, platform_of
+from kedge.daemon.sessions.layouts import send_blobs
 from kedge.daemon.sessions.send import ByteSink, send_directory
 from kedge.dockerfile.target import Target
 from kedge.model.errors import InvalidInput, KedgeError
@@ -56,14 +57,21 @@ def _export(job: Job, result: Result, wanted: Sequence[tuple[int, Any]]) -> dict
             attrs, kind = dict(one.Attrs), _KINDS[one.Type]
             destination = stack.enter_context(_destination(job, number, kind, attrs))
             outputs.append(Output(kind, tuple(sorted(attrs.items())), destination))
-        request = replace(parts.request, outputs=tuple(outputs) or (Output("cacheonly"),), cache_to=job.cache_to)
+        request = replace(parts.request, outputs=tuple(outputs) or (Output("cacheonly"),), cache_to=job.caches.targets)
         made = course.export_solved(job.again(parts, request), solved)
+        job.caches.send()
     return _response(made.metadata)
 
 
 @contextmanager
 def _destination(job: Job, number: int, kind: str, attrs: Mapping[str, str]) -> Iterator[Path | BinaryIO | None]:
     """Where an output is written to; what is there goes to the client when all is well."""
+    if kind in ("oci", "docker") and attrs.get("tar", "").lower() in ("false", "0", "f"):
+        with job.store.layers.draft() as draft:
+            folder = Path(draft.upper) / "layout"
+            yield folder
+            send_blobs(job.lent.session, "export", folder)
+        return
     metadata = (("buildkit-attachable-exporter-id", str(number)), ("buildkit-exporter-multi-platform", "1"))
     if kind in _TO_CLIENT:
         sink = ByteSink(job.lent.session.channel, metadata)

@@ -16,6 +16,7 @@ from kedge.builder.course import Solved
 from kedge.builder.parts import Parts
 from kedge.builder.request import BuildRequest
 from kedge.daemon.buildkit.attributes import cache_spec
+from kedge.daemon.buildkit.caches import LentCaches
 from kedge.daemon.buildkit.config import ServiceConfig
 from kedge.daemon.buildkit.definition import decode_edge
 from kedge.daemon.buildkit.errors import NotGranted, Refused, UnknownRef
@@ -77,6 +78,7 @@ class Job:
         self.results: dict[str, Outcome] = {}  # what the client knows by an id
         self.granted = self._grant(request.Entitlements)
         self.cache_to = tuple(cache_spec(one.Type, one.Attrs) for one in request.Cache.Exports)
+        self.cache_from = tuple(cache_spec(one.Type, one.Attrs) for one in request.Cache.Imports)
         self.returned: Result | BaseException | None = None  # what the client that drives the build returned
         self._changed = threading.Condition()
         self._stopped, self._finished = False, False
@@ -85,6 +87,7 @@ class Job:
         self.store = Store.open(config.root)
         self.store.protect()
         self.lent = self._lend(request.Session)
+        self.caches = LentCaches(self.store, lambda: self.lent.session, self.cache_to)
 
     def _grant(self, wanted: Any) -> tuple[str, ...]:
         for name in wanted:
@@ -193,6 +196,7 @@ class Job:
             self._finished = True
         for parts in self._parts:
             parts.__exit__()
+        self.caches.close()
         self.lent.close()
         self.store.close()
         self.results.clear()

@@ -59,6 +59,8 @@ def solve_frontend(job: Job, name: str, attrs: Mapping[str, str], inputs: Mappin
     """What a frontend makes of its attributes. Raises KedgeError."""
     if name == "gateway.v0":
         _require_own(attrs.get("source", ""))
+        if attrs.get("source") == "dockerfile.v0":
+            attrs = {key: value for key, value in attrs.items() if key not in ("source", "cmdline")}
     elif name != "dockerfile.v0":
         raise Refused(f"unknown frontend {name[:60]!r}")
     if syntax := attrs.get("build-arg:BUILDKIT_SYNTAX", ""):
@@ -68,7 +70,10 @@ def solve_frontend(job: Job, name: str, attrs: Mapping[str, str], inputs: Mappin
         return Result({"": None}, describe())
     request = replace(frontend.request, inputs=_read_inputs(job, attrs, inputs))
     job.lent.session_of |= frontend.sessions
-    request = replace(_with_inputs(job, request), cache_to=job.cache_to)
+    request = _with_inputs(job, request)
+    request = replace(
+        request, cache_to=job.caches.targets, cache_from=job.caches.sources((*job.cache_from, *request.cache_from))
+    )
     if frontend.upload:
         request = replace(request, context=job.lent.upload(frontend.upload))
     parts = job.parts(request)
@@ -81,6 +86,8 @@ def _require_own(source: str) -> None:
 
     if not source:
         raise Refused("no source specified for gateway")
+    if source == "dockerfile.v0":
+        return
     reference = parse_reference(source)
     if reference.familiar.partition(":")[0].partition("@")[0] not in _OWN_FRONTENDS:
         raise Unsupported(

@@ -14,6 +14,7 @@ from kedge.daemon.buildkit.errors import Refused
 from kedge.daemon.buildkit.progress import to_timestamp
 from kedge.daemon.wire import control
 from kedge.model.errors import InvalidInput
+from kedge.model.value import replace
 from kedge.storage.accounts import Kind, Usage
 from kedge.storage.gc import PruneOptions
 from kedge.storage.store import Store
@@ -31,13 +32,16 @@ _TERM: Final = re.compile(r"\s*([A-Za-z][\w./-]*)\s*(?:(==|!=|~=|<|<=|>|>=|=)\s*
 Match = Callable[[Usage], bool]
 
 
-def usage_records(store: Store, filters: Sequence[str], age: float = 0) -> list[Any]:
-    """Everything that the filters choose; `age` keeps only what was not used for so many seconds."""
+def usage_records(store: Store, filters: Sequence[str], age: float = 0, *, images: bool = True) -> list[Any]:
+    """Everything that the filters choose; `age` keeps only what was not used for so many seconds.
+
+    `images`: what an image holds is in use.
+    """
     match, before = read_filters(filters), time.time() - age
     return [
-        usage_record(one)
+        usage_record(one if images or not one.shared else replace(one, in_use=False))
         for one in store.usage()
-        if one.kind != "store" and match(one) and (not age or one.last_used <= before)
+        if one.kind not in ("store", "draft") and match(one) and (not age or one.last_used <= before)
     ]
 
 
@@ -70,8 +74,8 @@ def record_type(one: Usage) -> str:
     return "source.local" if _is_lent(one) else _TYPES[one.kind]
 
 
-def prune(store: Store, request: Any) -> Iterator[Any]:
-    """Remove what a PruneRequest allows; yields what went."""
+def prune(store: Store, request: Any, *, images: bool = True) -> Iterator[Any]:
+    """Remove what a PruneRequest allows; yields what went. Without `images`, their names do not hold anything."""
     match = read_filters(request.filter)
     if min(request.keepDuration, request.reservedSpace, request.maxUsedSpace, request.minFreeSpace) < 0:
         raise Refused("a prune request has a negative number")
@@ -82,6 +86,9 @@ def prune(store: Store, request: Any) -> Iterator[Any]:
         ids = tuple(one.id for one in store.usage() if match(one))
         if not ids:
             return
+    if request.all and not images and not ids:
+        for record in store.images.list():
+            store.images.remove(record.name)
     options = PruneOptions(all=request.all, until=until, ids=ids, keep=keep)
     for one in store.prune(options).records:
         yield usage_record(one)

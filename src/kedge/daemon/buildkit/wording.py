@@ -31,6 +31,7 @@ _TABLE: Final = tuple(
             r"invalid mode '([^']*)' for --chmod",
             r"invalid chmod parameter: '\1'. it should be octal string and between 0 and 07777",
         ),
+        (r"invalid SOURCE_DATE_EPOCH: '([^']*)'", r"invalid SOURCE_DATE_EPOCH: \1"),
         (r"(/[^\n]*): not found", r'failed to calculate checksum of ref: "\1": not found'),
         (r"no secret was lent under the id '([^']*)'", r"secret \1: not found"),
         (r"[^\n]*: \S+ is ([0-9a-f]{40,64}), expected ([0-9a-f]+)", r"expected checksum to match \2, got \1"),

@@ -4,9 +4,11 @@ Owns reading blobs from the client. Nothing of what it says is believed: digest 
 into the store at once, for the client may be gone when they are needed. No path of this machine is ever looked at.
 """
 
+import hashlib
 import io
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 
 import grpc
@@ -14,8 +16,8 @@ import grpc
 from kedge.daemon.sessions.registry import ClientSession
 from kedge.daemon.wire import content
 from kedge.daemon.wire.calls import Calls
-from kedge.model.digest import Digest, parse_digest
-from kedge.model.errors import Cancelled, InvalidInput, NotFound, SourceError
+from kedge.model.digest import Digest, hex_part, parse_digest
+from kedge.model.errors import Cancelled, IntegrityError, InvalidInput, NotFound, SourceError
 from kedge.model.graph import Snapshot
 from kedge.model.ops import Source
 from kedge.model.platform import Platform
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 STORE_HEADER: Final = "buildkit-attachable-store-id"
 _LONGEST_NAME: Final = 256
+_DEEPEST: Final = 3
+_LARGEST_DOCUMENT: Final = 8 << 20
 
 
 class LentFiles:
@@ -158,3 +162,75 @@ def _translated(error: grpc.RpcError, digest: Digest) -> Exception:
     if error.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.UNKNOWN):
         return NotFound(f"the client's image layout has no {digest}")
     return SourceError(f"the client's image layout cannot be read: {(error.details() or '')[:300]}")
+
+
+# ---- the other way ---------------------------------------------------------------------------------------------------
+
+
+def send_blobs(session: ClientSession, store: str, directory: Path) -> None:
+    """Put every blob of a layout in `directory` into a content store of the client's. Raises KedgeError."""
+    calls = session.calls(content.services["Content"])
+    metadata = ((STORE_HEADER, store),)
+    for path in sorted((directory / "blobs").glob("*/*")):
+        digest = f"{path.parent.name}:{path.name}"
+        try:
+            _send_blob(calls, metadata, digest, path)
+        except grpc.RpcError as error:
+            if error.code() != grpc.StatusCode.ALREADY_EXISTS:
+                raise InvalidInput(f"the client could not take the result: {(error.details() or '')[:300]}") from None
+
+
+def _send_blob(calls: Calls, metadata: Any, digest: str, path: Path) -> None:
+    size = path.stat().st_size
+
+    def requests() -> Iterator[Any]:
+        common = {"ref": f"kedge-{digest}", "total": size, "expected": digest}
+        yield content.WriteContentRequest(action=content.STAT, **common)
+        offset = 0
+        with path.open("rb") as file:
+            while data := file.read(1 << 20):
+                yield content.WriteContentRequest(action=content.WRITE, offset=offset, data=data, **common)
+                offset += len(data)
+        yield content.WriteContentRequest(action=content.COMMIT, offset=offset, **common)
+
+    for answer in calls.stream("Write", requests(), metadata=metadata):
+        if answer.action == content.COMMIT:
+            return
+
+
+def receive_layout(session: ClientSession, store: str, root: Digest, directory: Path) -> None:
+    """Copy an image or cache, from its root document down, out of a store of the client's. Raises KedgeError."""
+    files = LentFiles(session, store)
+    blobs = directory / "blobs" / "sha256"
+    blobs.mkdir(parents=True)
+    kind = _receive(files, blobs, root, 0)
+    size = (blobs / hex_part(root)).stat().st_size
+    index = {"schemaVersion": 2, "manifests": [{"mediaType": kind, "digest": root, "size": size}]}
+    (directory / "index.json").write_text(json.dumps(index))
+    (directory / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
+
+
+def _receive(files: LentFiles, blobs: Path, digest: Digest, depth: int) -> str:
+    """Copy a document and what it names; returns its media type. What it names is copied unread below manifests."""
+    path = blobs / hex_part(digest)
+    if not path.exists():
+        with files.open(f"blobs/sha256/{hex_part(digest)}") as source, path.open("wb") as sink:
+            hasher = hashlib.sha256()
+            while data := source.read(1 << 20):
+                hasher.update(data)
+                sink.write(data)
+        if hasher.hexdigest() != hex_part(digest):
+            path.unlink()
+            raise IntegrityError(f"{digest} of the client's has other bytes than its digest says")
+    if depth > _DEEPEST or path.stat().st_size > _LARGEST_DOCUMENT:
+        return ""
+    try:
+        value = json.loads(path.read_bytes())
+        named = [*(value.get("manifests") or ()), *(value.get("layers") or ()), *filter(None, [value.get("config")])]
+        digests = [parse_digest(str(one["digest"])) for one in named if isinstance(one, dict) and "digest" in one]
+    except (ValueError, AttributeError, TypeError, KeyError):
+        return ""
+    for one in digests:
+        if one.startswith("sha256:"):
+            _receive(files, blobs, one, depth + 1)
+    return str(value.get("mediaType") or "")
