@@ -271,7 +271,6 @@ KEYS = st.sampled_from(
     "contextsubdir context:a build-arg:A label:x attest:sbom attest:provenance local-sessionid:context dockerfilekey "
     "contextkey".split()
 )
-)
 
 
 @FUZZ
