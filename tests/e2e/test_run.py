@@ -139,6 +139,20 @@ def test_a_terminal_is_a_real_one(busybox: Kedge) -> None:
     assert status == 5
 
 
+def test_a_closed_terminal_ends_what_ran_on_it(busybox: Kedge) -> None:
+    child, master = pty.fork()
+    if child == 0:
+        os.environ |= {"KEDGE_ROOT": str(busybox.store), "KEDGE_CONFIG": str(busybox.config)}
+        words = ["run", "-it", "busybox", "sh", "-c", "trap '' HUP; sleep 300"]
+        os.execv(sys.executable, [sys.executable, "-m", "kedge", *words])
+    time.sleep(2)
+    os.close(master)
+    began = time.monotonic()
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status == 137
+    assert time.monotonic() - began < 60
+
+
 def _talk(master: int, lines: list[bytes]) -> bytes:
     """Type lines, each a moment after the shell has shown a prompt or become quiet."""
     output, deadline = b"", time.monotonic() + 60

@@ -7,6 +7,7 @@ container stays when it ends. What a container is belongs to `kedge.containers`.
 import os
 import posixpath
 import signal
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 # With a terminal of its own, what its keys mean comes through the terminal.
 PASSED_ON: Final = tuple(getattr(signal, f"SIG{name}") for name in "HUP INT QUIT TERM USR1 USR2 ALRM CONT".split())
+_HANG_UP: Final = 3.0  # seconds that a process may tidy up after its terminal was closed
 
 
 def run_container(store: "Store", snapshot: Snapshot, image: "StoredImage", request: ContainerRequest) -> int:
@@ -123,7 +125,7 @@ def _own_streams(request: ContainerRequest) -> Iterator[Stdio]:
             stdin=0 if request.interactive else None,
             stdout=1,
             stderr=2,
-            on_start=lambda send, _: stack.enter_context(_signals_passed_on(send)),
+            on_start=lambda send, _: stack.enter_context(_signals_passed_on(send, request.terminal)),
             note=note,
         )
         if request.terminal:
@@ -135,22 +137,28 @@ def _own_streams(request: ContainerRequest) -> Iterator[Stdio]:
 
 
 @contextmanager
-def _signals_passed_on(send: Any) -> Iterator[None]:
+def _signals_passed_on(send: Any, on_terminal: bool) -> Iterator[None]:
     """While the process runs, signals to us are meant for it.
 
     It is the first of its namespace, so the kernel drops those it has no handler for (pid_namespaces(7)). Who asks it
-    three times to end means it: then it is killed, as Docker's client does.
+    three times to end means it: then it is killed, as Docker's client does. A terminal that is closed can ask but once,
+    and nobody could end the process any more, so it is killed soon after.
     """
     asked = 0
+    last = threading.Timer(_HANG_UP, send, (signal.SIGKILL,))
+    last.daemon = True
 
     def pass_on(number: int, _: object) -> None:
         nonlocal asked
         asked += number in (signal.SIGINT, signal.SIGTERM)
         send(signal.SIGKILL if asked >= 3 else number)
+        if number == signal.SIGHUP and on_terminal and last.ident is None:
+            last.start()
 
     before = {number: signal.signal(number, pass_on) for number in PASSED_ON}
     try:
         yield
     finally:
+        last.cancel()
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -45,7 +45,8 @@ class Bridge:
         if self._resized is not None:
             signal.signal(signal.SIGWINCH, self._resized)
         if self._saved:
-            termios.tcsetattr(0, termios.TCSADRAIN, self._saved)
+            with contextlib.suppress(termios.error):  # it is gone
+                termios.tcsetattr(0, termios.TCSADRAIN, self._saved)
         for descriptor in (self._stop_read, self._stop_write, self._master):
             if descriptor >= 0:
                 os.close(descriptor)
@@ -96,7 +97,10 @@ class Bridge:
         return bool(data)
 
     def _to_container(self) -> bool:
-        data = os.read(0, _CHUNK)
+        try:
+            data = os.read(0, _CHUNK)
+        except OSError:  # EIO: the user's terminal was closed
+            data = b""
         with contextlib.suppress(OSError):
             _write(self._master, data or b"\x04")  # end of file, as a terminal says it
         return bool(data)
