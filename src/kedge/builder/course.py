@@ -18,7 +18,7 @@ from kedge.dockerfile.findings import Findings
 from kedge.dockerfile.lint_options import CheckOptions, check_options
 from kedge.dockerfile.lower import Target, lower
 from kedge.dockerfile.options import ImageRequest, LowerOptions, ResolvedImage
-from kedge.dockerfile.parser import parse
+from kedge.dockerfile.parser import Dockerfile, parse
 from kedge.dockerfile.stages import StagedFile, read_stages
 from kedge.model.digest import digest_of
 from kedge.model.errors import Cancelled, IntegrityError, KedgeError, SourceFile, StepFailed
@@ -76,24 +76,34 @@ def _lost_a_cache(parts: Parts, error: BaseException) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Solved:
-    """A build's stages and their files, before any output is made. `answer` is that of a call other than build."""
+    """A build's stages and their files, before any output is made. `answer` is that of a call other than build.
+
+    `error` is why the Dockerfile cannot be built, found by a check.
+    """
 
     targets: tuple[Target, ...] = ()
     snapshots: tuple[Snapshot, ...] = ()
     warnings: tuple[WarningEvent, ...] = ()
     answer: Any = None
     solver: Solver | None = None
+    error: KedgeError | None = None
 
 
 def solve(parts: Parts) -> Solved:
-    """Only solve what the parts' request asks; as `build` otherwise. For a service that exports later, or never."""
-    course = _Course(parts)
+    """Only solve what the parts' request asks; as `build` otherwise. For a service that exports later, or never.
+
+    A check also answers for a Dockerfile that cannot be built.
+    """
+    course, checking = _Course(parts), parts.request.call in ("check", "lint")
     solver = parts.solver(course.scope)
     try:
-        return parts.trunk.run(course.solve(solver))
+        solved = parts.trunk.run(course.solve(solver))
+        return replace(solved, error=course.breach(solved.warnings)) if checking else solved
     except BaseException as error:
-        course.warn()
+        warnings = course.warn()
         solver.abandon(error)
+        if checking and isinstance(error, KedgeError) and error.location:
+            return Solved(warnings=warnings, error=error)
         raise
 
 
@@ -142,7 +152,7 @@ class _Course:
     parts: Parts
     findings: Findings = field(default_factory=Findings)
     checks: CheckOptions = field(default_factory=CheckOptions)
-    file: StagedFile | None = None
+    parsed: Dockerfile | None = None
     warned: bool = False
 
     @property
@@ -226,12 +236,13 @@ class _Course:
         require_own_frontend(find_directive(SourceFile(definition.name, definition.text), "syntax"))
         file = parse(definition.text, definition.name)
         self.checks = check_options(file, dict(self.parts.request.build_args))
-        self.file = read_stages(file, self.findings)
+        self.parsed = file  # what is found before a line that cannot be read is told, too
+        staged = read_stages(file, self.findings)
         if self.parts.request.build_args:
             from kedge.dockerfile.lint_build_args import check_build_args
 
-            check_build_args(self.file, (name for name, _ in self.parts.request.build_args), self.findings)
-        return self.file
+            check_build_args(staged, (name for name, _ in self.parts.request.build_args), self.findings)
+        return staged
 
     async def _lower(self, file: StagedFile, options: LowerOptions) -> Target:
         """The graph for one platform. Base images are asked for until lowering needs no more of them."""
@@ -248,12 +259,12 @@ class _Course:
 
     def warn(self) -> tuple[WarningEvent, ...]:
         """Tell what reading and lowering found, as far as it is not silenced; once."""
-        if self.warned or self.file is None or not (self.findings.found or self.file.file.warnings):
+        if self.warned or self.parsed is None or not (self.findings.found or self.parsed.warnings):
             return ()
         self.warned = True
         from kedge.dockerfile.lint import lint
 
-        warnings = lint(self.file.file, self.findings.found, self.checks)
+        warnings = lint(self.parsed, self.findings.found, self.checks)
         for warning in warnings:
             self.parts.report(warning)
         return warnings
@@ -276,6 +287,14 @@ class _Course:
             self.parts.report(warning)
         self._require_clean(warnings)
         return warnings
+
+    def breach(self, warnings: tuple[WarningEvent, ...]) -> KedgeError | None:
+        """What a build would raise for its warnings."""
+        try:
+            self._require_clean(warnings)
+        except KedgeError as error:
+            return error
+        return None
 
     def _require_clean(self, warnings: tuple[WarningEvent, ...]) -> None:
         if warnings and self.checks.error:

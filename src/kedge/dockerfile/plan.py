@@ -26,7 +26,7 @@ from kedge.dockerfile.stages import Stage, StagedFile
 from kedge.dockerfile.suggest import nearest
 from kedge.dockerfile.variables import expand_in_from, platform_text, read_globals, unknown_stage
 from kedge.dockerfile.words import Expansion, expand
-from kedge.model.errors import DockerfileError, KedgeError, Location
+from kedge.model.errors import DockerfileError, InvalidPlatform, KedgeError, Location
 from kedge.model.platform import Platform, parse_platform
 from kedge.model.reference import parse_reference
 from kedge.model.value import replace
@@ -106,11 +106,23 @@ def _read_platform(plan: Plan, source: From) -> tuple[Platform | None, tuple[str
         raise DockerfileError(
             f"the platform {source.platform!r} is empty", hint=_give_value(plan, result), fault=source.platform
         )
-    platform = parse_platform(result.text, plan.options.build_platform)
+    platform = _parse_platform(plan, source.platform, result)
     constant = not result.matched and not result.unmatched
     if constant and platform.os not in source.stage and platform.architecture not in source.stage:
         findings.report("FromPlatformFlagConstDisallowed", source.location, result.text, comments=source.comments)
     return platform, result.matched
+
+
+def _parse_platform(plan: Plan, written: str, result: Expansion) -> Platform:
+    try:
+        return parse_platform(result.text, plan.options.build_platform)
+    except InvalidPlatform as error:
+        if not result.unmatched:
+            raise
+        why = error.message.rpartition(": ")[2]
+        raise DockerfileError(
+            f"the platform {written!r} comes to {result.text!r}: {why}", hint=_give_value(plan, result), fault=written
+        ) from None
 
 
 def _give_value(plan: Plan, result: Expansion) -> str:

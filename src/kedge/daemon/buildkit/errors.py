@@ -17,7 +17,7 @@ import grpc
 
 from kedge.daemon.buildkit.config import BUILDKIT_VERSION
 from kedge.daemon.buildkit.definition import encode
-from kedge.daemon.buildkit.wording import reworded
+from kedge.daemon.buildkit.wording import worded
 from kedge.daemon.wire import status
 from kedge.model.errors import (
     Cancelled,
@@ -111,11 +111,7 @@ def _code(error: KedgeError) -> grpc.StatusCode:
 
 
 def _message(error: KedgeError) -> str:
-    text = reworded(error.message)
-    if error.hint and not isinstance(error, StepFailed):
-        hint = error.hint.rstrip(".")
-        text += f" ({hint[:1].lower()}{hint[1:]})"
-    return text[:_LONGEST_MESSAGE]
+    return worded(error)[:_LONGEST_MESSAGE]
 
 
 def _details(error: KedgeError) -> Iterator[tuple[str, Any]]:

@@ -4,20 +4,23 @@ Owns which frontends there are: our own, under the names that BuildKit's has. Do
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from kedge.builder import course
 from kedge.builder.request import BuildRequest, Input, Lent
+from kedge.daemon.buildkit.advice import advice
 from kedge.daemon.buildkit.attributes import read_attributes
 from kedge.daemon.buildkit.definition import decode
 from kedge.daemon.buildkit.describe import describe
 from kedge.daemon.buildkit.errors import Refused
 from kedge.daemon.buildkit.jobs import Job, Origin, Outcome, Result
 from kedge.daemon.buildkit.reading import read_file
+from kedge.daemon.buildkit.wording import worded
 from kedge.dockerfile.outline import Outline
 from kedge.dockerfile.target import Target
-from kedge.model.errors import InvalidInput, KedgeError, Unsupported
+from kedge.model.errors import DockerfileError, InvalidInput, KedgeError, Unsupported
+from kedge.model.event import WarningEvent
 from kedge.model.graph import Edge
 from kedge.model.image import ImageConfig, platform_json
 from kedge.model.platform import Platform
@@ -34,18 +37,18 @@ CONFIG, BASE_CONFIG, EPOCH, PLATFORMS = (
 )
 
 
-def solve_definition(job: Job, definition: Any) -> Result:
+def solve_definition(job: Job, definition: Any, policies: Sequence[Any] = ()) -> Result:
     """The files of a graph."""
     decoded = decode(definition)
     job.log.names |= decoded.names
     if decoded.edge is None:
         return Result({"": None})
-    return Result({"": solve_edge(job, decoded.edge)})
+    return Result({"": solve_edge(job, decoded.edge, policies)})
 
 
-def solve_edge(job: Job, edge: Edge) -> Outcome:
+def solve_edge(job: Job, edge: Edge, policies: Sequence[Any] = ()) -> Outcome:
     """The files of a graph, without an image config of their own."""
-    parts = job.parts(BuildRequest())
+    parts = job.parts(BuildRequest(), policies)
     snapshot = course.solve_graph(parts, edge)
     return Outcome(replace(empty_target(edge.vertex.platform or parts.host), edge=edge), snapshot)
 
@@ -55,7 +58,9 @@ def empty_target(platform: Platform) -> Target:
     return Target(None, ImageConfig(platform), _NOTHING)
 
 
-def solve_frontend(job: Job, name: str, attrs: Mapping[str, str], inputs: Mapping[str, Any]) -> Result:
+def solve_frontend(
+    job: Job, name: str, attrs: Mapping[str, str], inputs: Mapping[str, Any], policies: Sequence[Any] = ()
+) -> Result:
     """What a frontend makes of its attributes. Raises KedgeError."""
     if name == "gateway.v0":
         _require_own(attrs.get("source", ""))
@@ -76,7 +81,7 @@ def solve_frontend(job: Job, name: str, attrs: Mapping[str, str], inputs: Mappin
     )
     if frontend.upload:
         request = replace(request, context=job.lent.upload(frontend.upload))
-    parts = job.parts(request)
+    parts = job.parts(request, policies)
     solved = course.solve(parts)
     return _answer(request, solved) if request.call != "build" else _result(Origin(parts, solved))
 
@@ -159,11 +164,14 @@ def _answer(request: BuildRequest, solved: course.Solved) -> Result:
     if request.call in ("check", "lint"):
         from kedge.dockerfile.lint_report import report_json
 
-        text = report_json(solved.warnings)
+        warnings, error = tuple(map(advice, solved.warnings)), solved.error
+        if error is not None:
+            error = DockerfileError(worded(error, advised=False), location=error.location)
+        text = report_json(warnings, error)
         metadata = {
             "result.json": text.encode("utf-8", "surrogateescape"),
-            "result.txt": _lint_text(solved).encode("utf-8", "surrogateescape"),
-            "result.statuscode": b"1" if solved.warnings else b"0",
+            "result.txt": _lint_text(warnings).encode("utf-8", "surrogateescape"),
+            "result.statuscode": b"1" if warnings or error else b"0",
             "version": b"1.0.0",
         }
         return Result({"": None}, metadata)
@@ -178,9 +186,9 @@ def _answer(request: BuildRequest, solved: course.Solved) -> Result:
     )
 
 
-def _lint_text(solved: course.Solved) -> str:
+def _lint_text(warnings: tuple[WarningEvent, ...]) -> str:
     lines = []
-    for warning in solved.warnings:
+    for warning in warnings:
         lines.append(f"WARNING: {warning.rule}" + (f" - {warning.url}" if warning.url else ""))
         lines.append(warning.detail or warning.message)
         if warning.location:

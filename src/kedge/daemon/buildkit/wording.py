@@ -7,10 +7,19 @@ People get the same facts, and our advice behind them.
 import re
 from typing import Final
 
+from kedge.model.errors import KedgeError, StepFailed
+
 _TABLE: Final = tuple(
     (re.compile(ours), theirs)
     for ours, theirs in (
         (r"unknown instruction (\S+)", r"unknown instruction: \1"),
+        (r"checks failed: ([^\n]+)", r"lint violation found for rules: \1"),
+        (r"the platform '(\S+)' is empty", r"empty platform value from expression \1"),
+        (
+            r"the platform '(\S+)' comes to '((?:[^/']*/)+)': [^\n]*",
+            r'failed to parse platform \1: "" is an invalid component of "\2": platform specifier component must match '
+            r'"^[A-Za-z0-9_.-]+$": invalid argument',
+        ),
         (r"unknown flag (--\S+) for \w+", r"unknown flag: \1"),
         (r"target stage '([^']*)' could not be found", r'target stage "\1" could not be found'),
         (r"the Dockerfile has no stage", "dockerfile contains no stages to build"),
@@ -38,6 +47,24 @@ _TABLE: Final = tuple(
         (r"the step needs the entitlement (\S+)", r"\1 is not allowed"),
     )
 )
+
+
+_MISREAD: Final = ("unknown instruction: ",)  # what parsers of Dockerfiles tell with the line
+_SUGGESTED: Final = "did you mean "
+
+
+def worded(error: KedgeError, advised: bool = True) -> str:
+    """An error's text. Without our advice only what both say is added to the message: what may have been meant."""
+    text = reworded(error.message)
+    if error.location and text.startswith(_MISREAD):
+        text = f"dockerfile parse error on line {error.location.start}: {text}"
+    if not error.hint or isinstance(error, StepFailed):
+        return text
+    hint = error.hint.rstrip(".")
+    hint = hint[:1].lower() + hint[1:]
+    if hint.startswith(_SUGGESTED):
+        return f"{text} ({hint.replace('$', '')})"
+    return f"{text} ({hint})" if advised else text
 
 
 def reworded(message: str) -> str:
