@@ -241,6 +241,7 @@ def test_from_cannot_have_variables_in_copy(lowered: Lower) -> None:
         ("ARG BASE_IMAGE=a\nFROM $BASE_IMGAE\n", "is empty", "Did you mean $BASE_IMAGE?"),
         ("FROM --platform=$TARGETPLATFROM a\n", "the platform '$TARGETPLATFROM' is empty", "$TARGETPLATFORM"),
         ("FROM --platform=what a\n", "invalid platform 'what'", ""),
+        ("ARG MY_ARCH\nFROM --platform=linux/$MYARCH a\n", "'linux/$MYARCH' comes to 'linux/'", "$MY_ARCH?"),
         ("FROM Un/Known\n", "no stage and no image name", ""),
         ("FROM ${X:?give-me-X}\n", "give-me-X", ""),
     ],

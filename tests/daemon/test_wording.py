@@ -1,0 +1,20 @@
+"""Errors are worded for tools that match BuildKit's."""
+
+from kedge.daemon.buildkit.wording import worded
+from kedge.model.errors import DockerfileError, Location, SourceFile
+
+LINE = Location(SourceFile("Dockerfile", "FROM x\nBADCMD\n"), 2, 2)
+
+
+def test_what_a_parser_tells_names_the_line():
+    error = DockerfileError("unknown instruction BADCMD", location=LINE, hint="Instructions are ADD, …")
+    assert worded(error, advised=False) == "dockerfile parse error on line 2: unknown instruction: BADCMD"
+    assert worded(error).endswith("(instructions are ADD, …)")
+
+
+def test_a_suggestion_belongs_to_the_message():
+    error = DockerfileError("the platform '$BULIDPLATFORM' is empty", hint="Did you mean $BUILDPLATFORM?")
+    assert (
+        worded(error, advised=False)
+        == "empty platform value from expression $BULIDPLATFORM (did you mean BUILDPLATFORM?)"
+    )
