@@ -6,8 +6,9 @@ Owns the question; `sources` knows the answer.
 from kedge.builder.parts import Parts
 from kedge.builder.steps import step
 from kedge.dockerfile.options import ImageRequest, ResolvedImage
-from kedge.model.errors import KedgeError, NotFound
+from kedge.model.errors import KedgeError, NotFound, Unsupported
 from kedge.model.image import ImageConfig
+from kedge.model.ops import Source
 from kedge.model.reference import parse_reference
 
 
@@ -26,11 +27,22 @@ def _resolve(parts: Parts, request: ImageRequest) -> ResolvedImage:
                 image = parts.layouts.resolve(request.reference, request.platform)
                 return ResolvedImage(image.config, image.target.digest)
             pull = parts.request.pull
-            reference = parse_reference(request.reference)
+            name = _permitted(parts, request.reference)
+            reference = parse_reference(name)
             found = parts.images.resolve(reference, request.platform, "pull" if pull else "default", work)
-            return ResolvedImage(found.config, found.target.digest)
+            return ResolvedImage(found.config, found.target.digest, "" if name == request.reference else name)
     except KedgeError as error:
         raise _explained(error, request).at(request.location, request.stage) from None
+
+
+def _permitted(parts: Parts, reference: str) -> str:
+    """The image to use instead, if a policy says so. Raises InvalidInput for a denied one."""
+    if parts.policy is None:
+        return reference
+    source = parts.policy(Source(f"docker-image://{reference}"))
+    if source.scheme != "docker-image":
+        raise Unsupported(f"a policy replaces the image {reference} by what is none: {source.identifier[:100]}")
+    return source.identifier.partition("://")[2]
 
 
 def _input(parts: Parts, request: ImageRequest) -> ResolvedImage:

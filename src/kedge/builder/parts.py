@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from kedge.sandbox.process import Executor
     from kedge.sources.image import ImageSource
     from kedge.sources.oci_layout import OciLayoutSource
+    from kedge.sources.policed import Policy
     from kedge.storage.blobs import BlobWriter
     from kedge.storage.unpacking import FetchProgress
 
@@ -75,6 +76,7 @@ class Parts:
         self.trunk = Trunk()
         self.host: Platform = of_machine(os.uname().machine)
         self.decode: Decode | None = None  # reads the definition in a Build op, where somebody can
+        self.policy: Policy | None = None  # what may be used, and what replaces it
         self._closing = ExitStack()
         self.started = time.time()
         self.definition: Definition | None = None  # once it is read
@@ -244,6 +246,10 @@ class Parts:
             "git": Late(git),
             "oci-layout": Late(lambda: self.layouts),
         }
+        if self.policy is not None:
+            from kedge.sources.policed import Policed
+
+            return {scheme: Policed(handlers, self.policy) for scheme in handlers}
         return handlers
 
 

@@ -52,9 +52,10 @@ class Gateway:
         if request.Frontend:
             if request.HasField("Definition") and request.Definition.ByteSize():
                 raise Refused("cannot solve with both Definition and Frontend specified")
-            result = solve_frontend(job, request.Frontend, dict(request.FrontendOpt), dict(request.FrontendInputs))
+            attrs, inputs = dict(request.FrontendOpt), dict(request.FrontendInputs)
+            result = solve_frontend(job, request.Frontend, attrs, inputs, request.SourcePolicies)
         else:
-            result = solve_definition(job, request.Definition)
+            result = solve_definition(job, request.Definition, request.SourcePolicies)
         return _answer(job, request, result)
 
     @answers
@@ -120,7 +121,7 @@ class Gateway:
         if request.ResolverType:
             raise Unsupported("image layouts of the client's cannot be resolved this way")
         platform = read_platform(request.Platform) if request.HasField("Platform") else None
-        found = resolve_image(job, request.Ref, platform, request.ResolveMode, request.LogName)
+        found = resolve_image(job, request.Ref, platform, request.ResolveMode, request.LogName, request.SourcePolicies)
         return gateway.ResolveImageConfigResponse(Ref=found.reference, Digest=found.digest, Config=found.config)
 
     @answers

@@ -8,7 +8,7 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,12 +20,13 @@ from kedge.daemon.buildkit.caches import LentCaches
 from kedge.daemon.buildkit.config import ServiceConfig
 from kedge.daemon.buildkit.definition import decode_edge
 from kedge.daemon.buildkit.errors import NotGranted, Refused, UnknownRef
+from kedge.daemon.buildkit.policy import read_policies
 from kedge.daemon.buildkit.progress import EventLog
 from kedge.daemon.sessions.layouts import LentLayouts
 from kedge.daemon.sessions.lent import LentSession
 from kedge.daemon.sessions.registry import ClientSession, Peer, Sessions
 from kedge.dockerfile.target import Target
-from kedge.model.errors import Cancelled, Conflict
+from kedge.model.errors import Cancelled, Conflict, Unsupported
 from kedge.model.graph import Snapshot
 from kedge.model.value import dataclass, field, replace
 from kedge.solver.trunk import Trunk
@@ -87,6 +88,9 @@ class Job:
         self.store = Store.open(config.root)
         self.store.protect()
         self.lent = self._lend(request.Session)
+        self._policies = (request.SourcePolicy,) if request.HasField("SourcePolicy") else ()
+        if request.SourcePolicySession:
+            raise Unsupported("policies that the client decides itself are not supported", hint="Give rules instead.")
         self.caches = LentCaches(self.store, lambda: self.lent.session, self.cache_to)
 
     def _grant(self, wanted: Any) -> tuple[str, ...]:
@@ -108,7 +112,7 @@ class Job:
 
     # ---- solving -----------------------------------------------------------------------------------------------------
 
-    def parts(self, request: BuildRequest) -> Parts:
+    def parts(self, request: BuildRequest, policies: Sequence[Any] = ()) -> Parts:
         """The parts of one piece of the build, open until the build ends; `stop` stops them. Raises Cancelled."""
         request = replace(
             request,
@@ -119,6 +123,7 @@ class Job:
         parts = Parts(request, self.lent, self.log.report)
         parts.settings = self.config.settings
         parts.decode = decode_edge
+        parts.policy = read_policies((*self._policies, *policies))
         layouts: Any = LentLayouts(self.store, parts.host, self.lent.lender)
         parts.layouts = layouts
         with self._changed:

@@ -3,6 +3,7 @@
 Owns the translation; `sources` knows the answers.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from kedge.builder.request import BuildRequest
@@ -26,12 +27,19 @@ class FoundImage:
     config: bytes
 
 
-def resolve_image(job: Job, name: str, platform: Platform | None, mode: str, title: str) -> FoundImage:
+def resolve_image(
+    job: Job, name: str, platform: Platform | None, mode: str, title: str, policies: Sequence[Any] = ()
+) -> FoundImage:
     """The config of an image for a platform. Raises KedgeError."""
     from kedge.builder.steps import step
 
     reference = parse_reference(name)
-    parts = job.parts(BuildRequest())
+    parts = job.parts(BuildRequest(), policies)
+    if parts.policy is not None:
+        source = parts.policy(Source(f"docker-image://{reference}"))
+        if source.scheme != "docker-image":
+            raise Unsupported(f"a policy replaces the image {reference} by what is none")
+        reference = parse_reference(source.identifier.partition("://")[2])
     with step(parts.report, parts.trunk.cancel, title or f"resolve image config for {reference}") as work:
         found = parts.images.resolve(reference, platform or parts.host, "pull" if mode == "pull" else "default", work)
         return FoundImage(str(reference), found.target.digest, found.config_data)
@@ -44,7 +52,7 @@ def resolve_source(job: Job, request: Any) -> Any:
     platform = read_platform(request.Platform) if request.HasField("Platform") else None
     if source.scheme == "docker-image":
         name = source.identifier.partition("://")[2]
-        found = resolve_image(job, name, platform, request.ResolveMode, request.LogName)
+        found = resolve_image(job, name, platform, request.ResolveMode, request.LogName, request.SourcePolicies)
         response.Image.Digest = found.digest
         if not request.Image.NoConfig:
             response.Image.Config = found.config
