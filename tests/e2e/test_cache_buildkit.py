@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import Kedge, steps, write_tree
+from tests.e2e.test_cache import bucket  # noqa: F401 - a fixture
 
 PEERS = Path(os.environ.get("KEDGE_PEERS", "/tmp/peers/bin"))
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="buildkitd needs root here")
@@ -188,3 +189,11 @@ def test_kedge_goes_on_from_what_buildkit_made(kedge: Kedge, buildkit: BuildKit,
     (context / "Dockerfile").write_text(DOCKERFILE + "RUN cat /last > /again\n")
     kedge.build(context, "--cache-from", f"type=local,src={tmp_path}/cache", "-t", "app")
     assert kedge("run", "app", "cat", "/again").stdout == "heredoc\ncontent 3\n"
+
+
+def test_a_bucket_serves_both(kedge: Kedge, buildkit: BuildKit, context: Path, bucket: str):  # noqa: F811
+    kedge.build(context, "--cache-to", f"{bucket},prefix=ours/,mode=max")
+    flags = (f"--import-cache={bucket},prefix=ours/", f"--export-cache={bucket},prefix=theirs/,mode=max")
+    assert set(made(buildkit(context, *flags)).values()) == {"CACHED"}
+    other = Kedge(kedge.store.parent / "other", kedge.config)
+    assert set(made(other.build(context, "--cache-from", f"{bucket},prefix=theirs/")).values()) == {"CACHED"}

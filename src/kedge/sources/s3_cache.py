@@ -6,7 +6,8 @@ places. Does not know what a cache means.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode
 
@@ -121,7 +122,8 @@ class Bucket:
     def read(self, key: str, limit: int) -> bytes:
         """A small object."""
         body = self._call(self._client.get_object, Key=key)["Body"]
-        data: bytes = body.read(limit + 1)
+        with _translated(self._bucket):
+            data: bytes = body.read(limit + 1)
         if len(data) > limit:
             raise IntegrityError(f"s3 object {key} is larger than {limit} bytes")
         return data
@@ -174,14 +176,21 @@ def download(rest: str, descriptor: Descriptor, writer: "BlobWriter", progress: 
     given = dict(parse_qsl(query))
     options = S3Options(bucket, given.get("region", ""), prefix, "", "", (), given.get("endpoint_url", ""),
                         given.get("use_path_style") == "true")  # fmt: skip
-    with_prefix = Bucket(options)
-    stream = with_prefix.open(f"{prefix}{descriptor.digest}", writer.offset)
-    try:
+    stream = Bucket(options).open(f"{prefix}{descriptor.digest}", writer.offset)
+    with closing(stream), _translated(bucket):
         while piece := stream.read(_PIECE):
             writer.write(piece)
             progress(writer.offset, descriptor.size)
-    except OSError as error:
-        raise SourceError(f"s3 bucket {bucket}: {error}") from None
-    finally:
-        stream.close()
     writer.commit()
+
+
+@contextmanager
+def _translated(bucket: str) -> Iterator[None]:
+    """What breaks while a body is read, as SourceError."""
+    from botocore.exceptions import BotoCoreError
+    from urllib3.exceptions import HTTPError
+
+    try:
+        yield
+    except (OSError, BotoCoreError, HTTPError) as error:
+        raise SourceError(f"s3 bucket {bucket}: {error}") from None

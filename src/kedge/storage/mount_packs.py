@@ -197,5 +197,7 @@ def unpack_mount(index: MountIndex, pack: Callable[[int], bytes], directory: Pat
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         unpack(_Archive(index, pack), fd, layer=False)
+    except (ValueError, OverflowError) as error:  # a name or number that no tar can hold
+        raise IntegrityError(f"the index of a cache mount has a malformed file: {error}") from None
     finally:
         os.close(fd)
