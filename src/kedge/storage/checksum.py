@@ -109,8 +109,9 @@ class _Work:
         status, mode = found.status, found.status.st_mode
         meta = read_metadata(found.directory_fd, found.name, status, self._tree.in_place, self._how)
         permissions = 0o777 if stat.S_ISLNK(mode) else mode & 0o7777
-        self._field(os.fsencode(found.path))
-        self._field(b"%o %o %d %d" % (stat.S_IFMT(mode), permissions, meta.uid, meta.gid))
+        path = os.fsencode(found.path)
+        about = b"%o %o %d %d" % (stat.S_IFMT(mode), permissions, meta.uid, meta.gid)
+        self._parts.append(b"%d:%s,%d:%s," % (len(path), path, len(about), about))
         for key, value in meta.xattrs:
             self._field(os.fsencode(key))
             self._field(value)
@@ -151,7 +152,9 @@ class _Work:
             if not stat.S_ISREG(before.st_mode) or signature(before) != signature(seen):
                 raise SourceError(f"{real} changed while it was read")
             hashed = hashlib.sha256()
-            while chunk := os.read(fd, _CHUNK):
+            left = before.st_size
+            while left > 0 and (chunk := os.read(fd, min(left, _CHUNK))):
+                left -= len(chunk)
                 hashed.update(chunk)
             if signature(os.fstat(fd)) != signature(seen):
                 raise SourceError(f"{real} changed while it was read")

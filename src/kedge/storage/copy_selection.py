@@ -134,6 +134,7 @@ class Filters:
     def __init__(self, include: tuple[str, ...], exclude: tuple[str, ...]) -> None:
         self._include = Patterns(include) if include else None
         self._exclude = Patterns(exclude) if exclude else None
+        self.choose_all = self._include is None and self._exclude is None
         self._prefixes = [_literal_prefix(pattern) for pattern in include if not pattern.startswith("!")]
 
     def chooses(self, path: str) -> bool:
@@ -183,6 +184,7 @@ def walk(tree: Tree, real: str, filters: Filters) -> Iterator[Found]:
     """
     above, _, name = real.rpartition("/")
     levels: list[_Level] = []
+    everything = tree.patterns is None and filters.choose_all
     try:
         try:
             fd = paths.open_in_root(tree.fd, above or "/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -192,7 +194,9 @@ def walk(tree: Tree, real: str, filters: Filters) -> Iterator[Found]:
             yield from _visit(levels, start, not start.parent_only)
             while len(levels) > 1:
                 level = levels[-1]
-                if level.names:
+                if level.names and everything and level.pending is None:
+                    yield from _files(levels, level)
+                elif level.names:
                     yield from _step(tree, filters, levels, level, level.names.pop())
                 else:
                     os.close(levels.pop().fd)
@@ -207,16 +211,23 @@ def _step(tree: Tree, filters: Filters, levels: list[_Level], level: _Level, nam
     path, real = level.prefix + name, f"{level.real}/{name}"
     hidden = _hidden(tree, real)
     chosen = not hidden and filters.chooses(path)
-    status = None
-    if not chosen:
-        # Not even looked at where nothing below can matter: the client may not be allowed to.
-        if (hidden and is_left_out(tree, real)) or not filters.may_choose_below(path):
+    if not chosen and ((hidden and is_left_out(tree, real)) or not filters.may_choose_below(path)):
+        return  # not even looked at where nothing below can matter: the client may not be allowed to
+    status = os.stat(name, dir_fd=level.fd, follow_symlinks=False)
+    if chosen or stat.S_ISDIR(status.st_mode):
+        yield from _visit(levels, Found(path, real, status, level.fd, name, not chosen), chosen)
+
+
+def _files(levels: list[_Level], level: _Level) -> Iterator[Found]:
+    """`_step` over names where no filter says anything, until a directory was met: most files of most trees."""
+    names, prefix, real, fd = level.names, level.prefix, level.real, level.fd
+    while names:
+        name = names.pop()
+        found = Found(prefix + name, f"{real}/{name}", os.stat(name, dir_fd=fd, follow_symlinks=False), fd, name)
+        if stat.S_ISDIR(found.status.st_mode):
+            yield from _visit(levels, found, True)
             return
-        status = os.stat(name, dir_fd=level.fd, follow_symlinks=False)
-        if not stat.S_ISDIR(status.st_mode):
-            return
-    status = status or os.stat(name, dir_fd=level.fd, follow_symlinks=False)
-    yield from _visit(levels, Found(path, real, status, level.fd, name, not chosen), chosen)
+        yield found
 
 
 def _visit(levels: list[_Level], found: Found, chosen: bool) -> Iterator[Found]:
