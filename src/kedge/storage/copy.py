@@ -133,7 +133,7 @@ class _Copier:
     def _make_dirs(self, path: str, *, own_mode: bool = True) -> None:
         plain = self._action.mode == _OWN_MODE or self._symbolic or not own_mode
         try:
-            fd, made = paths.make_dirs_in_root(self._root, path, 0o755 if plain else self._action.mode & 0o7777)
+            fd, made = paths.make_dirs_in_root(self._root, path, 0o755 if plain else self._action.mode & 0o777)
         except NotADirectoryError:
             raise InvalidInput(
                 f"cannot copy to {self._action.dest}: something on the way to it is no directory"
@@ -188,7 +188,8 @@ class _Copier:
     # ---- files -------------------------------------------------------------------------------------------------------
 
     def copy(self, path: str) -> None:
-        """Copy the source at `path` and all that is chosen below it."""
+        """Copy the source at `path` and all that is chosen below it. Hard links are kept within it, as in BuildKit."""
+        self._links.clear()
         real = locate(self._source, path, self._action.follow_symlinks)
         steps = walk(self._source, real, self._filters)
         first = next(steps, None)
@@ -284,19 +285,19 @@ class _Copier:
             first = self._links.setdefault((status.st_dev, status.st_ino), where)
             if first != where and self._link(first, parent, name):
                 return
-        fd = os.open(name, _NEW, 0o600, dir_fd=parent)
+        source = self._open(found)
         try:
-            source = self._open(found)
+            fd = os.open(name, _NEW, 0o600, dir_fd=parent)
             try:
                 copy_bytes(source, fd, status.st_size, status.st_blocks)
                 self._check_unchanged(found.real, status, source)
+                self._dress(fd, metadata, self._mode(status.st_mode))
+                mtime = self._time(status)
+                os.utime(fd, ns=(mtime, mtime))
             finally:
-                os.close(source)
-            self._dress(fd, metadata, self._mode(status.st_mode))
-            mtime = self._time(status)
-            os.utime(fd, ns=(mtime, mtime))
+                os.close(fd)
         finally:
-            os.close(fd)
+            os.close(source)
 
     def _link(self, first: str, parent: int, name: str) -> bool:
         above = paths.open_in_root(self._root, posixpath.dirname(first), _PARENT)
