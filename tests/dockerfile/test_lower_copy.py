@@ -167,6 +167,12 @@ def test_each_copy_is_one_layer_linked_or_not(lowered: Lower) -> None:
     assert [entry.empty_layer for entry in result.config.history] == [False] * 3
 
 
+@pytest.mark.parametrize("source", [".", "/", "./.", "a/./", "a/./."])
+def test_parents_need_a_name_below_the_root(source: str, lowered: Lower) -> None:
+    with pytest.raises(DockerfileError, match="not found"):
+        lowered(f"FROM a\nCOPY --parents {source} /d/\n")
+
+
 @pytest.mark.parametrize(
     ("source", "src", "include", "required"),
     [

@@ -308,6 +308,8 @@ def test_an_octal_mode_goes_to_all_and_to_parents_made(place: Place) -> None:
         ("g=u-w,o=", 0o650 & ~0o10, 0o750),
         ("0640", 0o640, 0o640),
         ("a=", 0, 0),
+        ("o+t", 0o644, 0o750),
+        ("u-x,a+X", 0o644, 0o751),
     ],
 )
 def test_symbolic_modes(place: Place, text: str, file: int, directory: int) -> None:

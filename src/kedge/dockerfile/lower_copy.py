@@ -164,6 +164,12 @@ def _parents(source: str) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
     if not pivot:
         parent, kept = "/", source
     kept = paths.clean(kept)
+    if kept == "/":  # nothing is below nothing: BuildKit finds out when it copies
+        raise DockerfileError(
+            f"--parents keeps the names below the source's root, and {source!r} names none: not found",
+            hint="Name the directories, or * for all.",
+            fault=source,
+        )
     required = () if paths.has_wildcards(parent) or paths.has_wildcards(kept) else (paths.join(parent, "." + kept),)
     return parent, (kept[1:],), tuple(paths.clean(path) for path in required)
 

@@ -1,4 +1,5 @@
-"""Symbolic file modes, as `--chmod=u=rwX,go=rX` has them: chmod(1), "symbolic".
+"""Symbolic file modes, as `--chmod=u=rwX,go=rX` has them: chmod(1), "symbolic", where systems differ as BSD's setmode(3),
+which BuildKit follows.
 
 Owns the grammar `[ugoa]*([-+=]([rwxXst]*|[ugo]))+` and its meaning with a umask of 0. Does not change files.
 """
@@ -33,18 +34,18 @@ def parse_mode(text: str) -> Callable[[int], int]:
     def apply(mode: int) -> int:
         bits = mode & 0o7777
         for who, sign, what in changes:
-            bits = _change(bits, stat.S_ISDIR(mode), who, sign, what)
+            bits = _change(bits, stat.S_ISDIR(mode) or bool(mode & 0o111), who, sign, what)
         return bits
 
     return apply
 
 
-def _change(bits: int, directory: bool, who: str, sign: str, what: str) -> int:
+def _change(bits: int, executable: bool, who: str, sign: str, what: str) -> int:
     if what in _SHIFTS:
         value = bits >> _SHIFTS[what] & 7
     else:
         value = sum(_BITS.get(letter, 0) for letter in set(what))
-        if "X" in what and (directory or bits & 0o111):
+        if "X" in what and executable:
             value |= 1
     wanted = mask = 0
     for letter in who:
@@ -53,15 +54,13 @@ def _change(bits: int, directory: bool, who: str, sign: str, what: str) -> int:
     if what not in _SHIFTS:
         if "s" in what:
             wanted |= (stat.S_ISUID if "u" in who else 0) | (stat.S_ISGID if "g" in who else 0)
-        if "t" in what:
+        if "t" in what and who.strip("o"):
             wanted |= stat.S_ISVTX
     if sign == "+":
         return bits | wanted
     if sign == "-":
         return bits & ~wanted
-    # As GNU's chmod: = leaves a directory's set-id bits alone unless they are named.
-    if not directory:
+    # = takes the set-id bits away, from directories too, unless it copies a class; the sticky bit stays.
+    if what not in _SHIFTS:
         mask |= (stat.S_ISUID if "u" in who else 0) | (stat.S_ISGID if "g" in who else 0)
-    if set(who) == set("ugo"):
-        mask |= stat.S_ISVTX
     return bits & ~mask | wanted
