@@ -62,7 +62,7 @@ def test_words_become_values(words: list[str], attribute: str, value: Any) -> No
         (["--file"], "flag needs an argument: --file", ""),
         ([".", "-f"], "flag needs an argument: -f", ""),
         (["--rm=maybe", "."], "invalid argument 'maybe' for --rm: expected true or false", ""),
-        (["--progress", "plane", "."], "invalid argument 'plane' for --progress", "Did you mean plain?"),
+        (["--progress", "plian", "."], "invalid argument 'plian' for --progress", "Did you mean plain?"),
         (["-m", "lots", "."], "invalid argument 'lots' for --memory: 'lots' is no size", None),
         ([], "kedge test needs a CONTEXT", ""),
         ([".", "extra"], "unexpected argument 'extra'", ""),
@@ -155,3 +155,14 @@ def test_sizes(text: str, value: int) -> None:
 @pytest.mark.parametrize(("text", "value"), [("1h30m", 5400), ("72h", 259200), ("500ms", 0.5), ("7d", 604800)])
 def test_durations(text: str, value: float) -> None:
     assert parse_duration(text) == value
+
+
+def test_a_flag_that_is_near_to_none_gets_no_suggestion() -> None:
+    from kedge.cli.start import load
+
+    with pytest.raises(UsageError) as caught:
+        parse(load("build"), ["--bogus", "."])
+    assert caught.value.hint == ""
+    with pytest.raises(UsageError) as caught:
+        parse(load("build"), ["--tagg=x", "."])
+    assert caught.value.hint == "Did you mean --tag?"

@@ -10,8 +10,8 @@ from contextlib import ExitStack
 from kedge.checks.files import Files
 from kedge.checks.loader import Loader
 from kedge.checks.start import Fault, listed
-from kedge.dockerfile.suggest import nearest
 from kedge.model.graph import Snapshot
+from kedge.model.suggest import nearest
 from kedge.model.value import dataclass
 from kedge.storage.layers import LayerStore
 

@@ -14,10 +14,11 @@ IMAGES: Final = "kedge images --format '{{.Repository}}:{{.Tag}}' 2>/dev/null"
 
 
 def work(options: Options, console: Console) -> int:
-    from kedge.cli.parse import UsageError, nearest
+    from kedge.cli.parse import UsageError
+    from kedge.model.suggest import nearest
 
     if options.shell not in SHELLS:
-        guess = nearest(options.shell, list(SHELLS))
+        guess = nearest(options.shell, SHELLS)
         raise UsageError(
             f"unknown shell: {options.shell}",
             "completion",

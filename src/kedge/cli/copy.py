@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 from kedge.cli.build_flags import flatten, words
 from kedge.cli.command import Argument, Command, Flag, Options
 from kedge.cli.console import Console
-from kedge.cli.parse import UsageError, nearest
+from kedge.cli.parse import UsageError
 from kedge.cli.transfer import PROGRESS, QUIET, shown
+from kedge.model.suggest import nearest
 
 if TYPE_CHECKING:
     from kedge.exporters.copy_image import Reader, Writer
@@ -47,7 +48,7 @@ def split(text: str) -> tuple[str, str]:
             return kind, text.removeprefix(f"{kind}:").removeprefix("//")
     if "://" in text:
         scheme = text.partition("://")[0]
-        guess = nearest(scheme, list(READERS))
+        guess = nearest(scheme, READERS)
         raise UsageError(f"unknown kind of place: {scheme}://", "copy", f"Did you mean {guess}:?" if guess else
                          f"Kinds are {', '.join(READERS)}.")  # fmt: skip
     return "docker", text

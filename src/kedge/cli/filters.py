@@ -7,7 +7,8 @@ from collections.abc import Collection, Mapping
 from typing import Final
 
 from kedge.cli.command import Flag
-from kedge.cli.parse import UsageError, nearest
+from kedge.cli.parse import UsageError
+from kedge.model.suggest import nearest
 
 FILTER: Final = Flag("filter", "Only those that match", short="f", metavar="KEY=VALUE", many=True)
 
@@ -18,7 +19,7 @@ def parse_filters(texts: list[str], known: Collection[str], command: str) -> dic
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals or key not in known:
-            guess = nearest(key, list(known))
+            guess = nearest(key, known)
             hint = f"Did you mean {guess}=…?" if guess and guess != key else f"Filters are {', '.join(sorted(known))}."
             raise UsageError(f"invalid filter {text!r}: expected KEY=VALUE with a known key", command, hint)
         filters.setdefault(key, []).append(value)

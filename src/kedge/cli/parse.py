@@ -10,6 +10,7 @@ from typing import Any
 
 from kedge.cli.command import GLOBAL_FLAGS, HELP, Command, Flag, Options
 from kedge.model.errors import InvalidInput
+from kedge.model.suggest import nearest
 
 _SWITCH = {"1": True, "t": True, "true": True, "0": False, "f": False, "false": False}
 
@@ -40,13 +41,6 @@ def parse_global(words: list[str]) -> tuple[Options, list[str]]:
     """What stands before the command's name, and the other words; raises UsageError."""
     values, rest = _flags("", GLOBAL_FLAGS, words, interspersed=False)
     return Options(**values), rest
-
-
-def nearest(word: str, known: list[str]) -> str:
-    """The known word that `word` was probably meant to be, or nothing."""
-    import difflib
-
-    return next(iter(difflib.get_close_matches(word, known, 1, 0.6)), "")
 
 
 def _flags(
@@ -82,8 +76,8 @@ def _long(command: str, by_name: dict[str, Flag], word: str, queue: list[str], v
     name, equals, value = word.partition("=")
     flag = by_name.get(name)
     if not flag:
-        guess = nearest(name, [known for known in by_name if known.startswith("--")])
-        raise UsageError(f"unknown flag: {name}", command, f"Did you mean {guess}?" if guess else "")
+        guess = nearest(name[2:], [known[2:] for known in by_name if known.startswith("--")])
+        raise UsageError(f"unknown flag: {name}", command, f"Did you mean --{guess}?" if guess else "")
     if equals:
         _set(command, flag, value, values)
     elif flag.optional is not None and queue and _is_value(queue[-1]):
@@ -133,7 +127,7 @@ def _set(command: str, flag: Flag, text: str, values: dict[str, Any]) -> None:
         values[flag.attribute] = _SWITCH[text.lower()]
         return
     if flag.choices and text not in flag.choices:
-        guess = nearest(text, list(flag.choices))
+        guess = nearest(text, flag.choices)
         hint = f"Did you mean {guess}?" if guess else f"Use one of {', '.join(flag.choices)}."
         raise UsageError(f"invalid argument {text!r} for --{flag.name}", command, hint)
     try:

@@ -7,8 +7,9 @@ and the last word on errors and interrupts. Does not know what any command does.
 from typing import TYPE_CHECKING, Final
 
 from kedge.cli.command import Command, Options
-from kedge.cli.parse import UsageError, nearest, parse, parse_global
+from kedge.cli.parse import UsageError, parse, parse_global
 from kedge.model.errors import KedgeError
+from kedge.model.suggest import nearest
 
 if TYPE_CHECKING:
     from kedge.cli.console import Console

@@ -6,8 +6,8 @@ Owns the grammar of flags. Does not know what a flag's value means.
 from collections.abc import Iterable, Mapping
 from enum import Enum, auto
 
-from kedge.dockerfile.suggest import did_you_mean
 from kedge.model.errors import DockerfileError
+from kedge.model.suggest import did_you_mean
 from kedge.model.value import dataclass, field
 
 

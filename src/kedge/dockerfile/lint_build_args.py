@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from kedge.dockerfile.findings import Findings
 from kedge.dockerfile.instructions import Arg
 from kedge.dockerfile.stages import StagedFile
-from kedge.dockerfile.suggest import distance
+from kedge.model.suggest import distance
 
 RULE = "UndeclaredBuildArg"
 _PREDEFINED = frozenset(

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 
 from kedge.dockerfile.directives import Directive
 from kedge.dockerfile.parser import Dockerfile
-from kedge.dockerfile.suggest import did_you_mean
 from kedge.model.errors import DockerfileError, Location, SourceFile
+from kedge.model.suggest import did_you_mean
 from kedge.model.value import dataclass
 
 BUILD_ARG = "BUILDKIT_DOCKERFILE_CHECK"

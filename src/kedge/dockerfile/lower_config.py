@@ -14,10 +14,10 @@ from kedge.dockerfile.lower_copy import read_owner
 from kedge.dockerfile.lower_run import shell_of
 from kedge.dockerfile.ports import parse_ports
 from kedge.dockerfile.state import StageState
-from kedge.dockerfile.suggest import did_you_mean
 from kedge.dockerfile.variables import NOT_IN_ENVIRONMENT, ArgValue
 from kedge.model import ops
 from kedge.model.errors import DockerfileError
+from kedge.model.suggest import did_you_mean
 
 _SECRET = re.compile(
     r"(?:_|^)(?:apikey|auth|credentials?|key|password|pword|passwd|secret|token)(?:_|$)", re.IGNORECASE

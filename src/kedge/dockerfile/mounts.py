@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Literal, TypeAlias, get_args
 
 from kedge.dockerfile.durations import parse_size
-from kedge.dockerfile.suggest import did_you_mean
 from kedge.model.errors import DockerfileError, KedgeError
+from kedge.model.suggest import did_you_mean
 from kedge.model.value import dataclass
 
 MountType: TypeAlias = Literal["bind", "cache", "tmpfs", "secret", "ssh"]

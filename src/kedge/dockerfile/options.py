@@ -6,13 +6,13 @@ Owns these values. Does not know how images are resolved or the graph is made.
 from collections.abc import Mapping
 from typing import Literal
 
-from kedge.dockerfile.suggest import did_you_mean, nearest
 from kedge.model.digest import Digest
 from kedge.model.errors import Location
 from kedge.model.graph import Edge
 from kedge.model.image import ImageConfig
 from kedge.model.ops import Ulimit
 from kedge.model.platform import Platform
+from kedge.model.suggest import did_you_mean, nearest
 from kedge.model.value import dataclass, field
 
 LINUX_AMD64 = Platform("linux", "amd64")

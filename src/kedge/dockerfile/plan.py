@@ -23,12 +23,12 @@ from kedge.dockerfile.parser import parse
 from kedge.dockerfile.read import read_instruction
 from kedge.dockerfile.stage_plan import SCRATCH, Plan, StagePlan, Step
 from kedge.dockerfile.stages import Stage, StagedFile
-from kedge.dockerfile.suggest import nearest
 from kedge.dockerfile.variables import expand_in_from, platform_text, read_globals, unknown_stage
 from kedge.dockerfile.words import Expansion, expand
 from kedge.model.errors import DockerfileError, InvalidPlatform, KedgeError, Location
 from kedge.model.platform import Platform, parse_platform
 from kedge.model.reference import parse_reference
+from kedge.model.suggest import nearest
 from kedge.model.value import replace
 
 _INDEX = re.compile(r"[+-]?[0-9]{1,9}")

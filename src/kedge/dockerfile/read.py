@@ -15,8 +15,8 @@ from kedge.dockerfile.parser import Node
 from kedge.dockerfile.read_arguments import Head, flags_of, head_of, one_argument, some_arguments
 from kedge.dockerfile.read_copy import read_add, read_copy
 from kedge.dockerfile.read_process import read_cmd, read_entrypoint, read_healthcheck, read_run, read_shell
-from kedge.dockerfile.suggest import did_you_mean
 from kedge.model.errors import DockerfileError, KedgeError
+from kedge.model.suggest import did_you_mean
 
 _STAGE_NAME = re.compile(r"[a-z][a-z0-9_.-]*")
 _ONBUILD = re.compile(r"\s*ONBUILD\s*", re.IGNORECASE)

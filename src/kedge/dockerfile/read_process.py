@@ -12,9 +12,9 @@ from kedge.dockerfile.flags import Flags, Kind
 from kedge.dockerfile.mounts import FALSE_WORDS, TRUE_WORDS, mount_stage, split_fields
 from kedge.dockerfile.parser import Node
 from kedge.dockerfile.read_arguments import Head, flags_of, some_arguments
-from kedge.dockerfile.suggest import did_you_mean
 from kedge.model.errors import DockerfileError
 from kedge.model.image import Healthcheck
+from kedge.model.suggest import did_you_mean
 
 _RETRIES = re.compile(r"\+?[0-9]{1,10}")
 _RUN_FLAGS = {"mount": Kind.TEXTS, "network": Kind.TEXT, "security": Kind.TEXT, "device": Kind.TEXTS}

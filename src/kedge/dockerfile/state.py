@@ -10,12 +10,12 @@ from kedge.dockerfile.config import ConfigDraft
 from kedge.dockerfile.drafts import DraftEdge, Drafts
 from kedge.dockerfile.instructions import Command
 from kedge.dockerfile.stage_plan import Plan, StagePlan
-from kedge.dockerfile.suggest import nearest
 from kedge.dockerfile.variables import NOT_IN_ENVIRONMENT, platform_text
 from kedge.dockerfile.words import expand
 from kedge.model.errors import KedgeError, Location
 from kedge.model.graph import Hints
 from kedge.model.platform import Platform, normalize, parse_platform
+from kedge.model.suggest import nearest
 from kedge.model.value import dataclass, field
 
 _MANY = 100  # findings, after which nobody reads which variable each one may have meant

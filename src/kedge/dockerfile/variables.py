@@ -9,11 +9,11 @@ from kedge.dockerfile.findings import Findings
 from kedge.dockerfile.instructions import ArgEntry
 from kedge.dockerfile.options import LowerOptions
 from kedge.dockerfile.stages import StagedFile
-from kedge.dockerfile.suggest import nearest
 from kedge.dockerfile.words import Expansion, expand
 from kedge.model.errors import DockerfileError, KedgeError, Location, NotFound
 from kedge.model.platform import Platform
 from kedge.model.reference import parse_reference
+from kedge.model.suggest import nearest
 from kedge.model.value import dataclass, field
 
 EPOCH = "SOURCE_DATE_EPOCH"

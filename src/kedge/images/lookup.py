@@ -3,7 +3,6 @@
 Owns the order in which names and ids are tried. Does not know registries: what is not here is not found.
 """
 
-import difflib
 from collections.abc import Sequence
 
 from kedge.model.digest import Digest
@@ -12,6 +11,7 @@ from kedge.model.graph import Snapshot
 from kedge.model.image import INDEXES, Descriptor, ImageConfig, Index, Manifest
 from kedge.model.platform import Platform, best_match
 from kedge.model.reference import parse_reference
+from kedge.model.suggest import did_you_mean
 from kedge.model.value import dataclass
 from kedge.storage.images import ImageRecord
 from kedge.storage.layers import Declared
@@ -65,8 +65,7 @@ def _by_name(store: Store, text: str) -> ImageRecord | None:
 
 def _nearest(store: Store, text: str) -> str:
     names = {shown_name(record.name): None for record in store.images.list()}
-    close = difflib.get_close_matches(text, names, 1)
-    return f"Did you mean {close[0]}?" if close else "`kedge images` lists what is here; `kedge pull` brings more."
+    return did_you_mean(text, names) or "`kedge images` lists what is here; `kedge pull` brings more."
 
 
 def shown_name(name: str) -> str:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kedge.dockerfile.suggest import did_you_mean, distance, nearest
+from kedge.model.suggest import did_you_mean, distance, nearest
 
 INSTRUCTIONS = ("ADD", "ARG", "CMD", "COPY", "ENTRYPOINT", "ENV", "EXPOSE", "FROM", "LABEL", "RUN", "USER", "WORKDIR")
 
