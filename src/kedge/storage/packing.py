@@ -6,7 +6,7 @@ cores or of how the tar was cut into writes. Does not know tar (`tar_write`) or 
 gzip: the content is cut every MiB, and each piece is a member of its own (RFC 1952, 2.2) without name or time, so
 pieces can be made in parallel. libdeflate makes them: its bytes are the same on every processor, as ISA-L's are not
 (level 3 differs between AVX2 and AVX-512, all levels without SSE4.2) nor those of "zlib", which may be zlib-ng. zstd:
-one frame by libzstd's own threads, whose job size depends on the level alone.
+one frame by libzstd's own threads, with jobs of a fixed size.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ import os
 import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol
+from typing import Any, Protocol
 
 from kedge.model.digest import Digest
 from kedge.model.errors import InvalidInput
@@ -25,7 +25,10 @@ MEDIA_TYPES: dict[str, str] = {"gzip": OCI_LAYER_GZIP, "zstd": OCI_LAYER_ZSTD, "
 _LEVELS = {"gzip": range(10), "zstd": range(1, 23), "uncompressed": range(1)}
 _PIECE = 1 << 20
 _MOST_CORES = 8  # and pieces in flight: one SHA-256 of the tar is no faster, and memory counts
-_MOST_ZSTD_CORES = 4  # each takes some 20 MB
+_MOST_ZSTD_CORES = 4
+_ZSTD_JOB = 2 << 20  # bytes; decides the output
+_ZSTD_CHUNK = 1 << 18
+_HIGH_LEVEL = 10  # from here on each core takes 50 MB and more
 _LARGE = threading.BoundedSemaphore(2)  # layers of more than one piece packed at the same time
 
 
@@ -149,18 +152,26 @@ class _Gzip(_Nothing):
 
 
 class _Zstd(_Nothing):
+    """Jobs of 2 MiB instead of the four windows that libzstd takes cost half a percent of size and save 60 MB."""
+
     def __init__(self, level: int | None) -> None:
         import zstandard
 
+        level = level or 3
+        most = _MOST_ZSTD_CORES if level < _HIGH_LEVEL else 2
         # threads=0 would choose another algorithm, with other bytes, than any number of threads.
-        cores = min(_MOST_ZSTD_CORES, len(os.sched_getaffinity(0)))
-        self._stream = zstandard.ZstdCompressor(level=level or 3, threads=cores, write_checksum=True).compressobj()
+        cores = min(most, len(os.sched_getaffinity(0)))
+        how = zstandard.ZstdCompressionParameters.from_level(
+            level, threads=cores, job_size=_ZSTD_JOB, write_checksum=True
+        )
+        compressor = zstandard.ZstdCompressor(compression_params=how)
+        self._stream: Any = compressor.chunker(chunk_size=_ZSTD_CHUNK)
 
     def encode(self, piece: bytes) -> bytes:
-        return self._stream.compress(piece)
+        return b"".join(self._stream.compress(piece))
 
     def end(self) -> bytes:
-        return self._stream.flush()
+        return b"".join(self._stream.finish())
 
 
 _ENCODERS: dict[str, type[_Nothing]] = {"gzip": _Gzip, "zstd": _Zstd, "uncompressed": _Plain}

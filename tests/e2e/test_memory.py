@@ -1,0 +1,45 @@
+"""A layer's size is not a command's memory: the large one that bench/memory.py measures, small enough for a test."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import Kedge, write_tree
+
+LAYER = 128 << 20  # bytes; held whole anywhere, it would break the limit
+LIMIT = 120 << 10  # KiB, as getrusage(2) counts
+
+
+def peak(kedge: Kedge, *words: str) -> int:
+    """The largest resident set of a command, in KiB."""
+    environment = os.environ | {"KEDGE_ROOT": str(kedge.store), "KEDGE_CONFIG": str(kedge.config)}
+    child = subprocess.Popen([*kedge.command, *words], env=environment, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    assert child.returncode == 0, words
+    return usage.ru_maxrss
+
+
+@pytest.fixture(scope="module")
+def context(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_tree(tmp_path_factory.mktemp("large"), {"Dockerfile": "FROM scratch\nCOPY large /large\n"})
+    with (folder / "large").open("wb") as file:
+        for _ in range(LAYER >> 20):
+            file.write(os.urandom(1 << 20))
+    return folder
+
+
+@pytest.mark.parametrize("compression", ["gzip", "zstd", "estargz"])
+def test_an_archive(shared: Kedge, context: Path, tmp_path: Path, compression: str) -> None:
+    output = f"type=oci,compression={compression},dest={tmp_path}/x.tar"
+    assert peak(shared, "build", "-q", "-o", output, str(context)) < LIMIT
+
+
+def test_a_push_and_a_pull(shared: Kedge, mirror: Path, context: Path, registry: str, tmp_path: Path) -> None:
+    name = f"{registry}/memory/large:1"
+    assert peak(shared, "build", "-q", "--push", "-t", name, str(context)) < LIMIT
+    other = Kedge(tmp_path / "store", mirror)
+    assert peak(other, "pull", "-q", name) < LIMIT
+    assert peak(other, "export", "-o", str(tmp_path / "x.tar"), name) < LIMIT
