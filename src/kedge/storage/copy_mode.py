@@ -1,5 +1,5 @@
-"""Symbolic file modes, as `--chmod=u=rwX,go=rX` has them: chmod(1), "symbolic", where systems differ as BSD's setmode(3),
-which BuildKit follows.
+"""Symbolic file modes, as `--chmod=u=rwX,go=rX` has them: chmod(1), "symbolic". Where systems differ, as BSD's
+setmode(3), which BuildKit follows.
 
 Owns the grammar `[ugoa]*([-+=]([rwxXst]*|[ugo]))+` and its meaning with a umask of 0. Does not change files.
 """
