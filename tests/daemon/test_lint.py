@@ -3,7 +3,7 @@
 import json
 import threading
 
-from kedge.daemon.wire import gateway
+from kedge.daemon.wire import control, gateway
 
 
 def check(client, **attrs):
@@ -34,3 +34,14 @@ def test_warnings_that_are_errors_are_told_as_one(connect, context):
     (context / "Dockerfile").write_text("# check=error=true\nFROM scratch AS Bad\nCOPY a.txt /\n")
     found = check(connect(directories={"context": context, "dockerfile": context}))
     assert found["buildError"]["message"] == "lint violation found for rules: StageNameCasing"
+
+
+def test_a_build_that_makes_no_image_is_not_told_that_it_could_not_start(connect, context):
+    (context / "Dockerfile").write_text('FROM scratch\nCOPY a.txt /\nCMD ["/none"]\n')
+    client = connect(directories={"context": context, "dockerfile": context})
+    _response, status = client.solve(Frontend="dockerfile.v0")
+    assert not status.warnings
+    _response, status = client.solve(
+        Frontend="dockerfile.v0", Exporters=[control.Exporter(Type="image", Attrs={"name": "x"})]
+    )
+    assert b"EntrypointNotRunnable" in status.warnings[0].short

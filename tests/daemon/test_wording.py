@@ -12,6 +12,11 @@ def test_what_a_parser_tells_names_the_line():
     assert worded(error).endswith("(instructions are ADD, …)")
 
 
+def test_flags_are_suggested_bare():
+    error = DockerfileError("unknown flag --mont for RUN", hint="Did you mean --mount?")
+    assert worded(error) == "unknown flag: --mont (did you mean mount?)"
+
+
 def test_a_suggestion_belongs_to_the_message():
     error = DockerfileError("the platform '$BULIDPLATFORM' is empty", hint="Did you mean $BUILDPLATFORM?")
     assert (

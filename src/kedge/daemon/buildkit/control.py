@@ -14,7 +14,7 @@ from kedge.daemon.buildkit.errors import Refused, answers, status_message, strea
 from kedge.daemon.buildkit.exporting import export
 from kedge.daemon.buildkit.history import History, HistoryEvent
 from kedge.daemon.buildkit.jobs import Job, Jobs
-from kedge.daemon.buildkit.solving import solve_definition, solve_frontend
+from kedge.daemon.buildkit.solving import exporters, solve_definition, solve_frontend
 from kedge.daemon.buildkit.usage import prune, usage_records
 from kedge.daemon.buildkit.workers import version_message, worker_record
 from kedge.daemon.sessions.registry import Peer, Sessions
@@ -150,12 +150,4 @@ def _run(job: Job) -> dict[str, str]:
         result = solve_definition(job, request.Definition)
     else:
         result = job.wait_for_client()
-    return export(job, result, _exporters(request))
-
-
-def _exporters(request: Any) -> list[Any]:
-    if request.Exporters:
-        return list(request.Exporters)
-    if request.ExporterDeprecated:
-        return [control.Exporter(Type=request.ExporterDeprecated, Attrs=request.ExporterAttrsDeprecated)]
-    return []
+    return export(job, result, exporters(request))

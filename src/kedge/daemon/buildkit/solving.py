@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from kedge.builder import course
-from kedge.builder.request import BuildRequest, Input, Lent
+from kedge.builder.request import BuildRequest, Input, Lent, Output
 from kedge.daemon.buildkit.advice import advice
 from kedge.daemon.buildkit.attributes import read_attributes
 from kedge.daemon.buildkit.definition import decode
@@ -17,6 +17,7 @@ from kedge.daemon.buildkit.errors import Refused
 from kedge.daemon.buildkit.jobs import Job, Origin, Outcome, Result
 from kedge.daemon.buildkit.reading import read_file
 from kedge.daemon.buildkit.wording import worded
+from kedge.daemon.wire import control
 from kedge.dockerfile.outline import Outline
 from kedge.dockerfile.target import Target
 from kedge.model.errors import DockerfileError, InvalidInput, KedgeError, Unsupported
@@ -27,6 +28,7 @@ from kedge.model.platform import Platform
 from kedge.model.value import replace
 
 _OWN_FRONTENDS: Final = ("docker/dockerfile", "docker/dockerfile-upstream", "docker.io/docker/dockerfile")
+_IMAGES: Final = ("image", "moby", "oci", "docker")
 _NOTHING: Final = Outline("", "", (), (), (), "")
 _LARGEST_DOCKERFILE: Final = 16 << 20
 CONFIG, BASE_CONFIG, EPOCH, PLATFORMS = (
@@ -79,11 +81,22 @@ def solve_frontend(
     request = replace(
         request, cache_to=job.caches.targets, cache_from=job.caches.sources((*job.cache_from, *request.cache_from))
     )
+    if not any(one.Type in _IMAGES for one in exporters(job.request)):
+        request = replace(request, outputs=(Output("cacheonly"),))  # what is no image need not start
     if frontend.upload:
         request = replace(request, context=job.lent.upload(frontend.upload))
     parts = job.parts(request, policies)
     solved = course.solve(parts)
     return _answer(request, solved) if request.call != "build" else _result(Origin(parts, solved))
+
+
+def exporters(request: Any) -> list[Any]:
+    """What a Solve request wants made of its result."""
+    if request.Exporters:
+        return list(request.Exporters)
+    if request.ExporterDeprecated:
+        return [control.Exporter(Type=request.ExporterDeprecated, Attrs=request.ExporterAttrsDeprecated)]
+    return []
 
 
 def _require_own(source: str) -> None:

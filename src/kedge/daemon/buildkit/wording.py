@@ -25,7 +25,7 @@ _TABLE: Final = tuple(
         (r"the Dockerfile has no stage", "dockerfile contains no stages to build"),
         (
             r"\w+ from stage (\S+) before it is defined",
-            r'cannot copy from stage "\1", it needs to be defined before the current stage',
+            r'cannot copy from stage "\1", it needs to be defined before current stage',
         ),
         (
             r"--from cannot have variables",
@@ -41,7 +41,10 @@ _TABLE: Final = tuple(
             r"invalid chmod parameter: '\1'. it should be octal string and between 0 and 07777",
         ),
         (r"invalid SOURCE_DATE_EPOCH: '([^']*)'", r"invalid SOURCE_DATE_EPOCH: \1"),
-        (r"(/[^\n]*): not found", r'failed to calculate checksum of ref: "\1": not found'),
+        (
+            r"(/[^\n]*): not found",
+            r'failed to compute cache key: failed to calculate checksum of ref input: "\1": not found',
+        ),
         (r"no secret was lent under the id '([^']*)'", r"secret \1: not found"),
         (r"[^\n]*: \S+ is ([0-9a-f]{40,64}), expected ([0-9a-f]+)", r"expected checksum to match \2, got \1"),
         (r"the step needs the entitlement (\S+)", r"\1 is not allowed"),
@@ -51,6 +54,7 @@ _TABLE: Final = tuple(
 
 _MISREAD: Final = ("unknown instruction: ",)  # what parsers of Dockerfiles tell with the line
 _SUGGESTED: Final = "did you mean "
+_MARKS: Final = re.compile(r"(?<= )(\$|--)")  # names are suggested bare
 
 
 def worded(error: KedgeError, advised: bool = True) -> str:
@@ -63,7 +67,7 @@ def worded(error: KedgeError, advised: bool = True) -> str:
     hint = error.hint.rstrip(".")
     hint = hint[:1].lower() + hint[1:]
     if hint.startswith(_SUGGESTED):
-        return f"{text} ({hint.replace('$', '')})"
+        return f"{text} ({_MARKS.sub('', hint)})"
     return f"{text} ({hint})" if advised else text
 
 
