@@ -211,9 +211,8 @@ class _Run:
             self.status, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             stack.enter_context(self.status)
             with theirs, ExitStack() as given:
-                fds = (theirs.fileno(), self._plan_file(given), *self._streams(stack, given))
-                fds += (self.join,) if self.join >= 0 else ()
-                start(self.plan.flags, fds)
+                joined = (self.join,) if self.join >= 0 else ()
+                start(self.plan.flags, (theirs.fileno(), self._plan_file(given), *self._streams(stack, given), *joined))
             self._listen()
         if self.cancel is not None and self.cancel.is_set():
             raise Cancelled("the step was stopped")
