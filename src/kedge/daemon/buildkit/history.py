@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from google.protobuf.message import DecodeError
 
@@ -25,6 +25,8 @@ from kedge.model.errors import NotFound
 from kedge.model.value import dataclass
 
 STARTED, COMPLETE, DELETED = control.STARTED, control.COMPLETE, control.DELETED
+
+_MOST_EVENTS: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,8 @@ class History:
         self.records = Records(self._directory / "blobs")
         self._changed = threading.Condition()
         self._entries: dict[str, _Entry] = {}
-        self._events: list[tuple[str, HistoryEvent]] = []
+        self._events: list[tuple[str, HistoryEvent]] = []  # the last ones: listeners are woken for each
+        self._forgotten = 0  # how many events came before those
         self._load()
 
     # ---- writing -----------------------------------------------------------------------------------------------------
@@ -130,7 +133,7 @@ class History:
         if request.Limit < 0:
             raise Refused("a negative limit")
         with self._changed:
-            at = len(self._events)
+            at = self._forgotten + len(self._events)
             found = [
                 HistoryEvent(STARTED if one.active else COMPLETE, one.record)
                 for ref, one in self._entries.items()
@@ -142,9 +145,10 @@ class History:
         yield from found[-request.Limit :] if request.Limit else found
         while not request.EarlyExit and not stopped.is_set():
             with self._changed:
-                while at == len(self._events) and not stopped.is_set():
+                while at == self._forgotten + len(self._events) and not stopped.is_set():
                     self._changed.wait(1.0)
-                events, at = self._events[at:], len(self._events)
+                events = self._events[max(at - self._forgotten, 0) :]
+                at = self._forgotten + len(self._events)
             for realm, event in events:
                 wanted = not request.Ref or event.record.Ref == request.Ref
                 if realm == peer.realm and wanted and (not request.ActiveOnly or event.kind == STARTED):
@@ -166,6 +170,9 @@ class History:
         copy = control.BuildHistoryRecord()
         copy.CopyFrom(event.record)
         self._events.append((realm, HistoryEvent(event.kind, copy)))
+        if len(self._events) > _MOST_EVENTS:
+            self._forgotten += len(self._events) - _MOST_EVENTS
+            del self._events[:-_MOST_EVENTS]
         self._changed.notify_all()
 
     # ---- files -------------------------------------------------------------------------------------------------------
