@@ -181,6 +181,7 @@ def test_a_cache_whose_layers_are_gone_costs_a_second_start_and_nothing_else(ked
     second = other(kedge)
     output = second.build(context, "--cache-from", f"type=local,src={tmp_path}/cache", "-t", "app")
     assert "starting again" in output
+    assert "the build started again" in output
     assert second("run", "app", "cat", "/final").stdout == "ab"
 
 

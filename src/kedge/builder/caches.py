@@ -20,6 +20,7 @@ from kedge.operations.source import SourceOperation
 from kedge.operations.travelling import Travelling
 from kedge.solver.solver import Solver
 from kedge.sources.cache import Cache, open_cache, title
+from kedge.sources.fetch import CACHE_ORIGIN
 from kedge.sources.handler import Work
 
 if TYPE_CHECKING:
@@ -92,9 +93,18 @@ class Caches:
     # ---- after it ----------------------------------------------------------------------------------------------------
 
     async def collect(self, edges: Sequence[Edge]) -> None:
-        """Note what the solved graph has to tell, if anything is to be exported."""
+        """Note what the solved graph has to tell, if anything is to be exported. Keep what will not be there later."""
+        if self._travelling and self._parts.request.cache_from:
+            await self._parts.trunk.call(self._keep_passing, self._travelling)
         if self._targets and self._travelling:
             self._steps = await self._travelling.steps(edges)
+
+    def _keep_passing(self, travelling: Travelling) -> None:
+        """Have the bytes of caches that are here only while the build is: what a service's client lends."""
+        inside = f"{CACHE_ORIGIN}oci-layout://{self._parts.store.root}/"
+        for cache, blob in travelling.used.values():
+            if cache.origin.startswith(inside):
+                self._parts.store.layers.fetch_blob(blob)
 
     def with_inline(self, stage: "Stage") -> "Stage":
         """The stage with a cache in its image's config if one was asked for, without a base's in any case."""

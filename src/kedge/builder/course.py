@@ -56,8 +56,10 @@ def build(
             except BaseException as error:
                 course.warn()  # what was found on the way may explain the error
                 solver.abandon(error)
-                if not _lost_a_cache(parts, error):
+                if not _lost_a_cache(parts, error) or not _can_start_again(request):
                     raise
+                with step(report, threading.Event(), "[internal] a cache broke its promise: starting again"):
+                    pass
 
 
 def _lost_a_cache(parts: Parts, error: BaseException) -> bool:
@@ -65,13 +67,16 @@ def _lost_a_cache(parts: Parts, error: BaseException) -> bool:
     if not isinstance(error, KedgeError) or isinstance(error, (Cancelled, StepFailed)):
         return False
     lost = parts.unkept or (parts.relied_on if isinstance(error, IntegrityError) else set())
-    again = isinstance(parts.request.context, (str, bytes, PurePath, type(None)))  # a stream is read once
-    if not again or not lost - parts.broken:
+    if not lost - parts.broken:
         return False
     parts.store.forget_origins(lost)
     parts.broken |= lost
-    with step(parts.report, threading.Event(), "[internal] a cache did not have what it promised: starting again"):
-        return True
+    return True
+
+
+def _can_start_again(request: BuildRequest) -> bool:
+    """A context that is a stream is read once."""
+    return isinstance(request.context, (str, bytes, PurePath, type(None)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +107,7 @@ def solve(parts: Parts) -> Solved:
     except BaseException as error:
         warnings = course.warn()
         solver.abandon(error)
+        _lost_a_cache(parts, error)  # so that the caller's next try does without it
         if checking and isinstance(error, KedgeError) and error.location:
             return Solved(warnings=warnings, error=error)
         raise
@@ -214,7 +220,9 @@ class _Course:
         options = [
             await parts.trunk.call(_lower_options, parts, definition, file, platform, several) for platform in platforms
         ]
-        targets = await parts.trunk.gather(self._lower(file, one) for one in options)
+        # As in BuildKit, advice is about the first platform; what the others lack, their final images tell.
+        findings = [self.findings, *(Findings() for _ in options[1:])]
+        targets = await parts.trunk.gather(map(self._lower, [file] * len(options), options, findings))
         warnings = self.warn()
         if request.call == "build":
             self._require_clean(warnings)
@@ -244,18 +252,18 @@ class _Course:
             check_build_args(staged, (name for name, _ in self.parts.request.build_args), self.findings)
         return staged
 
-    async def _lower(self, file: StagedFile, options: LowerOptions) -> Target:
+    async def _lower(self, file: StagedFile, options: LowerOptions, findings: Findings) -> Target:
         """The graph for one platform. Base images are asked for until lowering needs no more of them."""
         from kedge.dockerfile.lower import needed_images
 
         known: dict[ImageRequest, ResolvedImage] = {}
-        while needed := needed_images(file, options, known, self.findings):
+        while needed := needed_images(file, options, known, findings):
             from kedge.builder.images import resolve
 
             asked = sorted(needed, key=lambda request: (request.reference, str(request.platform)))
             answers = await self.parts.trunk.gather(resolve(self.parts, request) for request in asked)
             known |= dict(zip(asked, answers, strict=True))
-        return lower(file, options, known, self.findings)
+        return lower(file, options, known, findings)
 
     def warn(self) -> tuple[WarningEvent, ...]:
         """Tell what reading and lowering found, as far as it is not silenced; once."""

@@ -17,6 +17,7 @@ from kedge.model.cachekey import CacheKey
 from kedge.model.digest import Digest, digest_of, parse_digest
 from kedge.model.errors import KedgeError
 from kedge.model.graph import Edge, Snapshot, Vertex, walk
+from kedge.model.image import Descriptor
 from kedge.model.ops import Source
 from kedge.model.platform import Platform
 from kedge.operations.buildkit_keys import CONTENT, BuildkitKey, Dependency, buildkit_key, record_digest, source_key
@@ -42,6 +43,7 @@ class Travelling:
         self._trunk, self._store, self._sources, self._host = trunk, store, sources, host
         self._caches = caches
         self._solver: Solver | None = None
+        self.used: dict[Digest, tuple[Cache, Descriptor]] = {}  # blobs that results were declared with
         self._met: dict[tuple[Vertex, bool], Task[Met]] = {}
         self._contents: dict[tuple[Snapshot, tuple[ContentSelector, ...]], Task[Digest | None]] = {}
         self._by_digest: dict[Digest, list[Place]] = {}
@@ -82,6 +84,7 @@ class Travelling:
         for result, cache in sorted(results, key=_age, reverse=True):
             blobs = [cache.blobs.get(cache.document.layers[index].blob) for index in result.layers]
             if blobs and all(blobs):
+                self.used |= {blob.descriptor.digest: (cache, blob.descriptor) for blob in blobs if blob}
                 layers = [Declared(blob.diff_id, blob.descriptor, cache.origin) for blob in blobs if blob]
                 return self._store.layers.declare_all(layers)
         return None
