@@ -82,3 +82,12 @@ def test_warnings_are_told_once_when_a_step_fails(bench):
     with pytest.raises(KedgeError):
         bench.build(TWO)
     assert warned(bench) == ["StageNameCasing", "FromAsCasing"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "told"), [("amd64", "arm64", []), ("arm64", "amd64", ["WorkdirRelativePath"])]
+)
+def test_advice_is_about_the_first_platform(bench, first, second, told):
+    text = "FROM scratch\nARG TARGETARCH\nWORKDIR ${TARGETARCH#amd64}/x\n"
+    bench.build(text, platforms=(f"linux/{first}", f"linux/{second}"))
+    assert warned(bench) == told
