@@ -34,13 +34,15 @@ from kedge.model.platform import Platform, best_match, of_machine, parse_platfor
         ("armhf", "linux/arm/v7"),
         ("linux", "linux/amd64"),
         ("windows", "windows/amd64"),
+        ("windows(10.0.20348.1006)/amd64", "windows(10.0.20348.1006)/amd64"),
+        ("windows(10.0.20348.1006+win32k)/amd64", "windows(10.0.20348.1006)/amd64"),
         (" linux/arm64 ", "linux/arm64"),
     ],
 )
 def test_platforms_have_a_normal_form(text: str, spelled: str) -> None:
     platform = parse_platform(text)
-    assert str(platform) == spelled
-    assert parse_platform(str(platform)) == platform
+    assert platform.full == spelled
+    assert parse_platform(platform.full) == platform
 
 
 @pytest.mark.parametrize(
@@ -98,3 +100,9 @@ def test_the_best_offer_is_picked(wanted: str, offered: list[str], found: int | 
 def test_a_host_runs_its_own_platform_first() -> None:
     for text in ("linux/amd64", "linux/amd64/v3", "linux/arm64", "linux/arm/v7", "linux/s390x"):
         assert runnable_on(parse_platform(text))[0] == parse_platform(text)
+
+
+def test_of_several_versions_of_a_system_the_nearest_is_taken() -> None:
+    offered = [parse_platform(f"windows({version})/amd64") for version in ("10.0.17763.1", "10.0.20348.1")]
+    assert best_match(parse_platform("windows(10.0.20348.1006)/amd64"), offered) == 1
+    assert best_match(parse_platform("windows/amd64"), offered) == 0

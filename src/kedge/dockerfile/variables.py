@@ -68,8 +68,7 @@ def platform_args(options: LowerOptions, target: str) -> dict[str, str]:
 
 def platform_text(platform: Platform) -> str:
     """A platform with its OS version, as vertex names show it."""
-    text = str(platform)
-    return text.replace("/", f"({platform.os_version})/", 1) if platform.os_version else text
+    return platform.full
 
 
 def proxy_env(build_args: Mapping[str, str]) -> tuple[tuple[str, str], ...]:

@@ -26,7 +26,7 @@ from kedge.storage.tar_write import TarOptions, write_tar
 
 def platform_folder(platform: Platform) -> str:
     """The folder of one platform among several: `linux_arm64`."""
-    return str(platform).replace("/", "_")
+    return platform.full.replace("/", "_")
 
 
 def export_local(store: Store, stages: Sequence[Stage], options: ImageOptions, destination: Path, steps: Steps) -> None:

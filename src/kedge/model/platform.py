@@ -9,6 +9,7 @@ from kedge.model.errors import InvalidPlatform
 from kedge.model.value import dataclass
 
 _PART = re.compile(r"[A-Za-z0-9_.-]+")
+_VERSIONED = re.compile(r"([A-Za-z0-9_.-]+)\(([A-Za-z0-9_.-]*)(?:\+[A-Za-z0-9_.+-]*)?\)")  # features are not kept
 _ARCHITECTURES = {  # other names in use -> GOARCH, variant (containerd platforms, database.go; uname -m)
     "i386": ("386", ""),
     "i486": ("386", ""),
@@ -41,6 +42,11 @@ class Platform:
     def __str__(self) -> str:
         return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
 
+    @property
+    def full(self) -> str:
+        """With the system's version, as containerd writes it: `windows(10.0.20348.1006)/amd64`."""
+        return str(self).replace("/", f"({self.os_version})/", 1) if self.os_version else str(self)
+
 
 def normalize(os: str, architecture: str, variant: str = "", os_version: str = "") -> Platform:
     """The normal form of the given words."""
@@ -59,18 +65,21 @@ def normalize(os: str, architecture: str, variant: str = "", os_version: str = "
 def parse_platform(text: str, default: Platform | None = None) -> Platform:
     """The platform that `text` spells: `os`, `architecture`, `os/architecture` or `os/architecture/variant`.
 
-    A missing part comes from `default` (linux/amd64 if None). Raises InvalidPlatform.
+    A missing part comes from `default` (linux/amd64 if None). The system may have its version behind it, as in
+    `windows(10.0.20348)/amd64`. Raises InvalidPlatform.
     """
     default = default or Platform("linux", "amd64")
-    parts = text.strip().split("/")
+    parts, version = text.strip().split("/"), ""
+    if found := _VERSIONED.fullmatch(parts[0]):
+        parts[0], version = found.groups()
     if not 1 <= len(parts) <= 3 or not all(_PART.fullmatch(part) for part in parts):
         raise InvalidPlatform(f"invalid platform {text[:100]!r}: expected os/architecture, such as linux/arm64")
     if len(parts) > 1:
-        return normalize(*parts)
+        return normalize(*parts, os_version=version)
     word = parts[0].lower()
     if word in _SYSTEMS or word == "macos":
         same = word == default.os
-        return normalize(word, default.architecture, default.variant if same else "")
+        return normalize(word, default.architecture, default.variant if same else "", version)
     if word in _KNOWN or word in _ARCHITECTURES:
         return normalize(default.os, word)
     raise InvalidPlatform(f"invalid platform {text[:100]!r}: neither an operating system nor an architecture")
@@ -98,9 +107,15 @@ def runnable_on(host: Platform) -> tuple[Platform, ...]:
 def best_match(wanted: Platform, offered: list[Platform]) -> int | None:
     """The index of the offered platform that suits `wanted` best, None when none does."""
     for candidate in runnable_on(wanted):
-        for index, platform in enumerate(offered):
-            if (platform.os, platform.architecture, platform.variant) == (
-                candidate.os, candidate.architecture, candidate.variant,
-            ):
-                return index
+        words = (candidate.os, candidate.architecture, candidate.variant)
+        fit = [i for i, one in enumerate(offered) if (one.os, one.architecture, one.variant) == words]
+        if fit:
+            return min(fit, key=lambda index: _distance(wanted.os_version, offered[index].os_version))
     return None
+
+
+def _distance(wanted: str, offered: str) -> int:
+    """0 for the version of a system that was asked for, 1 for another revision of its build, 2 for any other."""
+    if not wanted or wanted == offered:
+        return 0
+    return 1 if wanted.split(".")[:3] == offered.split(".")[:3] else 2

@@ -159,7 +159,7 @@ def _result(origin: Origin) -> Result:
     several = request.multi_platform or len(solved.targets) > 1
     result, platforms = Result(), []
     for target, snapshot in zip(solved.targets, solved.snapshots, strict=True):
-        key = str(target.config.platform)
+        key = target.config.platform.full
         suffix = f"/{key}" if several else ""
         result.outcomes[key if several else ""] = Outcome(target, snapshot, origin)
         result.metadata[CONFIG + suffix] = target.config.to_bytes()
