@@ -75,7 +75,7 @@ def read_attributes(attrs: Mapping[str, str]) -> Frontend:
         cgroup_parent=attrs.get("cgroup-parent", ""),
         hostname=attrs.get("hostname", ""),
         cache_from=_cache_imports(attrs),
-        attestations=_attestations(attrs),
+        attestations=read_attestations(attrs),
         call=_CALLS.get(request_id, "build"),
     )
     return Frontend(request, request_id == DESCRIBE, upload, _prefixed(attrs, "local-sessionid:"))
@@ -224,7 +224,7 @@ def cache_spec(kind: str, attrs: Mapping[str, Any]) -> CacheSpec:
     return CacheSpec(kind, tuple(sorted((str(key), str(value)) for key, value in attrs.items())))
 
 
-def _attestations(attrs: Mapping[str, str]) -> Pairs:
+def read_attestations(attrs: Mapping[str, str]) -> Pairs:
     """`attest:KIND=…`, and the older spelling `build-arg:BUILDKIT_ATTEST_KIND`. `disabled=true` stays as it is."""
     found = {key.lower(): value for key, value in _prefixed(attrs, "attest:").items()}
     # BuildKit's place for attestations is the index, where its clients look for them.

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, Final, cast
 from kedge.builder import course
 from kedge.builder.parts import Parts
 from kedge.builder.request import BuildRequest, Output
+from kedge.daemon.buildkit.attributes import read_attestations
 from kedge.daemon.buildkit.jobs import Job, Outcome, Result
 from kedge.daemon.buildkit.solving import BASE_CONFIG, CONFIG, EPOCH, PLATFORMS, empty_target, platform_of
 from kedge.daemon.sessions.layouts import send_blobs
@@ -57,7 +58,12 @@ def _export(job: Job, result: Result, wanted: Sequence[tuple[int, Any]]) -> dict
             attrs, kind = dict(one.Attrs), _KINDS[one.Type]
             destination = stack.enter_context(_destination(job, number, kind, attrs))
             outputs.append(Output(kind, tuple(sorted(attrs.items())), destination))
-        request = replace(parts.request, outputs=tuple(outputs) or (Output("cacheonly"),), cache_to=job.caches.targets)
+        request = replace(
+            parts.request,
+            outputs=tuple(outputs) or (Output("cacheonly"),),
+            cache_to=job.caches.targets,
+            attestations=parts.request.attestations or read_attestations(job.request.FrontendAttrs),
+        )
         made = course.export_solved(job.again(parts, request), solved)
         job.caches.send()
     return _response(made.metadata)
