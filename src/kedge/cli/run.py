@@ -41,6 +41,8 @@ def container_of(options: Options, console: Console) -> "ContainerRequest":
     from kedge.containers.request import ContainerRequest
     from kedge.sandbox.process import Limits
 
+    if options.detach:
+        raise UsageError("kedge run stays in the foreground", "run", "Leave out -d; a shell's & puts it behind.")
     if options.tty and options.interactive and not console.stdin.isatty():
         raise UsageError("-t needs a terminal, and standard input is none", "run", "Leave out -t.")
     env = [entry for path in options.env_file for entry in read_env_file(Path(path), console.environment)]
@@ -107,6 +109,10 @@ def _tmpfs(text: str) -> object:
     return parse_tmpfs(text)
 
 
+def _no_ports(_: str) -> object:
+    raise InvalidInput("Kedge maps no ports", hint="With --network host, the container's ports are the machine's.")
+
+
 def _count(text: str) -> int:
     if not text.isdecimal() or len(text) > 9:
         raise InvalidInput("expected a number")
@@ -121,6 +127,7 @@ COMMAND = Command(
         Flag("add-host", "Add a line to /etc/hosts", metavar="NAME:ADDRESS", many=True, convert=host),
         Flag("cpus", "CPUs that it may use", metavar="N", convert=cpus, default=0.0),
         Flag("entrypoint", "Replace the image's entrypoint; empty for none", metavar="COMMAND"),
+        Flag("detach", "Refused with advice", short="d", hidden=True),
         Flag(
             "env", "Set a variable; without =VALUE, from the environment", short="e", metavar="NAME[=VALUE]", many=True
         ),
@@ -141,6 +148,7 @@ COMMAND = Command(
         Flag(
             "pull", "When to pull the image", metavar="WHEN", default="missing", choices=("always", "missing", "never")
         ),
+        Flag("publish", "Refused with advice", short="p", metavar="PORTS", many=True, convert=_no_ports, hidden=True),
         Flag("read-only", "The image's files cannot be changed"),
         Flag("rm", "Remove the container when it ends, which always happens"),
         Flag("shm-size", "Size of /dev/shm", metavar="SIZE", convert=parse_size, default=0, shown_default="64m"),
