@@ -28,8 +28,8 @@ class Flag:
 
     `many` collects values in a list; `default` is what is used when it is not given; `convert` reads the text and
     raises InvalidInput. `optional` is the value of the flag without one (`--sbom`), which then takes `=VALUE`, or as
-    its next word true, false or `KEY=…`. A `hidden` one is read, but in no help: Docker has it, and here it changes nothing or
-    is refused with advice.
+    its next word true, false or `KEY=…`. A `hidden` one is read, but in no help: Docker has it, and here it changes
+    nothing or is refused with advice.
     """
 
     name: str
