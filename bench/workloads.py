@@ -1,20 +1,34 @@
 """What is measured: contexts, and for each a few lines that build and time it.
 
-Owns the workloads and the goals of issue 2. A workload yields (label, seconds) for one peer; the runner repeats and
+Owns the workloads and the goals of issue 2. A workload yields (label, usage) for one peer; the runner repeats and
 compares.
 """
 
 import os
 import random
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.peers import Peer
+from bench.peers import Compression, Peer
+from bench.usage import Usage
 
-Measured = Iterator[tuple[str, float]]
+Measured = Iterator[tuple[str, Usage]]
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "hello-multi-stage"
+GO, BUSYBOX, DEBIAN = "golang:1.25", "busybox:latest", "debian:bookworm-slim"
+MANY = 20_000
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a peer's measuring happens: a folder of its own, and names of images at the registry (`SLOW` and one of
+    these: over the slow line); `REGISTRY` is its address.
+    """
+
+    folder: Path
+    images: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -23,15 +37,9 @@ class Workload:
 
     name: str
     about: str
-    measure: "Callable[[Peer, Path, Mapping[str, str]], Measured]"
-    goals: Mapping[str, float]
-    bases: tuple[str, ...] = ("busybox:latest",)
-
-
-def timed(peer: Peer, context: Path, args: Mapping[str, str], **how: object) -> float:
-    start = time.perf_counter()
-    peer.build(context, args, **how)  # type: ignore[arg-type]
-    return time.perf_counter() - start
+    measure: "Callable[[Peer, Place], Measured]"
+    bases: tuple[str, ...] = ()
+    goals: Mapping[str, float] = field(default_factory=dict)
 
 
 def write(folder: Path, dockerfile: str) -> Path:
@@ -40,63 +48,109 @@ def write(folder: Path, dockerfile: str) -> Path:
     return folder
 
 
-def stages(peer: Peer, folder: Path, args: Mapping[str, str]) -> Measured:
+def stages(peer: Peer, place: Place) -> Measured:
     """16 stages that do not need each other, and one that needs them all."""
     parts = ["ARG BASE"]
     parts += [f"FROM ${{BASE}} AS s{n}\nRUN sleep 1; echo {random.random()} > /s{n}" for n in range(16)]
     parts += ["FROM scratch", *(f"COPY --from=s{n} /s{n} /" for n in range(16))]
-    context = write(folder / "stages", "\n".join(parts) + "\n")
-    yield "16 stages of sleep 1", timed(peer, context, args)
+    context = write(place.folder / "stages", "\n".join(parts) + "\n")
+    yield "16 stages of sleep 1", peer.build(context, {"BASE": place.images[BUSYBOX]})
 
 
-def steps(peer: Peer, folder: Path, args: Mapping[str, str]) -> Measured:
+def steps(peer: Peer, place: Place) -> Measured:
     """50 steps that cost nothing of their own, in a row."""
     mark = random.random()
     lines = ["ARG BASE", "FROM ${BASE}", *(f"RUN true {mark} {n}" for n in range(50))]
-    context = write(folder / "steps", "\n".join(lines) + "\n")
-    yield "one of 50 RUN true", timed(peer, context, args) / 50
+    context = write(place.folder / "steps", "\n".join(lines) + "\n")
+    yield "one of 50 RUN true", peer.build(context, {"BASE": place.images[BUSYBOX]}).divided(50)
 
 
-def cached(peer: Peer, folder: Path, args: Mapping[str, str]) -> Measured:
-    """The example once more, with nothing left to do."""
-    text = (EXAMPLE / "Dockerfile").read_text().replace("FROM golang:1.25", "ARG GO\nFROM ${GO}")
-    context = write(folder / "cached", text)
+def cached(peer: Peer, place: Place) -> Measured:
+    """The example once more, with nothing left to do. Without its first line, for which BuildKit asks Docker Hub."""
+    text = (EXAMPLE / "Dockerfile").read_text().partition("\n")[2].replace(f"FROM {GO}", "ARG GO\nFROM ${GO}")
+    context = write(place.folder / "cached", text)
     (context / "main.go").write_text((EXAMPLE / "main.go").read_text())
-    peer.build(context, args)
-    yield "example, all cached", timed(peer, context, args)
+    args = {"GO": place.images[GO]}
+    if not (context / "built").exists():
+        peer.build(context, args)
+        (context / "built").touch()
+    yield "example, all cached", peer.build(context, args)
 
 
-def files(peer: Peer, folder: Path, args: Mapping[str, str]) -> Measured:
-    """A context of 5,000 files: the first time, again, and with one file changed."""
-    context = write(folder / "files", "FROM scratch\nCOPY . /\n")
+def files(peer: Peer, place: Place) -> Measured:
+    """A context of 20,000 files: the first time, again, and with one file changed."""
+    context = write(place.folder / "files", "FROM scratch\nCOPY . /\n")
     if not (context / "d0").exists():
-        for number in range(5000):
+        for number in range(MANY):
             path = context / f"d{number // 100}" / f"f{number}"
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(os.urandom(2000))
-    (context / "mark").write_text(str(random.random()))
-    yield "5,000 files, one changed", timed(peer, context, args)
-    yield "5,000 files, unchanged", timed(peer, context, args)
+    mark = context / "mark"
+    mark.write_text(str(random.random()))
+    peer.forget()
+    time.sleep(0.1)
+    yield "20,000 files, first", peer.build(context, {})
+    yield "20,000 files, unchanged", peer.build(context, {})
+    mark.write_text(str(random.random()))
+    time.sleep(0.1)
+    yield "20,000 files, one changed", peer.build(context, {})
 
 
-def export(peer: Peer, folder: Path, args: Mapping[str, str]) -> Measured:
-    """One layer of 256 MB, half of it random, into a compressed OCI archive."""
-    context = write(folder / "export", "FROM scratch\nCOPY big /\n")
-    with open(context / "big", "wb") as file:
-        line = f"{random.random()} the quick brown fox jumps over the lazy dog\n".encode()
-        for _ in range(128):
-            file.write(os.urandom(1 << 20))
-            file.write((line * (1 + (1 << 20) // len(line)))[: 1 << 20])
-    yield "256 MB to an OCI archive", timed(peer, context, args, archive=folder / f"{peer.name}.tar")
+def pull(peer: Peer, place: Place) -> Measured:
+    """A base of 200 MB in 12,600 files that is not here yet, and one step on it."""
+    context = write(place.folder / "pull", "ARG BASE\nFROM ${BASE}\nRUN true\n")
+    peer.forget()
+    yield "200 MB base, loopback", peer.build(context, {"BASE": place.images[GO]})
+    peer.forget()
+    yield "200 MB base, 25 MB/s", peer.build(context, {"BASE": place.images[f"SLOW {GO}"]})
+
+
+def _big(place: Place) -> Path:
+    """A context whose one file holds 500 MB of programs and texts, different each time."""
+    context = write(place.folder / "big", "FROM scratch\nCOPY big /\n")
+    big = context / "big"
+    if not big.exists():
+        from bench.bases import tar_of
+
+        with open(big, "wb") as file:
+            subprocess.run(["cat", *map(tar_of, (GO, DEBIAN, GO))], check=True, stdout=file)
+    with open(big, "r+b") as file:
+        file.write(str(random.random()).encode())
+    return context
+
+
+def export(peer: Peer, place: Place) -> Measured:
+    """One layer of 500 MB, copied, compressed and written."""
+    kinds: tuple[Compression, ...] = ("gzip", "zstd")
+    for kind in kinds:
+        archive = place.folder / "archive.tar"
+        yield f"500 MB, OCI archive, {kind}", peer.export(_big(place), archive, kind)
+        print(f"    {peer.name} {kind}: {archive.stat().st_size / 1e6:.0f} MB")
+        archive.unlink()
+
+
+def push(peer: Peer, place: Place) -> Measured:
+    """One layer of 500 MB, copied, compressed and sent to a registry on loopback."""
+    yield "500 MB, pushed", peer.push(_big(place), f"{place.images['REGISTRY']}/bench/{peer.name}:big")
+
+
+def start(peer: Peer, place: Place) -> Measured:
+    """A container that does nothing."""
+    image = place.images[BUSYBOX]
+    peer.start(image)
+    yield "run --rm busybox true", peer.start(image)
 
 
 WORKLOADS = {
     workload.name: workload
     for workload in (
-        Workload("stages", "stages side by side", stages, {"16 stages of sleep 1": 1.3}),
-        Workload("steps", "what a step costs", steps, {"one of 50 RUN true": 0.025}),
-        Workload("cached", "a rebuild with nothing to do", cached, {"example, all cached": 0.12}, ("golang:1.25",)),
-        Workload("files", "a context of many files", files, {}, ()),
-        Workload("export", "a big layer", export, {}, ()),
+        Workload("stages", "stages side by side", stages, (BUSYBOX,), {"16 stages of sleep 1": 1.3}),
+        Workload("steps", "what a step costs", steps, (BUSYBOX,), {"one of 50 RUN true": 0.025}),
+        Workload("cached", "a rebuild with nothing to do", cached, (GO,), {"example, all cached": 0.12}),
+        Workload("files", "a context of many files", files),
+        Workload("pull", "a base that is not here", pull, (GO,)),
+        Workload("export", "a big layer into an archive", export, (GO, DEBIAN)),
+        Workload("push", "a big layer to a registry", push, (GO, DEBIAN)),
+        Workload("run", "the start of a container", start, (BUSYBOX,)),
     )
 }
