@@ -211,6 +211,13 @@ def test_a_failed_output_leaves_no_file(shared: Kedge, context: Path, tmp_path: 
     assert (tmp_path / "there").read_text() == "before"
 
 
+def test_an_attribute_that_means_nothing_is_named(shared: Kedge, context: Path) -> None:
+    done = shared("build", "-o", "type=oci,compresion=zstd,dest=/dev/null", context, check=False)
+    assert done.returncode != 0
+    assert "unknown attribute 'compresion'" in done.stderr
+    assert "Did you mean compression?" in done.stderr
+
+
 # ---- engines ---------------------------------------------------------------------------------------------------------
 
 

@@ -52,6 +52,11 @@ def output(text: str) -> dict[str, str]:
         raise InvalidInput("an output needs a type", hint=f"Write type=KIND with one of {', '.join(OUTPUT_KINDS)}.")
     if kind not in OUTPUT_KINDS:
         raise InvalidInput(f"unknown output type {kind!r}", hint=f"Use one of {', '.join(OUTPUT_KINDS)}.")
+    from kedge.exporters.options import unknown_attribute
+
+    if unknown := unknown_attribute(kind, (name for name in attributes if name not in ("type", "dest"))):
+        hint = f"Did you mean {unknown[1]}?" if unknown[1] else ""
+        raise InvalidInput(f"unknown attribute {unknown[0][:60]!r} of an output of type {kind}", hint=hint)
     if kind in ("local", "tar") and not attributes.get("dest"):
         raise InvalidInput(f"an output of type {kind} needs dest=PATH")
     return attributes

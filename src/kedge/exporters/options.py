@@ -108,6 +108,20 @@ _KNOWN = frozenset(
 )
 
 
+_FILES = {"local": ("mode", "platform-split", "attestation-prefix"), "tar": ("platform-split", "attestation-prefix")}
+
+
+def unknown_attribute(kind: str, names: Iterable[str]) -> tuple[str, str] | None:
+    """The first of an output's attributes that means nothing, and the nearest that does; None if all are known."""
+    known = _KNOWN | frozenset(_FILES.get(kind, ()))
+    for name in names:
+        if name not in known and not _ANNOTATION.fullmatch(name):
+            import difflib
+
+            return name, next(iter(difflib.get_close_matches(name, known, 1)), "")
+    return None
+
+
 def _flag(attributes: Mapping[str, str], name: str, default: bool | None) -> bool | None:
     text = attributes.get(name)
     if text is None:
