@@ -162,7 +162,7 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """Copy `src` in `secondary` to `dest` in `input`. Below len(inputs) an index is an input, else an earlier action."""
+    """Copy `src` in `secondary` to `dest` in `input`. An index from len(inputs) on is an earlier action."""
 
     src: str
     dest: str
