@@ -26,7 +26,7 @@ COPY status /var/lib/dpkg/status
 STATUS = """\
 Package: bash
 Status: install ok installed
-Maintainer: Matthias Klose <doko@debian.org>
+Maintainer: A Maintainer <someone@example.test>
 Architecture: amd64
 Version: 5.2.15-2+b2
 
@@ -101,7 +101,7 @@ def test_attestations_refer_to_an_image_that_stays_as_it_is(kedge: Kedge, contex
     assert request["secrets"] == [{"id": "s"}]
     assert "startedOn" in provenance["runDetails"]["metadata"]
     steps = provenance["buildDefinition"]["internalParameters"]["buildConfig"]["llbDefinition"]
-    assert any(step["op"]["type"] == "exec" for step in steps)
+    assert any("exec" in step["op"]["op"] for step in steps)
     (base,) = provenance["buildDefinition"]["resolvedDependencies"]
     assert base["uri"].startswith("pkg:docker/busybox@latest?platform=linux%2F")
     assert len(base["digest"]["sha256"]) == 64

@@ -20,7 +20,7 @@ CREATED = "1980-01-01T00:00:01Z"
 DPKG = """\
 Package: bash
 Status: install ok installed
-Maintainer: Matthias Klose <doko@debian.org>
+Maintainer: A Maintainer <someone@example.test>
 Architecture: amd64
 Source: bash-source (5.2)
 Version: 5.2.15-2+b2
