@@ -98,6 +98,7 @@ class BuildRequest:
     cache_to: tuple[CacheSpec, ...] = ()
     cache_mount_from: tuple[CacheSpec, ...] = ()  # each with the `id` of a cache mount
     cache_mount_to: tuple[CacheSpec, ...] = ()
+    vcs: Pairs = ()  # what a remote client says of its repository: source, revision
     attestations: Pairs = ()  # kind ("provenance", "sbom") -> its attributes as written
     entitlements: tuple[str, ...] = ()  # network.host, security.insecure, device[=NAME]
     call: Literal["build", "check", "outline", "targets", "lint"] = "build"

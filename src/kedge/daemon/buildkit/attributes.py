@@ -75,6 +75,7 @@ def read_attributes(attrs: Mapping[str, str]) -> Frontend:
         cgroup_parent=attrs.get("cgroup-parent", ""),
         hostname=attrs.get("hostname", ""),
         cache_from=_cache_imports(attrs),
+        vcs=tuple(sorted(_prefixed(attrs, "vcs:").items())),
         attestations=read_attestations(attrs),
         call=_CALLS.get(request_id, "build"),
     )
