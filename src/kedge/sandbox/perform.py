@@ -99,7 +99,7 @@ class _Child:
         """Go where that process is. Its own root's processes must not look into us meanwhile (CVE-2016-9962)."""
         sc.prctl(sc.PR_SET_DUMPABLE, 0)
         try:
-            sc.setns(pidfd, sc.CLONE_NEWNS | sc.CLONE_NEWIPC | sc.CLONE_NEWUTS | sc.CLONE_NEWNET | sc.CLONE_NEWCGROUP)
+            sc.setns(pidfd, self.plan["join"])
         except OSError as error:
             if error.errno == errno.ESRCH:
                 raise Refused("unsupported", "the container has stopped") from None

@@ -96,9 +96,10 @@ def make_plan(
 def join_plan(process: Process, machine: Machine) -> Plan:
     """The plan of one more process in the namespaces of one that runs: it sees what that one sees.
 
-    Of `process`, what concerns namespaces and mounts (hostname, network, hosts) is not looked at.
+    Of `process`, what concerns mounts and names (hostname, hosts) is not looked at; `network` is that one's.
     """
-    values = _identity(process, machine) | {"cgroups": []}
+    own = _namespaces(process) & ~sc.CLONE_NEWPID | (sc.CLONE_NEWCGROUP if machine.cgroup_version > 0 else 0)
+    values = _identity(process, machine) | {"cgroups": [], "join": own}
     return Plan(0, values, MountPoint("/", Overlay(())), ())
 
 

@@ -95,16 +95,30 @@ class _Zygote:
         return True
 
     def _clone_into(self, pidfd: int) -> int:
-        """A child in that process's pid namespace: only children enter one, so we go there and back for it."""
-        home = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            sc.setns(pidfd, sc.CLONE_NEWPID)
-            pid = sc.clone(0)
+        """A child of ours in that process's pid namespace.
+
+        Only children enter one, and in a user namespace there is no way back from it. So a helper goes there for us
+        and has a child that is ours (CLONE_PARENT), whose pid it tells.
+        """
+        read, write = os.pipe2(os.O_CLOEXEC)
+        helper = sc.clone(0)
+        if helper == 0:
+            try:
+                sc.setns(pidfd, sc.CLONE_NEWPID)
+                pid = sc.clone(sc.CLONE_PARENT)
+            except OSError as error:
+                pid = -(error.errno or 1)
             if pid:
-                sc.setns(home, sc.CLONE_NEWPID)
-            return pid
-        finally:
-            os.close(home)
+                os.write(write, struct.pack("=i", pid))
+                os._exit(0)
+            return 0
+        os.close(write)
+        with open(read, "rb", buffering=0) as told:
+            (pid,) = struct.unpack("=i", told.read(4))
+        os.waitpid(helper, 0)
+        if pid < 0:
+            raise OSError(-pid, os.strerror(-pid))
+        return int(pid)
 
     def _adopt(self, pid: int, status: socket.socket) -> None:
         pidfd = sc.pidfd_open(pid)
