@@ -7,10 +7,11 @@ are attached (`exporters.attest`).
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kedge.builder.attested_steps import layers_of, steps_of
 from kedge.builder.parts import Parts
 from kedge.builder.steps import step
 from kedge.dockerfile.target import Target
@@ -19,10 +20,9 @@ from kedge.exporters.attest import AttestationOptions, Predicate, attach
 from kedge.exporters.image import Exported
 from kedge.exporters.options import ImageOptions
 from kedge.exporters.provenance import BuildFacts, Material, without_credentials
-from kedge.model.graph import Vertex, walk
-from kedge.model.image import ImageConfig
+from kedge.model.graph import Vertex
 from kedge.model.ops import Exec, Source
-from kedge.model.value import fields, is_dataclass, replace
+from kedge.model.value import replace
 
 if TYPE_CHECKING:
     from kedge.exporters.sbom.scan import Inventory
@@ -108,12 +108,15 @@ def facts_of(parts: Parts, target: Target, image: Assembled) -> BuildFacts:
     from kedge import __version__
 
     request = parts.request
-    vertices = list(walk(target.edge)) if target.edge else []
+    steps = steps_of(target.edge) if target.edge else None
+    vertices = list(steps.ids) if steps else []
     sources = [(vertex, vertex.op) for vertex in vertices if isinstance(vertex.op, Source)]
     remote, digest = parts.remote_context or ("", "")
     definition = parts.definition
     name = definition.name if definition else "Dockerfile"
     names = sorted(op.identifier.partition("://")[2] for _, op in sources if op.scheme == "local")
+    if definition and not remote:
+        names.append("dockerfile")
     return BuildFacts(
         builder_platform=parts.host,
         path=name,
@@ -129,16 +132,13 @@ def facts_of(parts: Parts, target: Target, image: Assembled) -> BuildFacts:
         config_digest=digest,
         hermetic=all(op.network == "none" for op in (vertex.op for vertex in vertices) if isinstance(op, Exec)),
         vcs=_vcs(parts),
-        steps=tuple(_steps(vertices)),
+        steps=steps.told if steps else (),
+        step_digests=steps.digests if steps else {},
+        step_locations=steps.locations() if steps else {},
         dockerfile=(name, definition.text.encode("utf-8", "surrogateescape")) if definition else None,
-        layers=_layers(image.manifest.layers, image.config),
+        layers=layers_of(target.edge, steps.ids, image.manifest.layers) if target.edge and steps else (),
         version=__version__,
     )
-
-
-def _layers(layers: Sequence[Any], config: ImageConfig) -> tuple[tuple[Any, str], ...]:
-    texts = [entry.created_by for entry in config.history if not entry.empty_layer]
-    return tuple((layer.digest, text) for layer, text in zip(layers, texts, strict=False))
 
 
 def _material(parts: Parts, vertex: Vertex) -> Material | None:
@@ -155,37 +155,10 @@ def _material(parts: Parts, vertex: Vertex) -> Material | None:
     return None
 
 
-def _steps(vertices: Sequence[Vertex]) -> list[Mapping[str, Any]]:
-    """The graph, inputs first: what each step was, and whose results it used."""
-    ids = {vertex: f"step{number}" for number, vertex in enumerate(vertices)}
-    found: list[Mapping[str, Any]] = []
-    for vertex in vertices:
-        one: dict[str, Any] = {"id": ids[vertex], "name": vertex.hints.name, "op": _plain(vertex.op)}
-        one["inputs"] = [f"{ids[edge.vertex]}:{edge.output}" for edge in vertex.inputs]
-        if vertex.platform:
-            one["platform"] = str(vertex.platform)
-        found.append(one)
-    return found
-
-
-_UNTOLD = frozenset(("proxy_env", "extra_hosts", "data"))  # of this machine; and contents of files, which may be large
-
-
-def _plain(value: Any) -> Any:
-    """A value class as JSON, without what is empty."""
-    if is_dataclass(value) and not isinstance(value, type):
-        items = {one.name: getattr(value, one.name) for one in fields(value) if one.name not in _UNTOLD}
-        kept = {key: _plain(each) for key, each in items.items() if each not in ("", None, (), False)}
-        return {"type": type(value).__name__.lower()} | kept
-    if isinstance(value, (tuple, list)):
-        return [_plain(each) for each in value]
-    if isinstance(value, bytes):
-        return f"{len(value)} bytes"
-    return value if isinstance(value, (int, float, bool)) or value is None else str(value)
-
-
 def _vcs(parts: Parts) -> tuple[tuple[str, str], ...]:
     """The commit that a local context's repository has checked out, and where the repository comes from: hints only."""
+    if parts.request.vcs:
+        return tuple((key, without_credentials(value)) for key, value in parts.request.vcs)
     context = parts.request.context
     if parts.remote_context or not isinstance(context, (str, os.PathLike)):
         return ()

@@ -5,16 +5,17 @@ what must not stand in it: values of build arguments, credentials in URLs. Secre
 not know graphs: steps come as JSON.
 """
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from kedge.exporters.attest import package_url
-from kedge.model.digest import Digest
 from kedge.model.errors import InvalidReference
+from kedge.model.image import Descriptor
 from kedge.model.platform import Platform
 from kedge.model.reference import parse_reference
-from kedge.model.value import dataclass
+from kedge.model.value import dataclass, field
 
 PREDICATE: Final = "https://slsa.dev/provenance/v1"
 # The build type names how parameters are to be read; ours are BuildKit's, so that its readers understand them.
@@ -63,7 +64,9 @@ class BuildFacts:
     vcs: tuple[tuple[str, str], ...] = ()
     steps: tuple[Mapping[str, Any], ...] = ()
     dockerfile: tuple[str, bytes] | None = None
-    layers: tuple[tuple[Digest, str], ...] = ()
+    layers: tuple[tuple[str, tuple[Descriptor, ...]], ...] = ()  # step and output -> what it comes to in the image
+    step_digests: Mapping[str, str] = field(default_factory=dict)
+    step_locations: Mapping[str, Any] = field(default_factory=dict)
     version: str = ""
 
 
@@ -78,7 +81,10 @@ def provenance(
     )
     internal: dict[str, Any] = {"builderPlatform": str(facts.builder_platform)}
     if full and facts.steps:
-        internal["buildConfig"] = {"llbDefinition": _cleaned(facts.steps, hidden)}
+        internal["buildConfig"] = {
+            "llbDefinition": _cleaned(facts.steps, hidden),
+            "digestMapping": dict(facts.step_digests),
+        }
     return {
         "buildDefinition": {
             "buildType": BUILD_TYPE,
@@ -135,6 +141,12 @@ def _metadata(facts: BuildFacts, full: bool, reproducible: bool, show_args: bool
     }
 
 
+def _where_it_was(name: str) -> list[Any]:
+    """The Dockerfile's own steps: one file of a directory of the client's."""
+    source = {"identifier": "local://dockerfile", "attrs": {"local.followpaths": json.dumps([name])}}
+    return [{"id": "step0", "op": {"op": {"source": source}}}, {"id": "step1", "op": {"op": {}}, "inputs": ["step0:0"]}]
+
+
 def _details(facts: BuildFacts, full: bool, hidden: Sequence[str]) -> dict[str, Any]:
     import base64
 
@@ -142,13 +154,15 @@ def _details(facts: BuildFacts, full: bool, hidden: Sequence[str]) -> dict[str, 
     if facts.vcs:
         details["vcs"] = {key: without_credentials(value) for key, value in facts.vcs}
     if full and facts.layers:
-        details["layers"] = _cleaned([{"digest": digest, "createdBy": text} for digest, text in facts.layers], hidden)
+        # BuildKit's form: for each result the chains of layers it has been seen as; here there is one.
+        details["layers"] = {result: [[layer.to_json() for layer in layers]] for result, layers in facts.layers}
     if full and facts.dockerfile:
         name, data = facts.dockerfile
         for value in hidden:
             data = data.replace(value.encode("utf-8", "surrogateescape"), REDACTED.encode())
-        info = {"filename": name, "language": "Dockerfile", "data": base64.b64encode(data).decode()}
-        details["source"] = {"infos": [info]}
+        info: dict[str, Any] = {"filename": name, "language": "Dockerfile", "data": base64.b64encode(data).decode()}
+        info["llbDefinition"] = _where_it_was(name)
+        details["source"] = {"infos": [info], "locations": dict(facts.step_locations)}
     return {"buildkit_metadata": details} if details else {}
 
 

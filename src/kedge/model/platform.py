@@ -75,7 +75,7 @@ def parse_platform(text: str, default: Platform | None = None) -> Platform:
     if not 1 <= len(parts) <= 3 or not all(_PART.fullmatch(part) for part in parts):
         raise InvalidPlatform(f"invalid platform {text[:100]!r}: expected os/architecture, such as linux/arm64")
     if len(parts) > 1:
-        return normalize(*parts, os_version=version)
+        return normalize(parts[0], parts[1], parts[2] if len(parts) == 3 else "", version)
     word = parts[0].lower()
     if word in _SYSTEMS or word == "macos":
         same = word == default.os
