@@ -34,12 +34,6 @@ from kedge.model.graph import Edge, Vertex
 from kedge.model.ops import Source
 
 _TYPES: Final = "github.com/moby/buildkit/"
-# The first that fits. A build that fails has no code of its own in BuildKit's API.
-_CODES: Final[tuple[tuple[type[KedgeError], grpc.StatusCode], ...]] = (
-    (Cancelled, grpc.StatusCode.CANCELLED),
-    (StoreError, grpc.StatusCode.RESOURCE_EXHAUSTED),
-    (KedgeError, grpc.StatusCode.UNKNOWN),
-)
 _LONGEST_MESSAGE: Final = 16_000
 _MOST_LINES: Final = 1000
 _MOST_DETAILS: Final = 256_000  # bytes; they travel in a header
@@ -76,12 +70,25 @@ class UnknownFrontendCap(Unsupported):
         self.name = name
 
 
+class Bug(KedgeError):
+    """Something that should not happen, and did."""
+
+
 class ForeignError(KedgeError):
     """An error that a client gave us to give back, status and all."""
 
     def __init__(self, told: Any) -> None:
         super().__init__(told.message)
         self.told = told
+
+
+# The first that fits. A build that fails has no code of its own in BuildKit's API.
+_CODES: Final[tuple[tuple[type[KedgeError], grpc.StatusCode], ...]] = (
+    (Cancelled, grpc.StatusCode.CANCELLED),
+    (StoreError, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (Bug, grpc.StatusCode.INTERNAL),
+    (KedgeError, grpc.StatusCode.UNKNOWN),
+)
 
 
 def status_message(error: KedgeError) -> Any:
@@ -170,6 +177,14 @@ def abort(context: grpc.ServicerContext, error: KedgeError) -> None:
     context.abort_with_status(Status(code, told.message, trailer))
 
 
+def _own(error: Exception) -> KedgeError:
+    """The error if it is one of ours; else a bug: the log gets its trace, the client its kind."""
+    if isinstance(error, KedgeError):
+        return error
+    traceback.print_exception(error)
+    return Bug(f"internal error: {type(error).__name__}: {str(error)[:500]}")
+
+
 def answers(function: Function) -> Function:
     """A method of a service whose KedgeErrors end the call properly."""
 
@@ -177,8 +192,8 @@ def answers(function: Function) -> Function:
     def wrapped(self: Any, request: Any, context: grpc.ServicerContext) -> Any:
         try:
             return function(self, request, context)
-        except KedgeError as error:
-            abort(context, error)
+        except Exception as error:
+            abort(context, _own(error))
 
     return wrapped  # type: ignore[return-value]
 
@@ -190,7 +205,7 @@ def streams(function: Function) -> Function:
     def wrapped(self: Any, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
         try:
             yield from function(self, request, context)
-        except KedgeError as error:
-            abort(context, error)
+        except Exception as error:
+            abort(context, _own(error))
 
     return wrapped  # type: ignore[return-value]
