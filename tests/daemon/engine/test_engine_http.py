@@ -356,3 +356,9 @@ def test_the_command_line_needs_nothing_of_the_service() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "kedge[serve]" in done.stderr
+
+
+def test_the_reference_lists_every_path() -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs" / "reference" / "engine-api.md").read_text()
+    swarm = ("/swarm", "/nodes", "/services", "/tasks", "/secrets", "/configs")
+    assert [r for r in ROUTES if f"`{r.method} {r.pattern}`" not in page and r.pattern not in swarm] == []
