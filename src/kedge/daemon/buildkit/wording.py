@@ -21,6 +21,8 @@ _TABLE: Final = tuple(
             r'"^[A-Za-z0-9_.-]+$": invalid argument',
         ),
         (r"unknown flag (--\S+) for \w+", r"unknown flag: \1"),
+        (r"unknown mount option '([^']*)'", r"unexpected key '\1'"),
+        (r"mount option 'type': unsupported type '([^']*)'", r'unsupported mount type "\1"'),
         (r"target stage '([^']*)' could not be found", r'target stage "\1" could not be found'),
         (r"the Dockerfile has no stage", "dockerfile contains no stages to build"),
         (
