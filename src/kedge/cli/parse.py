@@ -106,6 +106,8 @@ def _short(command: str, by_name: dict[str, Flag], word: str, queue: list[str], 
 
 def _is_value(word: str) -> bool:
     """Does the word behind a flag that may stand alone belong to it: true, false or `KEY=…`, as no path is called?"""
+    if word.startswith("-"):
+        return False
     key, equals, _ = word.partition("=")
     return word in ("true", "false", "1", "0") or bool(equals and key.replace("-", "").isalpha() and key.islower())
 
