@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemon.engine.conftest import Docker, Service
+from tests.daemon.engine.conftest import Docker, Service, running
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -137,3 +137,36 @@ def _sleeps(seconds: str) -> bool:
         if words[:2] == [b"sleep", seconds.encode()]:
             return True
     return False
+
+
+def test_a_build_of_version_two_takes_its_context_from_the_session(mirror: Path, tmp_path: Path) -> None:
+    """What clients without buildx do (Docker's Go library): the session beside it, the progress as BuildKit's."""
+    import base64
+    import http.client
+    import json
+
+    from kedge.daemon.wire import control
+    from tests.daemon.client import Client
+    from tests.daemon.engine.test_engine_http import Local
+
+    context = tmp_path / "context"
+    context.mkdir()
+    (context / "Dockerfile").write_text("FROM scratch\nCOPY a /b\nENV X=1\n")
+    (context / "a").write_text("from the session")
+    with running(tmp_path, mirror, "--buildkit", f"unix://{tmp_path}/bk.sock") as own:
+        client = Client(f"unix:{tmp_path}/bk.sock", tmp_path / "client", {"context": context, "dockerfile": context})
+        try:
+            connection: http.client.HTTPConnection = Local(own.socket)
+            query = f"version=2&session={client.id}&remote=client-session&t=two:1&buildid=b1"
+            connection.request("POST", f"/build?{query}", headers={"Content-Length": "0"})
+            response = connection.getresponse()
+            messages = [json.loads(line) for line in response.read().splitlines()]
+            connection.close()
+        finally:
+            client.close()
+        assert [m["error"] for m in messages if "error" in m] == []
+        traces = [base64.b64decode(m["aux"]) for m in messages if m.get("id") == "moby.buildkit.trace"]
+        names = {v.name for data in traces for v in control.StatusResponse.FromString(data).vertexes}
+        assert "[1/1] COPY a /b" in names
+        ids = [m["aux"]["ID"] for m in messages if m.get("id") == "moby.image.id"]
+        assert own.kedge("images", "--no-trunc", "-q").split() == ids

@@ -4,6 +4,8 @@ Owns the query's parameters and the messages. Builds for BuildKit's clients come
 anything is built.
 """
 
+import base64
+import secrets
 import threading
 from contextlib import suppress
 from typing import Any, Final
@@ -53,11 +55,9 @@ _builds: Final = Builds()
 
 
 def build_image(call: Call) -> None:
-    if call.query("version") == "2":
-        raise Unsupported(
-            "builds by BuildKit come over /grpc here, as buildx makes them",
-            hint="Install the buildx plugin, or set DOCKER_BUILDKIT=0",
-        )
+    if call.query("version") == "2" and call.query("session"):
+        _build_by_session(call)
+        return
     request = read_request(call)
     session = LocalSession(credentials=from_config(call.header("x-registry-config")))
     exchange, id = call.exchange, call.query("buildid")
@@ -69,6 +69,41 @@ def build_image(call: Call) -> None:
             _build(call, request, session, messages, stop)
     finally:
         _builds.forget(id)
+
+
+def _build_by_session(call: Call) -> None:
+    """Version 2: BuildKit's way, with the context and all else from the client's session."""
+    buildkit = call.engine.buildkit
+    if buildkit is None:
+        raise Unsupported("this service was started without BuildKit's API")
+    remote = call.query("remote")
+    if remote != "client-session":
+        _remote(remote)  # said before anything else
+    request = read_request(call, remote if remote != "client-session" else "https://session.invalid/")
+    attrs = {f"build-arg:{key}": value for key, value in request.build_args}
+    attrs |= {f"label:{key}": value for key, value in request.labels}
+    optional = {
+        "target": request.target,
+        "filename": request.dockerfile,
+        "context": "" if remote == "client-session" else remote,
+        "platform": ",".join(request.platforms),
+        "force-network-mode": request.network,
+        "add-hosts": ",".join(f"{name}={address}" for name, address in request.add_hosts),
+        "shm-size": str(request.shm_size or ""),
+        "image-resolve-mode": "pull" if request.pull else "",
+    }
+    attrs |= {key: value for key, value in optional.items() if value}
+    if request.no_cache:
+        attrs["no-cache"] = ""
+    ref = "".join(c for c in call.query("buildid") if c.isalnum())[:64] or secrets.token_hex(12)
+    with Messages(call.exchange) as messages:
+
+        def tell(status: bytes) -> None:
+            messages(id="moby.buildkit.trace", aux=base64.b64encode(status).decode())
+
+        names = ",".join(request.tags)
+        id = buildkit.solve(call.exchange.peer, ref, call.query("session"), attrs, names, tell)
+        messages(id="moby.image.id", aux={"ID": id})
 
 
 class _Stop:
@@ -125,7 +160,7 @@ def _as_classic(error: StepFailed) -> StepFailed:
     return StepFailed(command, exit_code=error.exit_code)
 
 
-def read_request(call: Call) -> BuildRequest:
+def read_request(call: Call, remote: str = "") -> BuildRequest:
     """The build that the query asks for. Raises InvalidInput, Unsupported."""
     if call.flag("squash"):
         raise Unsupported("squash is not supported: multi-stage builds make lean images")
@@ -138,7 +173,7 @@ def read_request(call: Call) -> BuildRequest:
     period, quota = call.number("cpuperiod"), call.number("cpuquota")
     host = {"ExtraHosts": list(call.queries("extrahosts"))}
     context: Any = call.exchange
-    remote = call.query("remote")
+    remote = remote or call.query("remote")
     if remote:
         context = _remote(remote)
     return BuildRequest(

@@ -5,7 +5,7 @@ Owns the handing over. What is spoken then is the business of `daemon.buildkit`.
 
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -21,6 +21,15 @@ class BuildKit(Protocol):
 
     def session(self, metadata: Sequence[tuple[str, str]], peer: Peer, incoming: Iterator[bytes]) -> Iterator[bytes]:
         """Be the other side of a session that a client opened, until it ends. Raises InvalidInput, Conflict."""
+        ...
+
+    def solve(
+        self, peer: Peer, ref: str, session: str, attrs: dict[str, str], names: str, tell: Callable[[bytes], None]
+    ) -> str:
+        """Build a Dockerfile of the client's session into the store; the image's id. `tell` is given StatusResponses.
+
+        Raises KedgeError.
+        """
         ...
 
     def serve(self, connection: socket.socket, peer: Peer) -> None:
