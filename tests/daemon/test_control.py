@@ -120,6 +120,32 @@ def test_a_client_drives_its_build_through_the_gateway(connect, context):
     assert b"hello\n" in client.received["0"]
 
 
+def test_a_graph_of_a_lent_directory_can_be_read_and_exported(connect, context):
+    from kedge.daemon.buildkit.definition import encode
+    from kedge.daemon.wire import gateway
+    from kedge.model.graph import Edge, Vertex
+    from kedge.model.ops import Source
+
+    client = connect(directories={"context": context})
+    request = client.request(Exporters=[exporter("tar")])
+    solving = threading.Thread(target=lambda: client.control.unary("Solve", request, timeout=60), daemon=True)
+    solving.start()
+    names = (("buildkit-controlapi-buildid", request.Ref),)
+    lent = encode(Edge(Vertex(Source("local://context", (("local.followpaths", '["a.txt"]'),)))))
+    solved = client.bridge.unary(
+        "Solve",
+        gateway.SolveRequest(Definition=lent, allowResultReturn=True, allowResultArrayRef=True),
+        metadata=names,
+    )
+    ref = solved.result.ref.id
+    read = client.bridge.unary("ReadFile", gateway.ReadFileRequest(Ref=ref, FilePath="a.txt"), metadata=names)
+    assert read.Data == b"hello\n"
+    client.bridge.unary("Return", gateway.ReturnRequest(result=solved.result), metadata=names)
+    solving.join(60)
+    with tarfile.open(fileobj=io.BytesIO(client.received["0"])) as archive:
+        assert archive.getnames() == ["a.txt"]
+
+
 def test_a_client_that_goes_away_ends_its_build(connect, service):
     from kedge.daemon.wire import gateway
 

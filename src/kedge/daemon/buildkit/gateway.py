@@ -21,6 +21,7 @@ from kedge.daemon.sessions.registry import Peer
 from kedge.daemon.wire import caps, control, gateway
 from kedge.model.errors import Unsupported
 from kedge.model.graph import Snapshot
+from kedge.storage.store import Store
 
 BUILD_ID: Final = "buildkit-controlapi-buildid"
 
@@ -60,25 +61,25 @@ class Gateway:
 
     @answers
     def ReadFile(self, request: Any, context: grpc.ServicerContext) -> Any:
-        job, snapshot = self._snapshot(request.Ref, context)
-        data = read_file(job.store, snapshot, request.FilePath, request.Range.Offset, request.Range.Length)
+        store, snapshot = self._snapshot(request.Ref, context)
+        data = read_file(store, snapshot, request.FilePath, request.Range.Offset, request.Range.Length)
         return gateway.ReadFileResponse(Data=data)
 
     @answers
     def ReadDir(self, request: Any, context: grpc.ServicerContext) -> Any:
-        job, snapshot = self._snapshot(request.Ref, context)
-        entries = read_directory(job.store, snapshot, request.DirPath, request.IncludePattern)
+        store, snapshot = self._snapshot(request.Ref, context)
+        entries = read_directory(store, snapshot, request.DirPath, request.IncludePattern)
         return gateway.ReadDirResponse(entries=entries)
 
     @answers
     def StatFile(self, request: Any, context: grpc.ServicerContext) -> Any:
-        job, snapshot = self._snapshot(request.Ref, context)
-        return gateway.StatFileResponse(stat=stat_file(job.store, snapshot, request.Path))
+        store, snapshot = self._snapshot(request.Ref, context)
+        return gateway.StatFileResponse(stat=stat_file(store, snapshot, request.Path))
 
-    def _snapshot(self, ref: str, context: grpc.ServicerContext) -> tuple[Job, Snapshot]:
+    def _snapshot(self, ref: str, context: grpc.ServicerContext) -> tuple[Store, Snapshot]:
         job = self._job(context)
         outcome = job.result(ref)
-        return job, outcome.snapshot if outcome else ()
+        return (outcome.store, outcome.snapshot) if outcome else (job.store, ())
 
     @answers
     def Evaluate(self, request: Any, context: grpc.ServicerContext) -> Any:

@@ -43,7 +43,12 @@ class Outcome:
 
     target: Target
     snapshot: Snapshot
-    origin: "Origin | None" = None
+    origin: "Origin"
+
+    @property
+    def store(self) -> Store:
+        """The store to read the files from: what a client lends is known to the one that received it only."""
+        return self.origin.parts.store
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -52,7 +52,8 @@ def solve_edge(job: Job, edge: Edge, policies: Sequence[Any] = ()) -> Outcome:
     """The files of a graph, without an image config of their own."""
     parts = job.parts(BuildRequest(), policies)
     snapshot = course.solve_graph(parts, edge)
-    return Outcome(replace(empty_target(edge.vertex.platform or parts.host), edge=edge), snapshot)
+    target = replace(empty_target(edge.vertex.platform or parts.host), edge=edge)
+    return Outcome(target, snapshot, Origin(parts, course.Solved((target,), (snapshot,))))
 
 
 def empty_target(platform: Platform) -> Target:
@@ -148,7 +149,7 @@ def _with_inputs(job: Job, request: BuildRequest) -> BuildRequest:
         request = replace(request, context=None)
     if (edge := edges.get("dockerfile")) is not None:
         outcome = solve_edge(job, edge)
-        data = read_file(job.store, outcome.snapshot, request.dockerfile, 0, _LARGEST_DOCKERFILE)
+        data = read_file(outcome.store, outcome.snapshot, request.dockerfile, 0, _LARGEST_DOCKERFILE)
         request = replace(request, dockerfile_text=data, dockerfile_lent=request.dockerfile_lent or "dockerfile")
     return request
 
