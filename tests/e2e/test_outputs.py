@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from kedge.exporters.validate import validate_layout
+from tests.conftest import running_registry
 from tests.e2e.conftest import Kedge, write_tree
 
 TEXT = """\
@@ -126,7 +127,7 @@ def test_compressions_are_read_by_others(
     with tarfile.open(archive) as tar:
         blobs = [tar.extractfile(f"blobs/{layer['digest'].replace(':', '/')}") for layer in layers]
         assert all(blob is not None and blob.read(len(first)) == first for blob in blobs)
-        tar.extractall(tmp_path / "layout", filter="data")
+        tar.extractall(tmp_path / "layout")  # our own; `filter` is younger than Debian's Python 3.11.2
     assert validate_layout(tmp_path / "layout") == []
     need("skopeo")
     sh("skopeo", "copy", f"oci-archive:{archive}", f"dir:{tmp_path}/dir")  # hashes every layer
@@ -209,6 +210,27 @@ def test_a_failed_output_leaves_no_file(shared: Kedge, context: Path, tmp_path: 
     broken = write_tree(tmp_path / "c", {"Dockerfile": "FROM busybox\nRUN false\n"})
     assert shared("build", "-o", f"type=oci,dest={tmp_path}/there", broken, check=False).returncode != 0
     assert (tmp_path / "there").read_text() == "before"
+
+
+def test_a_push_by_digest_leaves_no_tag(shared: Kedge, context: Path, registry: str, tmp_path: Path) -> None:
+    repository, meta = f"{registry}/out/by-digest", tmp_path / "meta.json"
+    output = f"type=image,name={repository},push=true,push-by-digest=true,name-canonical=true"
+    shared.build(context, "-o", output, "--metadata-file", meta)
+    digest = json.loads(meta.read_text())["containerimage.digest"]
+    need("skopeo")
+    sh("skopeo", "copy", "--src-tls-verify=false", f"docker://{repository}@{digest}", f"dir:{tmp_path}/dir")
+    done = subprocess.run(
+        ["skopeo", "list-tags", "--tls-verify=false", f"docker://{repository}"], capture_output=True, check=False
+    )
+    assert done.returncode or not json.loads(done.stdout)["Tags"]
+
+
+def test_a_push_may_leave_certificates_unchecked(shared: Kedge, context: Path, tmp_path: Path) -> None:
+    need("openssl")
+    with running_registry(tmp_path, tls=True) as secure:
+        name = f"{secure.address}/out/x:1"
+        assert shared("build", "-o", f"type=registry,name={name}", context, check=False).returncode != 0
+        shared.build(context, "-o", f"type=registry,name={name},registry.insecure=true")
 
 
 def test_an_attribute_that_means_nothing_is_named(shared: Kedge, context: Path) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from tests.e2e import foreign
 from tests.e2e.conftest import Kedge, write_tree
 
 DAY = 86400
@@ -65,6 +66,17 @@ def test_archives_are_the_same_to_the_byte(mirror: Path, tmp_path: Path, compres
     if compression == "gzip" and shutil.which("diffoscope"):
         done = subprocess.run(["diffoscope", str(one), str(two)], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout[:3000]
+
+
+@pytest.mark.usefixtures("bases")
+def test_a_user_namespace_makes_no_difference(mirror: Path, tmp_path: Path) -> None:
+    archives = []
+    for name, command in (("root", None), ("inside", tuple(foreign.namespace_command()))):
+        kedge = Kedge(tmp_path / name / "store", mirror, **({"command": command} if command else {}))
+        context = make_context(tmp_path / name / "context", TEXT, 0)
+        kedge.build(context, "-o", f"type=oci,dest={tmp_path / name}/out.tar")
+        archives.append((tmp_path / name / "out.tar").read_bytes())
+    assert archives[0] == archives[1]
 
 
 @pytest.mark.usefixtures("bases")

@@ -18,7 +18,7 @@ from kedge.exporters.options import ImageOptions, read_options
 from kedge.model.errors import InvalidInput
 from kedge.model.graph import Snapshot
 from kedge.model.image import Descriptor
-from kedge.model.value import dataclass, field
+from kedge.model.value import dataclass, field, replace
 from kedge.sources.handler import Work
 
 if TYPE_CHECKING:
@@ -149,24 +149,33 @@ def _image(job: _Job) -> Exported | None:
     # What is attested is named by its digest, which must not change when it is pushed: then layers are packed now.
     compression = layer_compression(job.options) or ("gzip" if job.attestor else None)
     exported = job.attach(assemble_all(job.store, job.stages, job.options, compression, job.work))
-    record_image(job.store, exported, job.work)
+    if job.options.store:
+        record_image(job.store, exported, job.work)
     return exported
 
 
 def _registry(job: _Job) -> Exported | None:
-    """Push; an output of type image is put into the store under its names as well."""
+    """Push; an output of type image is put into the store under its names as well.
+
+    With push-by-digest, names are repositories only: nothing gets a tag, and the metadata tells the digest.
+    """
     from kedge.exporters.image import assemble_all, layer_compression, record_image
     from kedge.exporters.push import push
 
     options, compression = job.options, layer_compression(job.options) or "gzip"
     if not options.names:
         raise InvalidInput("an image without a name cannot be pushed", hint="Name it: -t REGISTRY/NAME:TAG.")
+    if options.push_by_digest:
+        options = replace(options, names=tuple(dict.fromkeys(name.repository_only for name in options.names)))
     exported = job.attach(assemble_all(job.store, job.stages, options, compression, job.work))
-    if job.output.kind == "image":  # in the store as it is pushed: one digest everywhere
+    if (
+        job.output.kind == "image" and options.store and not options.push_by_digest
+    ):  # in the store as it is pushed: one digest everywhere
         record_image(job.store, exported, job.work)
+    registry = job.parts.insecure_registry(options.names) if options.insecure else job.parts.registry
     push(
         job.store,
-        job.parts.registry,
+        registry,
         exported.target,
         exported.names,
         job.work,

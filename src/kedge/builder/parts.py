@@ -16,6 +16,7 @@ from kedge.model.errors import KedgeError, NotFound
 from kedge.model.event import Report
 from kedge.model.ops import Build, Diff, Exec, File, Merge, Op, Passthrough, Source
 from kedge.model.platform import Platform, of_machine
+from kedge.model.value import replace
 from kedge.operations.build import BuildOperation, Decode
 from kedge.operations.content import Content
 from kedge.operations.diff import DiffOperation
@@ -32,11 +33,12 @@ from kedge.sources.handler import SourceHandler
 from kedge.storage.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from kedge.builder.caches import Caches
     from kedge.builder.definition import Definition
     from kedge.model.image import Descriptor
+    from kedge.model.reference import Reference
     from kedge.model.settings import Settings
     from kedge.registry.client import Registry
     from kedge.sandbox.process import Executor
@@ -123,6 +125,16 @@ class Parts:
         late: Any = Late(make)
         self._closing.callback(late.close)
         return late  # type: ignore[no-any-return]
+
+    def insecure_registry(self, names: "Sequence[Reference]") -> "Registry":
+        """Registries for one push whose certificates are not checked (`registry.insecure=true`)."""
+        from kedge.registry.client import Registry
+
+        hosts = {name.registry: replace(self.settings.registry(name.registry), insecure=True) for name in names}
+        settings = replace(self.settings, registries={**self.settings.registries, **hosts})
+        registry = Registry(settings, self.session.credential, self.trunk.cancel)
+        self._closing.callback(registry.close)
+        return registry
 
     @cached_property
     def images(self) -> "ImageSource":
