@@ -228,5 +228,5 @@ def test_credentials_of_a_git_context_are_not_told(kedge: Kedge, tmp_path: Path)
     assert "hunter22" not in text
     assert json.loads(text)["buildx.build.provenance"]["runDetails"]["metadata"]["buildkit_metadata"]["vcs"] == {
         "revision": commit,
-        "source": "https://git.example/x.git",
+        "source": "https://xxxxx:xxxxx@git.example/x.git",
     }

@@ -3,7 +3,7 @@
 import base64
 import json
 
-from kedge.exporters.provenance import BuildFacts, Material, provenance, without_credentials
+from kedge.exporters.provenance import BuildFacts, Material, as_slsa02, provenance, without_credentials
 from kedge.model.platform import Platform
 
 HOST = Platform("linux", "amd64")
@@ -34,7 +34,7 @@ def test_min_tells_what_went_in_and_nothing_of_how() -> None:
         "pkg:docker/golang@1.25?platform=linux%2Famd64",
         "pkg:docker/ghcr.io/team/app@2?platform=linux%2Farm%2Fv7",
         "https://host/<redacted>/y",
-        "https://host/x.tar",
+        "https://xxxxx:xxxxx@host/x.tar",
     ]
 
 
@@ -62,6 +62,18 @@ def test_secrets_are_told_by_name_with_max() -> None:
 
 
 def test_urls_lose_their_credentials() -> None:
-    assert without_credentials("https://u:p@h/x?t=1#frag") == "https://h/x#frag"
-    assert without_credentials("git clone ssh://git@h/x && curl http://tok@h") == "git clone ssh://h/x && curl http://h"
+    assert without_credentials("https://u:p@h/x?t=1#frag") == "https://xxxxx:xxxxx@h/x#frag"
+    text = without_credentials("git clone ssh://git@h/x && curl http://tok@h")
+    assert text == "git clone ssh://xxxxx@h/x && curl http://xxxxx@h"
     assert without_credentials("git@h:x.git") == "git@h:x.git"
+
+
+def test_the_older_form_says_the_same() -> None:
+    new = provenance(FACTS, full=True)
+    old = as_slsa02(new)
+    assert old["materials"] == new["buildDefinition"]["resolvedDependencies"]
+    assert old["invocation"]["configSource"] == {"entryPoint": "Dockerfile"}
+    assert old["invocation"]["environment"] == {"platform": "linux/amd64"}
+    assert old["buildConfig"] == new["buildDefinition"]["internalParameters"]["buildConfig"]
+    assert old["metadata"]["buildStartedOn"] == "2026-01-01T00:00:00Z"
+    assert "path" in new["buildDefinition"]["externalParameters"]["configSource"]

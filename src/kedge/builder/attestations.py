@@ -48,7 +48,7 @@ class Attestor:
         return [makers[one.kind](one, number, image) for one in self._asked]
 
     def _provenance(self, asked: AttestationOptions, number: int, image: Assembled) -> Predicate:
-        from kedge.exporters.provenance import PREDICATE, provenance
+        from kedge.exporters.provenance import PREDICATE, PREDICATE_02, as_slsa02, provenance
 
         facts = facts_of(self._parts, self._targets[number], image)
         # No clock in what an image's digest depends on.
@@ -68,6 +68,8 @@ class Attestor:
         )
         several = f"/{image.config.platform}" if len(self._stages) > 1 else ""
         self.metadata["buildx.build.provenance" + several] = value
+        if asked.old:
+            return Predicate(PREDICATE_02, as_slsa02(value), asked.form)
         return Predicate(PREDICATE, value, asked.form)
 
     def _sbom(self, asked: AttestationOptions, number: int, image: Assembled) -> Predicate:

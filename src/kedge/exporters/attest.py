@@ -47,6 +47,7 @@ class AttestationOptions:
     builder_id: str = ""
     reproducible: bool = False
     build_args: bool = False
+    old: bool = False  # SLSA 0.2 rather than 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +78,9 @@ def _read(kind: str, text: str) -> AttestationOptions | None:
         raise InvalidInput(f"unknown {kind} attribute {unknown[0][:40]!r}", hint=f"Known: {_listed(kind)}.")
     if read_flag(attributes, "disabled", False):
         return None
-    if attributes.get("version", "v1") != "v1":
-        raise InvalidInput(f"provenance version {attributes['version'][:20]!r}: only v1 is written")
+    version = attributes.get("version", "v1")
+    if version not in ("v1", "v0.2"):
+        raise InvalidInput(f"provenance version {version[:20]!r}: expected v1 or v0.2")
     if attributes.get("generator"):
         raise InvalidInput(
             "an SBOM generator image is not run: Kedge reads the packages itself", hint="Leave out generator=…"
@@ -95,6 +97,7 @@ def _read(kind: str, text: str) -> AttestationOptions | None:
         attributes.get("builder-id", ""),
         read_flag(attributes, "reproducible", False),
         read_flag(attributes, "build-args", False),
+        version == "v0.2",
     )
 
 

@@ -20,9 +20,11 @@ from kedge.model.value import dataclass, field
 PREDICATE: Final = "https://slsa.dev/provenance/v1"
 # The build type names how parameters are to be read; ours are BuildKit's, so that its readers understand them.
 BUILD_TYPE: Final = "https://github.com/moby/buildkit/blob/master/docs/attestations/slsa-definitions.md"
+PREDICATE_02: Final = "https://slsa.dev/provenance/v0.2"
+BUILD_TYPE_02: Final = "https://mobyproject.org/buildkit@v1"
 REDACTED: Final = "<redacted>"
 _SHORTEST: Final = 4  # characters of a value that is looked for in other texts; shorter ones are everywhere
-_CREDENTIALS = re.compile(r"\b([a-zA-Z][a-zA-Z0-9+.-]*://)[^/\s@\"']*@")
+_CREDENTIALS = re.compile(r"\b([a-zA-Z][a-zA-Z0-9+.-]*://)[^/\s@\"':]*(:?)[^/\s@\"']*@")
 _QUERY = re.compile(r"\b(https?://[^\s?#\"']+)\?[^\s#\"']*")
 
 
@@ -99,9 +101,48 @@ def provenance(
     }
 
 
+def as_slsa02(value: Mapping[str, Any]) -> dict[str, Any]:
+    """The same predicate in the older form (slsa.dev/spec/v0.2/provenance), which says the same elsewhere."""
+    definition, run = value["buildDefinition"], value["runDetails"]
+    asked, internal, metadata = (
+        definition["externalParameters"],
+        dict(definition["internalParameters"]),
+        run["metadata"],
+    )
+    config = dict(asked["configSource"])
+    completeness = metadata["buildkit_completeness"]
+    old = {
+        "builder": run["builder"],
+        "buildType": BUILD_TYPE_02,
+        "materials": definition["resolvedDependencies"],
+        "invocation": {
+            "configSource": config | {"entryPoint": config.pop("path", "")},
+            "parameters": asked["request"],
+            "environment": {"platform": internal.pop("builderPlatform")},
+        },
+        "metadata": {
+            "completeness": {
+                "parameters": completeness["request"],
+                "environment": True,
+                "materials": completeness["resolvedDependencies"],
+            },
+            "reproducible": metadata["buildkit_reproducible"],
+            f"{BUILD_TYPE_02}#hermetic": metadata["buildkit_hermetic"],
+            f"{BUILD_TYPE_02}#metadata": metadata.get("buildkit_metadata", {}),
+        },
+    }
+    names = (("invocationID", "buildInvocationID"), ("startedOn", "buildStartedOn"), ("finishedOn", "buildFinishedOn"))
+    old["metadata"] |= {older: metadata[newer] for newer, older in names if newer in metadata}
+    return old | internal
+
+
 def without_credentials(text: str) -> str:
-    """A text whose URLs have lost user names, passwords, tokens and queries."""
-    return _QUERY.sub(r"\1", _CREDENTIALS.sub(r"\1", text))
+    """A text whose URLs have lost user names, passwords, tokens and queries; that there were some is still seen."""
+    return _QUERY.sub(r"\1", _CREDENTIALS.sub(_struck, text))
+
+
+def _struck(found: re.Match[str]) -> str:
+    return f"{found[1]}xxxxx:xxxxx@" if found[2] else f"{found[1]}xxxxx@"
 
 
 def _config_source(facts: BuildFacts) -> dict[str, Any]:

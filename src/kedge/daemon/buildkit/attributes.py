@@ -228,7 +228,19 @@ def cache_spec(kind: str, attrs: Mapping[str, Any]) -> CacheSpec:
 def read_attestations(attrs: Mapping[str, str]) -> Pairs:
     """`attest:KIND=…`, and the older spelling `build-arg:BUILDKIT_ATTEST_KIND`. `disabled=true` stays as it is."""
     found = {key.lower(): value for key, value in _prefixed(attrs, "attest:").items()}
+    if (text := found.get("provenance")) is not None:
+        found["provenance"] = _asked_of_provenance(text)
     # BuildKit's place for attestations is the index, where its clients look for them.
     return tuple(
         sorted((key, value if "form=" in value else f"{value},form=index".lstrip(",")) for key, value in found.items())
     )
+
+
+def _asked_of_provenance(text: str) -> str:
+    """BuildKit's attributes as ours: there, nothing said is mode=max, and that asks for build arguments' values."""
+    words = [word for word in text.split(",") if word]
+    if not any(word.startswith("mode=") or word in ("min", "max") for word in words):
+        words.append("mode=max")
+    if ("mode=max" in words or "max" in words) and not any(word.startswith("build-args") for word in words):
+        words.append("build-args=true")
+    return ",".join(words)
