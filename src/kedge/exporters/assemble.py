@@ -44,6 +44,7 @@ from kedge.storage.unpacking import Progress
 # seconds.
 DEFAULT_EPOCH: Final = 315532801
 T = TypeVar("T")
+REWRITTEN: Final = "buildkit/rewritten-timestamp"
 EMPTY_COMMENT: Final = "kedge.exporter.image"
 
 _OCI_LAYERS: Final[dict[str, str]] = {"uncompressed": OCI_LAYER, "gzip": OCI_LAYER_GZIP, "zstd": OCI_LAYER_ZSTD}
@@ -106,7 +107,7 @@ def assemble(
     """
     oci = options.oci_types is not False
     made = _each(store, stage, lambda layer: _layer(store, layer, stage, options, compression, progress))
-    blobs = [blob for blob, _ in made]
+    blobs = [_marked(store, layer, blob, stage, options) for layer, (blob, _) in zip(stage.snapshot, made, strict=True)]
     config = complete_config(stage, [diff_id for _, diff_id in made])
     config_document = document(OCI_CONFIG if oci else DOCKER_CONFIG, config.to_bytes())
     manifest = Manifest(
@@ -118,6 +119,13 @@ def assemble(
     return Assembled(
         config, config_document, manifest, document(manifest.media_type, manifest.to_bytes()), stage.snapshot
     )
+
+
+def _marked(store: Store, layer: Layer, blob: Descriptor, stage: Stage, options: ImageOptions) -> Descriptor:
+    """A new layer's descriptor says to which time its files were set, where that was asked for."""
+    if not options.rewrite_timestamp or stage.epoch is None or store.layers.info(layer).sources:
+        return blob
+    return replace(blob, annotations=(*blob.annotations, (REWRITTEN, str(stage.epoch))))
 
 
 def _each(store: Store, stage: Stage, function: Callable[[Layer], T]) -> list[T]:

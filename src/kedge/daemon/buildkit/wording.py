@@ -42,6 +42,10 @@ _TABLE: Final = tuple(
             r"invalid mode '([^']*)' for --chmod",
             r"invalid chmod parameter: '\1'. it should be octal string and between 0 and 07777",
         ),
+        (
+            r"the stage (\S+) has no time for SOURCE_DATE_EPOCH",
+            r"SOURCE_DATE_EPOCH stage does not meet source-only requirements: \1",
+        ),
         (r"invalid SOURCE_DATE_EPOCH: '([^']*)'", r"invalid SOURCE_DATE_EPOCH: \1"),
         (
             r"(/[^\n]*): not found",
