@@ -1,6 +1,10 @@
 """What provenance tells of a graph's steps."""
 
+from types import SimpleNamespace
+
+from kedge.builder.attestations import _material
 from kedge.builder.attested_steps import layers_of, steps_of
+from kedge.exporters.provenance import Material
 from kedge.model.digest import digest_of
 from kedge.model.errors import Location, SourceFile
 from kedge.model.graph import Edge, Hints, Vertex
@@ -33,3 +37,24 @@ def test_a_step_s_lines_are_told_each() -> None:
 def test_each_result_that_is_part_of_the_image_has_its_layers() -> None:
     found = dict(layers_of(TOP, steps_of(TOP).ids, LAYERS))
     assert {key: len(layers) for key, layers in found.items()} == {"step0:0": 2, "step1:0": 3, "step2:0": 4}
+
+
+def told(identifier: str, *labels: tuple[str, str], attrs: tuple[tuple[str, str], ...] = ()) -> Material | None:
+    vertex = Vertex(Source(identifier, attrs))
+    contexts = (("base", "oci-layout://store@sha256:12"),)
+    parts = SimpleNamespace(
+        sources=SimpleNamespace(pins={vertex: SimpleNamespace(labels=labels)}),
+        request=SimpleNamespace(named_contexts=contexts),
+    )
+    return _material(parts, vertex)  # type: ignore[arg-type]
+
+
+def test_a_repository_is_told_with_its_ref_and_without_credentials() -> None:
+    full = (("git.fullurl", "http://user:pass@h/.git"),)
+    found = told("git://h/.git#v1:src", ("repository", "http://h/.git"), ("commit", "a" * 64), attrs=full)
+    assert found == Material("http://xxxxx:xxxxx@h/.git#v1", "a" * 64)
+
+
+def test_a_layout_is_told_by_the_name_of_its_context() -> None:
+    found = told("oci-layout://store@sha256:12", ("image", "store@sha256:12"))
+    assert found == Material("pkg:oci/base?digest=sha256:12", "sha256:12")

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from kedge.builder.attested_steps import layers_of, steps_of
 from kedge.builder.parts import Parts
@@ -146,15 +147,28 @@ def facts_of(parts: Parts, target: Target, image: Assembled) -> BuildFacts:
 def _material(parts: Parts, vertex: Vertex) -> Material | None:
     """What a source was pinned to; a client's own directories are no materials."""
     pin = parts.sources.pins.get(vertex)
-    labels = dict(pin.labels) if pin else {}
+    labels, op = dict(pin.labels) if pin else {}, vertex.op
+    assert isinstance(op, Source)
     if text := labels.get("image"):
         name, _, digest = text.partition("@")
+        if op.scheme == "oci-layout":
+            return Material(_layout_url(parts, op, digest), digest)
         return Material(name, digest, True, vertex.platform)
     if text := labels.get("repository"):
-        return Material(without_credentials(text), f"sha1:{labels.get('commit', '')}")
+        ref = op.identifier.partition("#")[2].partition(":")[0]
+        remote = without_credentials(op.attr("git.fullurl") or text).partition("#")[0]
+        return Material(f"{remote}#{ref}" if ref else remote, labels.get("commit", ""))
     if text := labels.get("URL"):
         return Material(without_credentials(text), labels.get("content", ""))
     return None
+
+
+def _layout_url(parts: Parts, op: Source, digest: str) -> str:
+    """An image of a layout as a package URL (purl-spec, type oci): by the context that it is, or by its folder."""
+    rest = op.identifier.partition("://")[2]
+    named = (name for name, value in parts.request.named_contexts if value.partition(":")[2].lstrip("/") == rest)
+    name = next(named, "") or rest.partition("@")[0].rpartition("/")[2].partition(":")[0]
+    return f"pkg:oci/{quote(name.partition('::')[0], safe='.-_~')}?digest={quote(digest, safe=':')}"
 
 
 def _vcs(parts: Parts) -> tuple[tuple[str, str], ...]:
