@@ -13,7 +13,7 @@ from kedge.daemon.buildkit.capabilities import FRONTEND_CAPS, LLB_CAPS
 from kedge.daemon.buildkit.definition import encode, read_platform
 from kedge.daemon.buildkit.errors import ForeignError, Refused, answers
 from kedge.daemon.buildkit.jobs import Job, Jobs, Outcome, Result
-from kedge.daemon.buildkit.metadata import resolve_image, resolve_source
+from kedge.daemon.buildkit.metadata import resolve_image, resolve_layout, resolve_source
 from kedge.daemon.buildkit.reading import read_directory, read_file, stat_file
 from kedge.daemon.buildkit.solving import solve_definition, solve_frontend
 from kedge.daemon.buildkit.workers import worker_record
@@ -119,9 +119,10 @@ class Gateway:
     @answers
     def ResolveImageConfig(self, request: Any, context: grpc.ServicerContext) -> Any:
         job = self._job(context)
-        if request.ResolverType:
-            raise Unsupported("image layouts of the client's cannot be resolved this way")
         platform = read_platform(request.Platform) if request.HasField("Platform") else None
+        if request.ResolverType:
+            found = resolve_layout(job, request.Ref, platform, request.StoreID, request.SessionID)
+            return gateway.ResolveImageConfigResponse(Ref=found.reference, Digest=found.digest, Config=found.config)
         found = resolve_image(job, request.Ref, platform, request.ResolveMode, request.LogName, request.SourcePolicies)
         return gateway.ResolveImageConfigResponse(Ref=found.reference, Digest=found.digest, Config=found.config)
 

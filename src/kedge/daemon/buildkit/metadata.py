@@ -10,6 +10,7 @@ from kedge.builder.request import BuildRequest
 from kedge.daemon.buildkit.definition import read_platform
 from kedge.daemon.buildkit.jobs import Job
 from kedge.daemon.buildkit.ops import read_source
+from kedge.daemon.sessions.layouts import LentLayouts
 from kedge.daemon.wire import gateway
 from kedge.model.errors import Unsupported
 from kedge.model.ops import Source
@@ -45,6 +46,14 @@ def resolve_image(
         return FoundImage(str(reference), found.target.digest, found.config_data)
 
 
+def resolve_layout(job: Job, name: str, platform: Platform | None, store: str, session: str) -> FoundImage:
+    """The config of an image in a layout that the client lends. Raises KedgeError."""
+    layouts = LentLayouts(job.store, job.config.worker_platforms[0], job.lent.lender)
+    digest = name.rpartition("@")[2]
+    found = layouts.resolve(f"{store}@{digest}", platform or job.config.worker_platforms[0], session)
+    return FoundImage(name, found.target.digest, found.config_data)
+
+
 def resolve_source(job: Job, request: Any) -> Any:
     """The answer of ResolveSourceMeta. Raises KedgeError."""
     source = read_source(request.Source, 0)
@@ -57,6 +66,12 @@ def resolve_source(job: Job, request: Any) -> Any:
         if not request.Image.NoConfig:
             response.Image.Config = found.config
         return response
+    if source.scheme == "oci-layout":
+        name = source.identifier.partition("://")[2]
+        store = source.attr("oci.store") or name.partition("@")[0]
+        found = resolve_layout(job, name, platform, store, source.attr("oci.session"))
+        response.Image.Digest, response.Image.Config = found.digest, found.config
+        return response
     pin = _pin(job, source, platform, request.LogName)
     labels = dict(pin.labels)
     if source.scheme == "git":
@@ -64,8 +79,8 @@ def resolve_source(job: Job, request: Any) -> Any:
         response.Git.Ref = labels.get("ref", "")
         return response
     if source.scheme in ("http", "https"):
-        response.HTTP.Checksum = labels.get("checksum", "")
-        response.HTTP.Filename = labels.get("filename", "")
+        response.HTTP.Checksum = labels.get("content", "")
+        response.HTTP.Filename = source.attr("http.filename")
         return response
     raise Unsupported(f"sources of the kind {source.scheme} cannot be resolved without bringing them")
 
