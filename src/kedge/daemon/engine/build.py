@@ -29,31 +29,6 @@ _NETWORKS: Final[dict[str, Any]] = {
 }  # fmt: skip
 
 
-class Builds:
-    """Builds under way that a client has given an id, to be cancelled by it."""
-
-    def __init__(self) -> None:
-        self._stops: dict[str, Any] = {}
-        self._lock = threading.Lock()
-
-    def note(self, id: str, stop: Any) -> None:
-        with self._lock:
-            self._stops[id] = stop
-
-    def forget(self, id: str) -> None:
-        with self._lock:
-            self._stops.pop(id, None)
-
-    def cancel(self, id: str) -> None:
-        with self._lock:
-            stop = self._stops.get(id)
-        if stop is not None:
-            stop()
-
-
-_builds: Final = Builds()
-
-
 def build_image(call: Call) -> None:
     if call.query("version") == "2" and call.query("session"):
         _build_by_session(call)
@@ -63,12 +38,12 @@ def build_image(call: Call) -> None:
     exchange, id = call.exchange, call.query("buildid")
     stop = _Stop()
     if id:
-        _builds.note(id, stop)
+        call.engine.builds.note(id, stop)
     try:
         with Messages(exchange) as messages, exchange.watched(stop):
             _build(call, request, session, messages, stop)
     finally:
-        _builds.forget(id)
+        call.engine.builds.forget(id)
 
 
 def _build_by_session(call: Call) -> None:
@@ -227,5 +202,5 @@ def cancel_build(call: Call) -> None:
     id = call.query("id")
     if not id:
         raise InvalidInput("build ID not provided")
-    _builds.cancel(id)
+    call.engine.builds.cancel(id)
     call.exchange.send(204)

@@ -5,8 +5,6 @@ description, from which every start begins again. What a container is belongs to
 """
 
 import json
-import os
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -21,9 +19,8 @@ from kedge.daemon.engine.routes import Call
 from kedge.images.lookup import StoredImage, find, read_image, snapshot_of
 from kedge.model.errors import Conflict, InvalidInput, KedgeError, NotFound, StoreError, Unsupported
 from kedge.model.graph import Snapshot
-from kedge.model.image import Descriptor, container_config_json
+from kedge.model.image import Descriptor
 from kedge.model.value import dataclass
-from kedge.sandbox.container import ContainerRecord
 from kedge.sandbox.process import MountPoint, Process
 from kedge.storage.images import ImageRecord
 from kedge.storage.store import Store
@@ -227,8 +224,8 @@ def prune(call: Call) -> None:
     filters, gone = call.filters, []
     for record in call.engine.supervisor.list():
         one = call.engine.supervisor.find(record.id)
-        labels = _labels(one)
-        if record.state != "running" and all(_has_label(labels, each) for each in filters.get("label", ())):
+        labels = labels_of(one)
+        if record.state != "running" and all(has_label(labels, each) for each in filters.get("label", ())):
             with suppress(KedgeError):
                 call.engine.supervisor.remove(one, force=False)
                 gone.append(record.id)
@@ -252,315 +249,12 @@ def unsupported(what: str) -> Callable[[Call], None]:
     return handler
 
 
-# ---- documents -------------------------------------------------------------------------------------------------------
-
-
-def list_containers(call: Call) -> None:
-    filters = call.filters
-    everything = call.flag("all") or "status" in filters or "exited" in filters
-    limit = call.number("limit")
-    records = [r for r in call.engine.supervisor.list() if everything or limit > 0 or r.state == "running"]
-    kept = [record for record in records if _passes(call.engine, record, filters)]
-    call.exchange.json(200, [summary(call.engine, r, call.flag("size")) for r in kept[: limit if limit > 0 else None]])
-
-
-def _passes(engine: "Engine", record: ContainerRecord, filters: dict[str, tuple[str, ...]]) -> bool:
-    checks: dict[str, Callable[[str], bool]] = {
-        "status": lambda value: record.state == value,
-        "name": lambda value: value.strip("^$/") in record.name,
-        "id": lambda value: record.id.startswith(value),
-        "exited": lambda value: record.state == "exited" and str(record.exit_code) == value,
-        "ancestor": lambda value: value in (record.image, record.image_id) or record.image_id[7:].startswith(value),
-    }
-    for key, values in filters.items():
-        if key == "label":
-            labels = _labels(engine.supervisor.find(record.id))
-            if not all(_has_label(labels, value) for value in values):
-                return False
-        elif key in checks and not any(checks[key](value) for value in values):
-            return False
-    return True
-
-
-def _labels(one: Supervised) -> dict[str, str]:
+def labels_of(one: Supervised) -> dict[str, str]:
     with suppress(KedgeError):
         return described(one).body.mapping("Labels")
     return {}
 
 
-def _has_label(labels: dict[str, str], text: str) -> bool:
+def has_label(labels: dict[str, str], text: str) -> bool:
     key, equals, value = text.partition("=")
     return key in labels and (not equals or labels[key] == value)
-
-
-def summary(engine: "Engine", record: ContainerRecord, size: bool = False) -> dict[str, Any]:
-    """One row of `docker ps`."""
-    one = engine.supervisor.find(record.id)
-    host = described(one).body.object("HostConfig")
-    entry: dict[str, Any] = {
-        "Id": record.id,
-        "Names": [f"/{record.name}"],
-        "Image": record.image if not record.image.startswith("sha256:") else record.image[7:19],
-        "ImageID": record.image_id,
-        "Command": " ".join(record.command),
-        "Created": int(record.created),
-        "Ports": [],
-        "Labels": _labels(one),
-        "State": record.state,
-        "Status": status_text(record),
-        "HostConfig": {"NetworkMode": host.text("NetworkMode") or "default"},
-        "NetworkSettings": {"Networks": {}},
-        "Mounts": _mount_points(described(one).request),
-    }
-    if size:
-        from kedge.storage.disk import measure
-
-        entry |= {"SizeRw": measure(one.container.upper).bytes, "SizeRootFs": 0}
-    return entry
-
-
-def status_text(record: ContainerRecord) -> str:
-    if record.state == "running":
-        return f"Up {duration(time.time() - record.started)}"
-    if record.state == "exited":
-        return f"Exited ({record.exit_code}) {duration(time.time() - record.finished)} ago"
-    return "Created"
-
-
-def duration(seconds: float) -> str:
-    """A time span in words, as Docker puts it."""
-    seconds = max(0, int(seconds))
-    if seconds < 1:
-        return "Less than a second"
-    if seconds < 60:
-        return "1 second" if seconds == 1 else f"{seconds} seconds"
-    minutes, hours = seconds // 60, (seconds + 1800) // 3600
-    if minutes < 60:
-        return "About a minute" if minutes == 1 else f"{minutes} minutes"
-    if hours < 48:
-        return "About an hour" if hours == 1 else f"{hours} hours"
-    days = hours // 24
-    for length, word in ((730, "years"), (60, "months"), (14, "weeks")):
-        if days >= length:
-            return f"{days // (length // 2)} {word}"
-    return f"{days} days"
-
-
-def inspect(call: Call) -> None:
-    one = known(call)
-    record, asked = one.record, described(one)
-    config, platform = _config(call.engine, one, asked), "linux"
-    process = one.record.command
-    document: dict[str, Any] = {
-        "Id": record.id,
-        "Created": moment(record.created),
-        "Path": process[0] if process else "",
-        "Args": list(process[1:]),
-        "State": _state(record),
-        "Image": record.image_id,
-        "ResolvConfPath": "",
-        "HostnamePath": "",
-        "HostsPath": "",
-        "LogPath": str(one.container.home / "log"),
-        "Name": f"/{record.name}",
-        "RestartCount": 0,
-        "Driver": "overlayfs",
-        "Platform": platform,
-        "MountLabel": "",
-        "ProcessLabel": "",
-        "AppArmorProfile": "",
-        "ExecIDs": [each.id for each in one.execs.values() if each.running] or None,
-        "HostConfig": _host_config(asked),
-        "GraphDriver": {"Name": "overlayfs", "Data": None},
-        "Mounts": _mount_points(asked.request),
-        "Config": config,
-        "NetworkSettings": {"Bridge": "", "SandboxID": "", "Ports": {}, "Networks": {}},
-    }
-    if call.flag("size"):
-        from kedge.storage.disk import measure
-
-        document |= {"SizeRw": measure(one.container.upper).bytes, "SizeRootFs": 0}
-    call.exchange.json(200, document)
-
-
-def _state(record: ContainerRecord) -> dict[str, Any]:
-    return {
-        "Status": record.state,
-        "Running": record.state == "running",
-        "Paused": False,
-        "Restarting": False,
-        "OOMKilled": False,
-        "Dead": False,
-        "Pid": record.pid,
-        "ExitCode": record.exit_code,
-        "Error": record.error,
-        "StartedAt": moment(record.started),
-        "FinishedAt": moment(record.finished),
-    }
-
-
-def moment(seconds: float) -> str:
-    """RFC 3339 with nanoseconds; Docker's zero for never."""
-    if not seconds:
-        return NEVER
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{int(seconds % 1 * 1e9):09}Z"
-
-
-def _config(engine: "Engine", one: Supervised, asked: Described) -> dict[str, Any]:
-    """The client's Config over the image's."""
-    own = {key: value for key, value in asked.body.raw.items() if key not in ("HostConfig", "NetworkingConfig")}
-    image: dict[str, Any] = {}
-    env: dict[str, str] = {}
-    with suppress(KedgeError), engine.store() as store:
-        config = image_of(store, one).config
-        image = container_config_json(config)
-        env = {entry.partition("=")[0]: entry for entry in config.env}
-    env |= {entry.partition("=")[0]: entry for entry in asked.request.env if "=" in entry}
-    entrypoint = asked.request.entrypoint
-    chosen = {
-        "Image": one.record.image,
-        "Env": list(env.values()),
-        "Cmd": list(asked.request.command) or (None if entrypoint is not None else image.get("Cmd")),
-        "Entrypoint": image.get("Entrypoint") if entrypoint is None else list(entrypoint),
-        "Labels": (image.get("Labels") or {}) | asked.body.mapping("Labels"),
-        "WorkingDir": asked.request.workdir or image.get("WorkingDir", ""),
-        "User": asked.request.user or image.get("User", ""),
-        "Hostname": asked.request.hostname or one.record.id[:12],
-    }
-    flags = {"Tty": asked.request.terminal, "OpenStdin": asked.request.interactive, "StdinOnce": asked.once}
-    defaults = {"Domainname": "", "AttachStdin": False, "AttachStdout": False, "AttachStderr": False, "OnBuild": None}
-    return defaults | own | chosen | flags
-
-
-def _host_config(asked: Described) -> dict[str, Any]:
-    host = dict(asked.body.object("HostConfig").raw)
-    defaults: dict[str, Any] = {
-        "Binds": None,
-        "AutoRemove": False,
-        "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
-    }
-    defaults |= {"NetworkMode": "default", "PortBindings": {}, "LogConfig": {"Type": "json-file", "Config": {}}}
-    return defaults | {key: value for key, value in host.items() if value is not None}
-
-
-def _mount_points(request: ContainerRequest) -> list[dict[str, Any]]:
-    binds: list[dict[str, Any]] = [
-        {
-            "Type": "bind",
-            "Source": os.fspath(volume.source),
-            "Destination": volume.dest,
-            "Mode": "ro" if volume.readonly else "",
-            "RW": not volume.readonly,
-            "Propagation": "rprivate",
-        }
-        for volume in request.volumes
-    ]
-    return binds + [{"Type": "tmpfs", "Destination": path, "RW": True} for path, _ in request.tmpfs]
-
-
-def top(call: Call) -> None:
-    """The processes in the container's pid namespace, by /proc."""
-    one = known(call)
-    if one.record.state != "running":
-        raise Conflict(f"container {one.record.id} is not running")
-    rows = list(processes(one.record.pid))
-    call.exchange.json(200, {"Titles": ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"], "Processes": rows})
-
-
-def pids_of(first: int) -> list[int]:
-    """All processes in the pid namespace of a container's first one."""
-    namespace = _link(f"/proc/{first}/ns/pid")
-    numbers = (int(name) for name in os.listdir("/proc") if name.isdecimal())
-    return sorted(pid for pid in numbers if namespace and _link(f"/proc/{pid}/ns/pid") == namespace)
-
-
-def processes(first: int) -> "Any":
-    import pwd
-
-    ticks = os.sysconf("SC_CLK_TCK")
-    with open("/proc/uptime") as file:
-        booted = time.time() - float(file.read().split()[0])
-    for pid in pids_of(first):
-        try:
-            with open(f"/proc/{pid}/stat", errors="replace") as file:
-                name, _, rest = file.read().partition("(")[2].rpartition(")")
-            with open(f"/proc/{pid}/cmdline", "rb") as raw:
-                words = raw.read(4096).replace(b"\0", b" ").decode(errors="replace").strip()
-            uid = os.stat(f"/proc/{pid}").st_uid
-        except OSError:
-            continue  # it ended meanwhile
-        facts = rest.split()
-        spent = (int(facts[11]) + int(facts[12])) // ticks
-        began = time.strftime("%H:%M", time.localtime(booted + int(facts[19]) / ticks))
-        try:
-            owner = pwd.getpwuid(uid).pw_name
-        except KeyError:
-            owner = str(uid)
-        clock = time.strftime("%H:%M:%S", time.gmtime(spent))
-        terminal = "pts/0" if facts[4] != "0" else "?"
-        yield [owner, str(pid), facts[1], "0", began, terminal, clock, words or f"[{name}]"]
-
-
-def _link(path: str) -> str:
-    try:
-        return os.readlink(path)
-    except OSError:
-        return ""
-
-
-def stats(call: Call) -> None:
-    one, exchange = known(call), call.exchange
-    stream = call.flag("stream", default=True) and not call.flag("one-shot")
-    before = _usage(one)
-    exchange.begin()
-    while True:
-        now = _usage(one)
-        exchange.write(json.dumps(_stats(one, before, now)).encode() + b"\n")
-        before = now
-        if not stream or one.removed or exchange.is_gone() or exchange.stopping.wait(1.0):
-            break
-    exchange.end()
-
-
-def _usage(one: Supervised) -> dict[str, int]:
-    """Processor time in nanoseconds, memory in bytes, processes; zeros unless it runs."""
-    pids = pids_of(one.record.pid) if one.record.pid else []
-    spent = memory = 0
-    page, ticks = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_CLK_TCK")
-    for pid in pids:
-        with suppress(OSError, ValueError, IndexError):
-            with open(f"/proc/{pid}/stat", errors="replace") as file:
-                facts = file.read().rpartition(")")[2].split()
-            spent += (int(facts[11]) + int(facts[12])) * 1_000_000_000 // ticks
-            memory += int(facts[21]) * page
-    with open("/proc/stat") as file:
-        total = sum(map(int, file.readline().split()[1:9])) * 1_000_000_000 // ticks
-    return {"spent": spent, "memory": memory, "pids": len(pids), "total": total}
-
-
-def _stats(one: Supervised, before: dict[str, int], now: dict[str, int]) -> dict[str, Any]:
-    def cpu(usage: dict[str, int]) -> dict[str, Any]:
-        return {
-            "cpu_usage": {"total_usage": usage["spent"], "usage_in_kernelmode": 0, "usage_in_usermode": usage["spent"]},
-            "system_cpu_usage": usage["total"],
-            "online_cpus": os.cpu_count() or 1,
-        }
-
-    moment_now = moment(time.time())
-    return {
-        "id": one.record.id,
-        "name": f"/{one.record.name}",
-        "read": moment_now,
-        "preread": moment_now,
-        "pids_stats": {"current": now["pids"]},
-        "blkio_stats": {"io_service_bytes_recursive": None},
-        "num_procs": 0,
-        "cpu_stats": cpu(now),
-        "precpu_stats": cpu(before),
-        "memory_stats": {"usage": now["memory"], "stats": {}, "limit": _memory()},
-    }
-
-
-def _memory() -> int:
-    with open("/proc/meminfo") as file:
-        return int(file.readline().split()[1]) * 1024

@@ -12,7 +12,8 @@ from typing import Any
 
 from kedge.containers.files import PathStatus, changed_paths, opened_root, pack, status, unpack_into
 from kedge.containers.supervisor import Supervised
-from kedge.daemon.engine.containers import described, known, layers_of, moment
+from kedge.daemon.engine.containers import described, known, layers_of
+from kedge.daemon.engine.describe import moment
 from kedge.daemon.engine.routes import Call
 from kedge.daemon.engine.transfers import Outgoing
 from kedge.model.errors import InvalidInput

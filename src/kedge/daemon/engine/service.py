@@ -8,7 +8,7 @@ client ever borrows another's.
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +27,28 @@ if TYPE_CHECKING:
     from kedge.registry.client import Registry
 
 
+class Builds:
+    """Builds under way that a client has given an id, to be cancelled by it."""
+
+    def __init__(self) -> None:
+        self._stops: dict[str, Callable[[], None]] = {}
+        self._lock = threading.Lock()
+
+    def note(self, id: str, stop: Callable[[], None]) -> None:
+        with self._lock:
+            self._stops[id] = stop
+
+    def forget(self, id: str) -> None:
+        with self._lock:
+            self._stops.pop(id, None)
+
+    def cancel(self, id: str) -> None:
+        with self._lock:
+            stop = self._stops.get(id)
+        if stop is not None:
+            stop()
+
+
 class Engine:
     """The engine behind one service. `root` is the store's, None for the default."""
 
@@ -34,6 +56,7 @@ class Engine:
         self.root = (root or default_root()).absolute()
         self.settings, self.buildkit = settings, buildkit
         self.events = Events()
+        self.builds = Builds()
         self.host: Platform = of_machine(os.uname().machine)
         self.started = time.time()
         with Store.open(self.root):

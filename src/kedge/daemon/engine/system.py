@@ -177,7 +177,7 @@ def _bare(server: str) -> str:
 
 
 def disk_usage(call: Call) -> None:
-    from kedge.daemon.engine.containers import summary
+    from kedge.daemon.engine.describe import summary
     from kedge.daemon.engine.images import summaries
 
     engine, types = call.engine, call.queries("type")
