@@ -34,6 +34,7 @@ _KINDS: Final = {
     "cacheonly": "cacheonly",
     "": "cacheonly",
 }
+_LONGEST_EPOCH: Final = 12  # digits
 _TO_CLIENT: Final = ("oci", "docker", "tar")
 
 
@@ -117,14 +118,15 @@ def _solved(job: Job, result: Result) -> tuple[Parts, course.Solved]:
     """The stages to export, and the parts they were solved with, where it was one request that made all of them."""
     host = job.config.worker_platforms[0]
     outcomes = {key: result.outcomes[key] for key in _ordered(result)} or {"": None}
-    targets = tuple(_target(result, key, outcome, host) for key, outcome in outcomes.items())
+    targets = tuple(_with_argument(job, _target(result, key, outcome, host)) for key, outcome in outcomes.items())
     snapshots = tuple(outcome.snapshot if outcome else () for outcome in outcomes.values())
     origins = {outcome.origin if outcome else None for outcome in outcomes.values()}
     origin = origins.pop() if len(origins) == 1 else None
     if origin is not None and len(targets) == len(origin.solved.targets):
         return origin.parts, replace(origin.solved, targets=targets, snapshots=snapshots)
-    request = BuildRequest(multi_platform=not result.is_single)
-    return job.parts(request), course.Solved(targets, snapshots)
+    parts = job.parts(BuildRequest(multi_platform=not result.is_single))
+    parts.solver("")  # what is attested to asks it
+    return parts, course.Solved(targets, snapshots)
 
 
 def _ordered(result: Result) -> list[str]:
@@ -136,6 +138,14 @@ def _ordered(result: Result) -> list[str]:
         raise InvalidInput("failed to parse platforms passed to exporter") from None
     keys = list(result.outcomes)
     return sorted(keys, key=lambda key: wanted.index(key) if key in wanted else len(wanted))
+
+
+def _with_argument(job: Job, target: Target) -> Target:
+    """SOURCE_DATE_EPOCH as the client gave it, where no frontend has taken it."""
+    text = job.request.FrontendAttrs.get("build-arg:SOURCE_DATE_EPOCH", "")
+    if target.epoch is None and text.isdecimal() and len(text) <= _LONGEST_EPOCH:
+        return replace(target, epoch=int(text))
+    return target
 
 
 def _target(result: Result, key: str, outcome: Outcome | None, host: Platform) -> Target:
@@ -164,6 +174,6 @@ def _epoch(result: Result, suffix: str) -> int | None:
     text = result.metadata.get(EPOCH + suffix, b"").decode("ascii", "replace")
     if not text:
         return None
-    if not text.isdecimal() or len(text) > 12:
+    if not text.isdecimal() or len(text) > _LONGEST_EPOCH:
         raise InvalidInput(f"invalid {EPOCH}: {text[:40]}")
     return int(text)

@@ -66,7 +66,7 @@ def _description(one: Usage) -> str:
 
 
 def _is_lent(one: Usage) -> bool:
-    return one.kind == "cache-mount" and one.description.startswith("lent sha256:")
+    return one.kind == "cache-mount" and one.id.startswith("lent-")
 
 
 def record_type(one: Usage) -> str:
