@@ -258,8 +258,10 @@ def test_source_date_epoch_dates_the_image(bench):
     assert config(bench, "x").created == "2019-01-01T00:00:00Z"
 
 
-def test_what_is_not_there_yet_is_refused_by_name(bench):
-    with pytest.raises(KedgeError, match="sbom"):
-        bench.build("FROM base\n", attestations=(("sbom", ""),))
+def test_what_means_nothing_is_refused_by_name(bench):
+    with pytest.raises(InvalidInput, match="letter"):
+        bench.build("FROM base\n", attestations=(("letter", ""),))
+    with pytest.raises(InvalidInput, match="generator"):
+        bench.build("FROM base\n", attestations=(("sbom", "generator=x"),))
     with pytest.raises(InvalidInput):
         bench.build("FROM base\n", entitlements=("everything",))
