@@ -178,6 +178,38 @@ def test_entries_of_the_index_are_buildkits(kedge: Kedge, context: Path, registr
             )
 
 
+@pytest.mark.parametrize("form", ["referrer", "index"])
+def test_every_platform_has_its_own(kedge: Kedge, tmp_path: Path, registry: str, form: str) -> None:
+    text = "FROM scratch\nARG TARGETARCH\nCOPY $TARGETARCH /x.dist-info/METADATA\n"
+    files = {name: f"Name: for-{name}\nVersion: 1\n" for name in ("amd64", "arm64")}
+    folder = write_tree(tmp_path / "c", {"Dockerfile": text} | files)
+    repository, meta = f"attest/both-{form}", tmp_path / "meta.json"
+    kedge.build(
+        folder,
+        *("--platform", "linux/amd64,linux/arm64", "-t", f"{registry}/{repository}:1", "--push"),
+        *("--attest", f"type=sbom,form={form}", "--attest", f"type=provenance,form={form}", "--metadata-file", meta),
+    )
+    index = document(registry, f"{repository}/manifests/1")
+    images = [entry for entry in index["manifests"] if entry["platform"]["os"] == "linux"]
+    assert len(index["manifests"]) == (2 if form == "referrer" else 4)
+    for image in images:
+        architecture, digest = image["platform"]["architecture"], image["digest"]
+        manifests = referrers(registry, repository, digest) if form == "referrer" else [
+            document(registry, f"{repository}/manifests/{entry['digest']}")
+            for entry in index["manifests"]
+            if (entry.get("annotations") or {}).get("vnd.docker.reference.digest") == digest
+        ]  # fmt: skip
+        found: dict[str, Any] = {}
+        for manifest in manifests:
+            found |= statements(registry, repository, manifest)
+        names = {package["name"] for package in found[SPDX]["predicate"]["packages"]}
+        assert f"for-{architecture}" in names
+        assert len(names) == 2
+        assert all(one["subject"][0]["digest"]["sha256"] == digest[7:] for one in found.values())
+    keys = json.loads(meta.read_text()).keys()
+    assert {f"buildx.build.provenance/linux/{name}" for name in files} <= keys
+
+
 def test_an_archive_with_attestations_is_read_by_others(kedge: Kedge, context: Path, tmp_path: Path) -> None:
     if not shutil.which("skopeo"):
         pytest.skip("skopeo is not installed")
@@ -230,3 +262,25 @@ def test_credentials_of_a_git_context_are_not_told(kedge: Kedge, tmp_path: Path)
         "revision": commit,
         "source": "https://xxxxx:xxxxx@git.example/x.git",
     }
+
+
+def test_plain_files_have_their_attestations_beside_them(kedge: Kedge, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "Dockerfile").write_text("FROM scratch\nARG TARGETARCH\nCOPY f /f-$TARGETARCH\n")
+    (tmp_path / "mine").write_text("kept")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "provenance.json").symlink_to(tmp_path / "mine")
+    (work / "f").write_text("hello")
+    out = tmp_path / "out"
+    kedge.build(work, "--provenance", "mode=max", "--output", f"type=local,dest={out}")
+    assert (tmp_path / "mine").read_text() == "kept", "never through a link"
+    statement = json.loads((out / "provenance.json").read_text())
+    (subject,) = statement["subject"]
+    assert subject["digest"]["sha256"] == hashlib.sha256(b"hello").hexdigest()
+    kedge.build(
+        work, "--provenance", "true", "--platform", "linux/amd64,linux/arm64",
+        "--output", f"type=local,dest={tmp_path / 'both'},platform-split=false",
+    )  # fmt: skip
+    names = {path.name for path in (tmp_path / "both").iterdir()}
+    assert names == {"f-amd64", "f-arm64", "provenance.linux_amd64.json", "provenance.linux_arm64.json"}

@@ -21,6 +21,7 @@ from kedge.exporters.attest import AttestationOptions, Predicate, attach
 from kedge.exporters.image import Exported
 from kedge.exporters.options import ImageOptions
 from kedge.exporters.provenance import BuildFacts, Material, without_credentials
+from kedge.model.digest import digest_of
 from kedge.model.graph import Vertex
 from kedge.model.ops import Exec, Source
 from kedge.model.value import replace
@@ -44,11 +45,16 @@ class Attestor:
         """The export with what is asked for attached to each image."""
         return attach(exported, self._predicates, options)
 
+    def beside_files(self, number: int) -> list[Predicate]:
+        """What is said of a target's files where there is no image."""
+        makers = {"provenance": self._provenance, "sbom": self._sbom}
+        return [makers[one.kind](one, number, None) for one in self._asked if not one.inline_only]
+
     def _predicates(self, number: int, image: Assembled) -> list[Predicate]:
         makers = {"provenance": self._provenance, "sbom": self._sbom}
         return [makers[one.kind](one, number, image) for one in self._asked]
 
-    def _provenance(self, asked: AttestationOptions, number: int, image: Assembled) -> Predicate:
+    def _provenance(self, asked: AttestationOptions, number: int, image: Assembled | None) -> Predicate:
         from kedge.exporters.provenance import PREDICATE, PREDICATE_02, as_slsa02, provenance
 
         facts = facts_of(self._parts, self._targets[number], image)
@@ -67,13 +73,13 @@ class Attestor:
             reproducible=asked.reproducible,
             show_args=asked.build_args,
         )
-        several = f"/{image.config.platform}" if len(self._stages) > 1 else ""
+        several = f"/{self._stages[number].config.platform}" if len(self._stages) > 1 else ""
         self.metadata["buildx.build.provenance" + several] = value
         if asked.old:
             return Predicate(PREDICATE_02, as_slsa02(value), asked.form)
         return Predicate(PREDICATE, value, asked.form)
 
-    def _sbom(self, asked: AttestationOptions, number: int, image: Assembled) -> Predicate:
+    def _sbom(self, asked: AttestationOptions, number: int, image: Assembled | None) -> Predicate:
         from kedge import __version__
         from kedge.exporters.sbom.spdx import PREDICATE, document
 
@@ -82,7 +88,7 @@ class Attestor:
         value = document(
             self._inventory(number),
             names[0] if names else "",
-            image.manifest_document.descriptor.digest,
+            image.manifest_document.descriptor.digest if image else digest_of(self._stages[number].config.to_bytes()),
             created,
             f"kedge-{__version__}",
         )
@@ -106,8 +112,8 @@ class Attestor:
 # ---- facts -----------------------------------------------------------------------------------------------------------
 
 
-def facts_of(parts: Parts, target: Target, image: Assembled) -> BuildFacts:
-    """What is told of one target of the build, without times."""
+def facts_of(parts: Parts, target: Target, image: Assembled | None) -> BuildFacts:
+    """What is told of one target of the build, without times; an image of it has layers to tell."""
     from kedge import __version__
 
     request = parts.request
@@ -139,7 +145,7 @@ def facts_of(parts: Parts, target: Target, image: Assembled) -> BuildFacts:
         step_digests=steps.digests if steps else {},
         step_locations=steps.locations() if steps else {},
         dockerfile=(name, definition.text.encode("utf-8", "surrogateescape")) if definition else None,
-        layers=layers_of(target.edge, steps.ids, image.manifest.layers) if target.edge and steps else (),
+        layers=layers_of(target.edge, steps.ids, image.manifest.layers) if target.edge and steps and image else (),
         version=__version__,
     )
 

@@ -115,7 +115,7 @@ def _annotation(key: str) -> str:
 
 _ANNOTATED = ("manifest", "index", "manifest-descriptor", "index-descriptor")
 
-_UNATTESTED = ("docker", "local", "tar")
+_UNATTESTED = ("docker", "tar")
 
 
 @dataclass
@@ -213,7 +213,8 @@ def _local(job: _Job) -> Exported | None:
 
     if not isinstance(job.output.destination, Path):
         raise InvalidInput("an output of type local needs dest=DIRECTORY")
-    export_local(job.store, job.stages, job.options, job.output.destination, job.work)
+    beside = job.attestor.beside_files if job.attestor else None
+    export_local(job.store, job.stages, job.options, job.output.destination, job.work, beside)
     return None
 
 

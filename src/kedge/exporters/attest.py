@@ -48,6 +48,7 @@ class AttestationOptions:
     reproducible: bool = False
     build_args: bool = False
     old: bool = False  # SLSA 0.2 rather than 1
+    inline_only: bool = False  # only where there is an image
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,7 @@ def _read(kind: str, text: str) -> AttestationOptions | None:
         read_flag(attributes, "reproducible", False),
         read_flag(attributes, "build-args", False),
         version == "v0.2",
+        read_flag(attributes, "inline-only", False),
     )
 
 

@@ -7,9 +7,9 @@ merged tree.
 import contextlib
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from kedge.exporters.archive import whole_file
 from kedge.exporters.assemble import Stage
@@ -23,18 +23,28 @@ from kedge.storage.ownership import Ids
 from kedge.storage.store import Store
 from kedge.storage.tar_write import TarOptions, write_tar
 
+if TYPE_CHECKING:
+    from kedge.exporters.attest import Predicate
+
 
 def platform_folder(platform: Platform) -> str:
     """The folder of one platform among several: `linux_arm64`."""
     return platform.full.replace("/", "_")
 
 
-def export_local(store: Store, stages: Sequence[Stage], options: ImageOptions, destination: Path, steps: Steps) -> None:
+def export_local(
+    store: Store,
+    stages: Sequence[Stage],
+    options: ImageOptions,
+    destination: Path,
+    steps: Steps,
+    attested: "Callable[[int], Sequence[Predicate]] | None" = None,
+) -> None:
     """Copy the stages' files into `destination`, which is made; what is there already stays unless a file replaces
     it.
 
-    With `mode=delete` what the stages do not have is removed. Files belong to whoever builds. Raises InvalidInput,
-    StoreError.
+    With `mode=delete` what the stages do not have is removed. Files belong to whoever builds. What is `attested` of a
+    stage, by its number, is written beside its files. Raises InvalidInput, StoreError.
     """
     mode = options.rest.get("mode", "copy")
     if mode not in ("copy", "delete"):
@@ -43,11 +53,15 @@ def export_local(store: Store, stages: Sequence[Stage], options: ImageOptions, d
     if not split:
         _refuse_collisions(store, stages)
     kept: set[str] = set()
-    for stage in stages:
-        folder = platform_folder(stage.config.platform) if split else ""
+    for number, stage in enumerate(stages):
+        name = platform_folder(stage.config.platform)
+        folder = name if split else ""
         label = f"copying files {folder.replace('_', '/')}".rstrip()
         steps.status(label)
         _copy_tree(store, stage, destination / folder)
+        if attested:
+            of_several = name if len(stages) > 1 and not split else ""
+            kept |= _write_statements(store, stage, destination, folder, attested(number), of_several)
         if mode == "delete":
             kept |= {os.path.join(folder, path) for path in _paths(store, stage)} | {folder}
         steps.status(label, done=True)
@@ -71,6 +85,32 @@ def _copy_tree(store: Store, stage: Stage, destination: Path) -> None:
             copy(action, tree, fd, Ids(0, 0))
     finally:
         os.close(fd)
+
+
+def _write_statements(
+    store: Store, stage: Stage, destination: Path, folder: str, predicates: "Sequence[Predicate]", platform: str
+) -> set[str]:
+    """The paths, in `destination`, of what was written."""
+    from kedge.exporters.attest_files import statement_files
+
+    written = set()
+    with store.layers.mounted(stage.snapshot) as tree:
+        for name, data in statement_files(tree.fd, predicates, platform):
+            try:
+                _replace(destination / folder / name, data)
+            except OSError as error:
+                raise StoreError(f"cannot write to {destination / folder / name}: {error.strerror}") from None
+            written.add(os.path.join(folder, name))
+    return written
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write a file of our own, never through a link that the built tree may have put there."""
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    with open(fd, "wb") as file:
+        file.write(data)
 
 
 def _paths(store: Store, stage: Stage) -> Iterator[str]:
