@@ -29,6 +29,23 @@ def test_an_id_is_never_a_path(store: Store, id: str) -> None:
         assert len(str(directory.relative_to(store.root))) < 60
 
 
+def test_no_id_of_a_step_leads_to_what_a_client_lent(store: Store) -> None:
+    with store.cache_mounts.use("key", "private", lent=True) as mine:
+        (mine / "secret").touch()
+    with store.cache_mounts.use("key", "shared") as other, store.cache_mounts.use(mine.parent.name, "shared") as third:
+        assert mine not in (other, third)
+        assert os.listdir(other) == os.listdir(third) == []
+    assert store.cache_mounts.directory("key") != mine
+    with store.cache_mounts.use("key", "private", lent=True) as again:
+        assert again == mine
+
+
+def test_nothing_is_seeded_below_what_a_client_lends(store: Store) -> None:
+    store.cache_mounts.seed = lambda id, directory: (directory / "foreign").touch()
+    with store.cache_mounts.use("key", "private", lent=True) as directory:
+        assert os.listdir(directory) == []
+
+
 def test_shared_users_have_one_directory_at_once(store: Store) -> None:
     with store.cache_mounts.use("x", "shared") as one, store.cache_mounts.use("x", "shared") as two:
         assert one == two

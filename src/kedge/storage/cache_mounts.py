@@ -1,4 +1,4 @@
-"""Directories that outlive builds: RUN --mount=type=cache.
+"""Directories that outlive builds: RUN --mount=type=cache, and what a service's clients lend.
 
 Owns `cache-mounts/<hash>/<n>` and the table `cache_mounts`; knows nothing of the directories' content. Ids come from
 Dockerfiles and are hashed, never joined to a path (CVE-2024-9675).
@@ -38,6 +38,7 @@ class CacheMounts:
         base: str = "",
         prepare: Callable[[Path], None] | None = None,
         cancel: threading.Event | None = None,
+        lent: bool = False,
     ) -> Iterator[Path]:
         """The directory to mount, ours while the context manager is entered.
 
@@ -45,10 +46,11 @@ class CacheMounts:
         is set meanwhile. `private`: another directory of the same id when the first is in use. `base` names what the
         directory starts with (part of its identity, so that other initial content is another cache);
         `prepare(directory)` puts that there when the directory is new, and may raise, which leaves no directory behind.
-        May be left on another thread than it was entered on.
+        `lent`: a client's own directory, which no id in a Dockerfile or graph can name. May be left on another thread
+        than it was entered on.
         """
-        place = _place(id, base)
-        if self.seed and not base and prepare is None:
+        place = f"lent-{_place(id, base)}" if lent else _place(id, base)
+        if self.seed and not base and not lent and prepare is None:
             seed = self.seed
 
             def prepare(directory: Path) -> None:

@@ -3,7 +3,7 @@
     kedge.db            what must be found: layers, results, image names, file stats (SQLite)
     blobs/sha256/<hex>  verified bytes, as in an OCI image layout
     layers/<id>/        one immutable directory for each layer, in overlayfs form
-    cache-mounts/<hash>/<n>/   directories of RUN --mount=type=cache
+    cache-mounts/<hash>/<n>/   directories of RUN --mount=type=cache; lent-<hash> of what clients lend
     logs/               full step logs
     ingest/ drafts/     on the way in; what dead processes left there is removed
     trash/              on the way out

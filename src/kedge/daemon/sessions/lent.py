@@ -88,7 +88,8 @@ class LentSession:
         # What one user lends is never the base of another's transfer: whoever can tell a file's size and time could
         # otherwise have its content.
         key = digest_of(("lent", lender.peer.realm, lender.shared_key, name, wanted.hint))
-        folder = self._held.enter_context(self._store.cache_mounts.use(f"lent {key}", "private"))
+        kept = self._store.cache_mounts.use(f"lent {key}", "private", lent=True)  # out of reach of any step's mounts
+        folder = self._held.enter_context(kept)
         outgoing = Outgoing()
         metadata = _metadata({
             "dir-name": [name],
