@@ -225,11 +225,18 @@ def cache_spec(kind: str, attrs: Mapping[str, Any]) -> CacheSpec:
     return CacheSpec(kind, tuple(sorted((str(key), str(value)) for key, value in attrs.items())))
 
 
+_USUAL_SCANNER: Final = "docker/buildkit-syft-scanner"
+
+
 def read_attestations(attrs: Mapping[str, str]) -> Pairs:
     """`attest:KIND=…`, and the older spelling `build-arg:BUILDKIT_ATTEST_KIND`. `disabled=true` stays as it is."""
     found = {key.lower(): value for key, value in _prefixed(attrs, "attest:").items()}
     if (text := found.get("provenance")) is not None:
         found["provenance"] = _asked_of_provenance(text)
+    if (text := found.get("sbom")) is not None:
+        # The scanner that clients name unasked is an image; what it would find, Kedge finds itself.
+        parts = (part for part in text.split(",") if not part.startswith(f"generator={_USUAL_SCANNER}"))
+        found["sbom"] = ",".join(parts)
     # BuildKit's place for attestations is the index, where its clients look for them.
     return tuple(
         sorted((key, value if "form=" in value else f"{value},form=index".lstrip(",")) for key, value in found.items())

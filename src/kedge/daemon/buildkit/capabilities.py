@@ -24,5 +24,6 @@ LLB_CAPS: Final = tuple(
     "file.copy.includeexcludepatterns file.copy.requiredpaths file.rm.nofollowsymlink "
     "file.copy.alwaysreplaceexistingdestpaths file.copy.modestring file.symlink.create constraints platform "
     "meta.ignorecache meta.description meta.exportcache mergeop diffop passthroughop exporter.image.annotations "
+    "exporter.image.attestations "
     "exporter.sourcedateepoch exporter.multiple source.policy gc.freespacefilter history.filter".split()
 )
