@@ -40,15 +40,31 @@ def read_flags(text: str, escape: str) -> tuple[tuple[str, ...], str]:
     """The words with `--` in front, quotes and escapes resolved, and the text behind them; a bare `--` ends them."""
     flags: list[str] = []
     position = 0
-    patterns = _flag_patterns(escape)
-    while match := patterns.flag.match(text, position):
-        position = match.end()
-        parts = (part["inner"] if part["quote"] else part[0] for part in patterns.part.finditer(match[1]))
-        flag = "".join(patterns.escaped.sub(r"\1", part) for part in parts)
-        if flag == "--":
+    while flag := _next_flag(text, position, escape):
+        position = flag[1]
+        if flag[0] == "--":
             break
-        flags.append(flag)
+        flags.append(flag[0])
     return tuple(flags), text[position:].strip(BLANKS)
+
+
+def _next_flag(text: str, position: int, escape: str) -> tuple[str, int] | None:
+    """The flag behind `position` and where it ends; None when something else stands there."""
+    while position < len(text) and text[position] in BLANKS:
+        position += 1
+    if not text.startswith("--", position):
+        return None
+    end = position
+    while end < len(text) and text[end] not in BLANKS:
+        end += 1
+    word = text[position:end]
+    if not any(special in word for special in ("'", '"', escape)):
+        return word, end  # nearly every flag: compiling the patterns takes longer than reading a Dockerfile
+    patterns = _flag_patterns(escape)
+    match = patterns.flag.match(text, position)
+    assert match
+    parts = (part["inner"] if part["quote"] else part[0] for part in patterns.part.finditer(match[1]))
+    return "".join(patterns.escaped.sub(r"\1", part) for part in parts), match.end()
 
 
 class _FlagPatterns(NamedTuple):
