@@ -230,7 +230,7 @@ _USUAL_SCANNER: Final = "docker/buildkit-syft-scanner"
 
 def read_attestations(attrs: Mapping[str, str]) -> Pairs:
     """`attest:KIND=…`, and the older spelling `build-arg:BUILDKIT_ATTEST_KIND`. `disabled=true` stays as it is."""
-    found = {key.lower(): value for key, value in _prefixed(attrs, "attest:").items()}
+    found = {key.lower(): _without_type(value) for key, value in _prefixed(attrs, "attest:").items()}
     if (text := found.get("provenance")) is not None:
         found["provenance"] = _asked_of_provenance(text)
     if (text := found.get("sbom")) is not None:
@@ -241,6 +241,11 @@ def read_attestations(attrs: Mapping[str, str]) -> Pairs:
     return tuple(
         sorted((key, value if "form=" in value else f"{value},form=index".lstrip(",")) for key, value in found.items())
     )
+
+
+def _without_type(text: str) -> str:
+    """Clients repeat the attestation's type among its attributes."""
+    return ",".join(part for part in text.split(",") if not part.startswith("type="))
 
 
 def _asked_of_provenance(text: str) -> str:
