@@ -328,7 +328,8 @@ class _Run:
     def go(self, process: Process, mounts: tuple[MountPoint, ...]) -> None:
         one, code = self.one, 125
         self.streams.hold()
-        stdio = self.streams.stdio(Stdio(on_start=self._on_start, on_program=self._on_program))
+        own = Stdio(on_start=self._on_start, on_program=self._on_program, note=self._note)
+        stdio = self.streams.stdio(own)
         try:
             code = self.owner.execute(process, mounts, one, stdio)
             if not self.begun.is_set():
@@ -365,6 +366,10 @@ class _Run:
             if one.record.auto_remove:
                 with suppress(KedgeError):
                     self.owner._remove(one)
+
+    def _note(self, text: str) -> None:
+        """A limit that could not be set, and the like: said where the user looks, as `kedge run` says it."""
+        self.streams.output(2, f"kedge: {text}\r\n".encode() if self.streams.terminal else f"kedge: {text}\n".encode())
 
     def _on_program(self) -> None:
         self.streams.release()

@@ -79,6 +79,19 @@ def _version_2_base() -> str:
         return f"{_ROOT}{_own('')}"
 
 
+def groups_of(pidfd: int) -> list[str]:
+    """The cgroup.procs files of the groups we made for a running process: what joins it is to share its limits."""
+    try:
+        with open(f"/proc/self/fdinfo/{pidfd}") as facts:
+            pid = next((line.split()[1] for line in facts if line.startswith("Pid:")), "")
+        with open(f"/proc/{pid}/cgroup") as lines:
+            found = [line.rstrip("\n").split(":", 2)[1:] for line in lines]
+    except OSError:
+        return []  # it has ended: whoever joins it will be told so
+    ours = [(names.split(",")[0], path) for names, path in found if os.path.basename(path).startswith("kedge-")]
+    return [f"{_ROOT}{'/' if name else ''}{name}{path}/cgroup.procs" for name, path in ours]
+
+
 def _own(controller: str) -> str:
     """The path of our own group: /proc/self/cgroup, cgroups(7)."""
     with open("/proc/self/cgroup") as lines:

@@ -83,6 +83,7 @@ class LinuxExecutor:
         Raises what `run` raises, Unsupported when that process has ended.
         """
         plan = join_plan(process, self._machine)
+        plan.values["cgroups"] = cgroups.groups_of(pidfd)
         return _Run(plan, stdio, None, pidfd).go(self._start)
 
     def close(self) -> None:

@@ -77,6 +77,8 @@ class _Child:
         plan = self.plan
         os.umask(0o22)
         if join >= 0:
+            for path in plan["cgroups"]:
+                self._join_cgroup(path)
             self.doing = "enter the container"
             self._join(join)
             self._change_directory()

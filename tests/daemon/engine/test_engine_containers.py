@@ -156,6 +156,15 @@ def test_exec_has_no_more_rights_than_the_container(docker: Docker, up: str) -> 
     docker("container", "prune", "-f")
 
 
+def test_exec_shares_the_containers_limits(docker: Docker) -> None:
+    id = docker("run", "-d", "--pids-limit", "6", "busybox", *FOREVER).strip()
+    if "not in force" in docker.run("logs", id).stderr:
+        pytest.skip("no cgroups can be made here")
+    done = docker.run("exec", id, "sh", "-c", "for n in 1 2 3 4 5 6 7; do sleep 3 & done; wait")
+    assert "can't fork" in done.stderr
+    docker("rm", "-f", id)
+
+
 def test_stop_kill_restart_and_signals(docker: Docker, up: str) -> None:
     docker("stop", up)
     assert docker("inspect", "-f", "{{.State.ExitCode}}", up).strip() == "0"
