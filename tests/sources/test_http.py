@@ -21,7 +21,7 @@ class Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self):
-        self.seen, self.answer = [], None
+        self.seen, self.methods, self.answer = [], [], None
         super().__init__(("127.0.0.1", 0), Handler)
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -30,7 +30,12 @@ class Server(http.server.ThreadingHTTPServer):
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
+    def do_HEAD(self):
+        self.server.methods.append(self.command)
+        self.server.answer(self)
+
     def do_GET(self):
+        self.server.methods.append(self.command)
         self.server.seen.append((self.path, {name.title(): value for name, value in self.headers.items()}))
         self.server.answer(self)
 
@@ -46,7 +51,8 @@ def plain(body, status=200, **headers):
         if "Content_Length" not in headers:
             handler.send_header("Content-Length", str(len(body)))
         handler.end_headers()
-        handler.wfile.write(body)
+        if handler.command != "HEAD":
+            handler.wfile.write(body)
 
     return answer
 
@@ -133,8 +139,20 @@ def test_an_unchanged_file_is_not_sent_again(server, store):
     first = bring(store, server.url("/x"))
     second = bring(store, server.url("/x"))
     assert first[3].digest == second[3].digest
-    assert [headers.get("If-None-Match") for _, headers in server.seen] == [None, '"v1"']
+    assert server.methods == ["GET", "HEAD"]
     assert second[1] == b"body"
+
+
+def test_a_server_that_knows_no_head_is_asked_with_get(server, store):
+    def answer(handler):
+        if handler.command == "HEAD":
+            return plain(b"", 405)(handler)
+        unchanged = handler.headers.get("If-None-Match") == '"v1"'
+        return plain(b"" if unchanged else b"body", 304 if unchanged else 200, ETag='"v1"')(handler)
+
+    server.answer = answer
+    assert bring(store, server.url("/x"))[1] == bring(store, server.url("/x"))[1] == b"body"
+    assert server.methods == ["GET", "HEAD", "GET"]
 
 
 def test_a_changed_file_has_another_pin(server, store):

@@ -15,6 +15,7 @@ from urllib.parse import quote
 from kedge.builder.attested_steps import layers_of, steps_of
 from kedge.builder.parts import Parts
 from kedge.builder.steps import step
+from kedge.dockerfile import LANGUAGE
 from kedge.dockerfile.target import Target
 from kedge.exporters.assemble import Assembled, Stage, timestamp
 from kedge.exporters.attest import AttestationOptions, Predicate, attach
@@ -147,6 +148,7 @@ def facts_of(parts: Parts, target: Target, image: Assembled | None) -> BuildFact
         dockerfile=(name, definition.text.encode("utf-8", "surrogateescape")) if definition else None,
         layers=layers_of(target.edge, steps.ids, image.manifest.layers) if target.edge and steps and image else (),
         version=__version__,
+        language=LANGUAGE if definition else "",
     )
 
 

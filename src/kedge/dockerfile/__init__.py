@@ -3,3 +3,5 @@
 `parser.parse` reads the text into nodes, `stages` types and groups them, `lower` turns a target into a graph, `lint`
 gives advice. `words.expand` is the one place where quotes, escapes and variables mean anything.
 """
+
+LANGUAGE = "1.24.0"  # the version of docker/dockerfile whose language is read

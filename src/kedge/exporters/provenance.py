@@ -70,6 +70,7 @@ class BuildFacts:
     step_digests: Mapping[str, str] = field(default_factory=dict)
     step_locations: Mapping[str, Any] = field(default_factory=dict)
     version: str = ""
+    language: str = ""  # the version of the Dockerfile language
 
 
 def provenance(
@@ -82,6 +83,8 @@ def provenance(
         else sorted((value for _, value in facts.build_args if len(value) >= _SHORTEST), key=len, reverse=True)
     )
     internal: dict[str, Any] = {"builderPlatform": str(facts.builder_platform)}
+    if facts.language:
+        internal["dockerfileVersion"] = facts.language
     if full and facts.steps:
         internal["buildConfig"] = {
             "llbDefinition": _cleaned(facts.steps, hidden),
@@ -118,7 +121,8 @@ def as_slsa02(value: Mapping[str, Any]) -> dict[str, Any]:
         "invocation": {
             "configSource": config | {"entryPoint": config.pop("path", "")},
             "parameters": asked["request"],
-            "environment": {"platform": internal.pop("builderPlatform")},
+            "environment": {"platform": internal.pop("builderPlatform")}
+            | {key: internal.pop(key) for key in ("dockerfileVersion",) if key in internal},
         },
         "metadata": {
             "completeness": {

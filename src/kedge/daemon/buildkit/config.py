@@ -15,7 +15,6 @@ from kedge.model.value import dataclass, field
 
 # What a newest BuildKit calls itself decides which of its features clients use; this is the one whose API is spoken.
 BUILDKIT_VERSION = "v0.32.0"
-DOCKERFILE_VERSION = "1.24.0"
 
 
 @dataclass(frozen=True, slots=True)

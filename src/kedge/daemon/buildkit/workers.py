@@ -6,9 +6,10 @@ Owns the record. Does not know what workers are chosen for: there is one.
 from typing import Any
 
 from kedge import __version__
-from kedge.daemon.buildkit.config import BUILDKIT_VERSION, DOCKERFILE_VERSION, ServiceConfig
+from kedge.daemon.buildkit.config import BUILDKIT_VERSION, ServiceConfig
 from kedge.daemon.buildkit.definition import platform_message
 from kedge.daemon.wire import worker
+from kedge.dockerfile import LANGUAGE
 
 
 def worker_record(config: ServiceConfig) -> Any:
@@ -34,5 +35,5 @@ def worker_record(config: ServiceConfig) -> Any:
 def version_message() -> Any:
     """Who we are: a Kedge that speaks a BuildKit version's API."""
     return worker.BuildkitVersion(
-        package="kedge", version=BUILDKIT_VERSION, revision=f"kedge-{__version__}", dockerfileVersion=DOCKERFILE_VERSION
+        package="kedge", version=BUILDKIT_VERSION, revision=f"kedge-{__version__}", dockerfileVersion=LANGUAGE
     )
