@@ -307,3 +307,53 @@ def test_garbage_does_not_end_the_service(connect):
             with pytest.raises(grpc.RpcError):
                 call(data, timeout=10)
     assert client.control.unary("Info", control.InfoRequest()).buildkitVersion.package
+
+
+def busybox_context(tmp_path, command):
+    import shutil
+
+    program = shutil.which("busybox")
+    if not program:
+        pytest.skip("busybox is not installed (apt-get install busybox-static)")
+    shutil.copy(program, tmp_path / "busybox")
+    (tmp_path / "Dockerfile").write_text(
+        f"FROM scratch\nCOPY busybox /bin/busybox\nRUN {json.dumps(['/bin/busybox', 'sh', '-c', command])}\n"
+    )
+    return tmp_path
+
+
+def test_two_clients_share_a_step_that_runs(connect, tmp_path):
+    context = busybox_context(tmp_path, f"sleep 1; cat /proc/sys/kernel/random/uuid > /x; echo {uuid.uuid4()}")
+    clients = [connect(directories={"context": context, "dockerfile": context}) for _ in range(2)]
+    builds = [
+        threading.Thread(target=client.solve, kwargs={"Frontend": DOCKERFILE, "Exporters": [exporter("tar")]})
+        for client in clients
+    ]
+    for build in builds:
+        build.start()
+    for build in builds:
+        build.join(60)
+    found = []
+    for client in clients:
+        with tarfile.open(fileobj=io.BytesIO(client.received["0"])) as archive:
+            found.append(archive.extractfile("x").read())
+    assert found[0] == found[1]
+
+
+def test_a_secret_reaches_its_step_and_nothing_else(connect, tmp_path):
+    context = busybox_context(tmp_path, "true")
+    text = (context / "Dockerfile").read_text()
+    mounted = text.replace("RUN [", "RUN --mount=type=secret,id=s,required=true [")
+    (context / "Dockerfile").write_text(mounted.replace('"true"', '"/bin/busybox wc -c < /run/secrets/s > /n"'))
+    lent = {"s": b"the secret"}
+    client = connect(directories={"context": context, "dockerfile": context}, lent=lent)
+    _, status = client.solve(Frontend=DOCKERFILE, Exporters=[exporter("tar")])
+    with tarfile.open(fileobj=io.BytesIO(client.received["0"])) as archive:
+        assert archive.extractfile("n").read().strip() == b"10"
+    assert b"the secret" not in client.received["0"]
+    assert b"the secret" not in status.SerializeToString()
+    stranger = connect(directories={"context": context, "dockerfile": context})
+    (context / "Dockerfile").write_text((context / "Dockerfile").read_text().replace("/n", "/m"))
+    with pytest.raises(grpc.RpcError) as caught:
+        stranger.solve(Frontend=DOCKERFILE)
+    assert "secret s: not found" in caught.value.details()

@@ -1,0 +1,125 @@
+"""kedge-buildkitd: buildkitd's flags and buildkitd.toml, and how the process starts and ends."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kedge.daemon.buildkit.buildkitd import configure
+from kedge.model.errors import InvalidInput
+from kedge.model.platform import Platform
+
+
+def toml(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "buildkitd.toml"
+    path.write_text(text)
+    return f"--config={path}"
+
+
+def test_defaults_are_buildkitds(tmp_path):
+    daemon = configure([toml(tmp_path, "")])
+    assert daemon.addresses == ("unix:///run/buildkit/buildkitd.sock",)
+    assert str(daemon.config.root) == "/var/lib/buildkit"
+    assert daemon.config.granted == ()
+
+
+def test_flags_of_a_test_run_are_taken_without_a_word(tmp_path):
+    daemon = configure([
+        "--oci-worker=true", "--containerd-worker=false", "--oci-worker-gc=false",
+        "--oci-worker-labels=org.mobyproject.buildkit.worker.sandbox=true", "--oci-worker-snapshotter=overlayfs",
+        toml(tmp_path, ""), "--root", "/r", "--addr", "unix:///a", "--addr", "unix:///b", "--debug",
+    ])  # fmt: skip
+    assert daemon.addresses == ("unix:///a", "unix:///b")
+    assert daemon.config.debug
+    assert daemon.config.worker_labels["org.mobyproject.buildkit.worker.sandbox"] == "true"
+    assert daemon.notes == ()
+
+
+def test_flags_that_would_change_something_are_noted(tmp_path):
+    daemon = configure([toml(tmp_path, ""), "--oci-cni-binary-dir=/x", "--cdi-disabled"])
+    assert len(daemon.notes) == 2
+
+
+def test_the_file_tells_registries_labels_and_limits(tmp_path):
+    daemon = configure([toml(tmp_path, """
+        insecure-entitlements = ["network.host"]
+        [registry."docker.io"]
+        mirrors = ["mirror.local:5000/hub"]
+        [registry."mirror.local:5000"]
+        http = true
+        [registry."own.local"]
+        insecure = true
+        ca = ["/ca.pem"]
+        [[registry."own.local".keypair]]
+        key = "/k"
+        cert = "/c"
+        [worker.oci]
+        platforms = ["linux/amd64", "linux/arm64"]
+        max-parallelism = 3
+        maxUsedSpace = "20GB"
+        [worker.oci.labels]
+        a = "b"
+        [history]
+        maxAge = "1h30m"
+        maxEntries = 7
+        """)])  # fmt: skip
+    config = daemon.config
+    assert config.granted == ("network.host",)
+    assert config.settings.registry("docker.io").mirrors == ("http://mirror.local:5000/hub",)
+    own = config.settings.registry("own.local")
+    assert (own.insecure, own.ca, own.keypair) == (True, ("/ca.pem",), (("/k", "/c"),))
+    assert config.worker_platforms == (Platform("linux", "amd64"), Platform("linux", "arm64"))
+    assert (config.max_parallelism, config.settings.store.max_size) == (3, 20_000_000_000)
+    assert (config.history_seconds, config.history_entries) == (5400, 7)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x = ",
+        'registry = "x"',
+        "[registry.x]\nmirrors = 1",
+        '[worker.oci]\nmaxUsedSpace = "many"',
+        '[history]\nmaxAge = "soon"',
+        'insecure-entitlements = ["everything"]',
+        '[grpc.tls]\ncert = "only this"',
+    ],
+)
+def test_a_file_that_cannot_be_meant_is_refused(tmp_path, text):
+    with pytest.raises(InvalidInput):
+        configure([toml(tmp_path, text)])
+
+
+def run(*flags):
+    return subprocess.run(
+        [sys.executable, "-m", "kedge.cli.buildkitd", *flags], capture_output=True, text=True, timeout=60
+    )
+
+
+def test_tcp_without_certificates_is_refused(tmp_path):
+    done = run("--root", str(tmp_path), toml(tmp_path, ""), "--addr", "tcp://127.0.0.1:0")
+    assert done.returncode == 1
+    assert "certificates" in done.stderr
+
+
+def test_the_version_names_the_api(tmp_path):
+    assert "v0." in run("--version").stdout
+
+
+def test_somebody_elses_socket_is_left_alone(service, tmp_path):
+    done = run("--root", str(tmp_path), toml(tmp_path, ""), "--addr", service.address)
+    assert done.returncode == 1
+    assert "already" in done.stderr
+
+
+def test_it_ends_when_asked_and_takes_its_socket_along(tmp_path, monkeypatch):
+    folder = Path(subprocess.run(["mktemp", "-d"], capture_output=True, text=True, check=True).stdout.strip())
+    from tests.daemon.conftest import RunningService
+
+    running = RunningService(folder)
+    os.kill(running.process.pid, signal.SIGTERM)
+    assert running.process.wait(30) == 0
+    assert not (folder / "b.sock").exists()
