@@ -7,6 +7,7 @@ import pytest
 
 from kedge.dockerfile.lower_copy import read_owner
 from kedge.model.errors import DockerfileError, InvalidDigest, KedgeError
+from kedge.model.graph import Edge, Vertex
 from kedge.model.ops import NO_INPUT, NO_OUTPUT, Copy, File, MakeFile, Merge, Owner, Source
 
 Lower = Callable[..., Any]
@@ -93,14 +94,8 @@ def test_the_whole_context_needs_no_selection(lowered: Lower) -> None:
 
 
 def test_another_context_may_take_its_place(lowered: Lower) -> None:
-    from kedge.dockerfile.contexts import git_context, http_context, unpack
-
-    git = git_context("https://github.com/x/y.git#main", keep_git_dir=True)
-    assert git
-    assert lowered("FROM a\nCOPY f /\n", main_context=git).top.inputs[1] == git
-    archive = unpack(http_context("https://x/y.tar.gz"))
-    assert lowered("FROM a\nCOPY f /\n", main_context=archive).top.inputs[1] == archive
-    assert git_context("./somewhere") is None
+    other = Edge(Vertex(Source("https://x/y.tar.gz")))
+    assert lowered("FROM a\nCOPY f /\n", main_context=other).top.inputs[1] == other
 
 
 # ---- owner and mode --------------------------------------------------------------------------------------------------

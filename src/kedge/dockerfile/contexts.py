@@ -10,8 +10,8 @@ from kedge.dockerfile.drafts import DraftEdge, Drafts
 from kedge.dockerfile.gitref import parse_git_reference
 from kedge.dockerfile.options import ImageRequest, LowerOptions, ResolvedImage
 from kedge.model.errors import DockerfileError, KedgeError, Location
-from kedge.model.graph import Edge, Hints, Vertex
-from kedge.model.ops import NO_INPUT, Copy, File, Source
+from kedge.model.graph import Hints
+from kedge.model.ops import Source
 from kedge.model.platform import Platform
 from kedge.model.reference import parse_reference
 from kedge.model.value import dataclass
@@ -140,36 +140,6 @@ def _local(name: str, key_hint: str, options: LowerOptions, paths: Iterable[str]
     if followed and "" not in followed:
         attrs["local.followpaths"] = json.dumps(followed, separators=(",", ":"), ensure_ascii=False)
     return Source(f"local://{name}", tuple(sorted(attrs.items())))
-
-
-# ---- a main context that is no directory -----------------------------------------------------------------------------
-
-
-def git_context(specifier: str, keep_git_dir: bool = False, commit_times: bool = False) -> Edge | None:
-    """A git repository as the build's context; None when `specifier` is no git reference. Raises DockerfileError."""
-    git = parse_git_reference(specifier, context=True)
-    if git is None:
-        return None
-    source = git.source()
-    attrs = dict(source.attrs)
-    if keep_git_dir:
-        attrs["git.keepgitdir"] = "true"
-    if commit_times:
-        attrs.setdefault("git.mtime", "commit")
-    title = f"[internal] load git source {without_credentials(specifier)}"
-    return Edge(Vertex(Source(source.identifier, tuple(sorted(attrs.items()))), hints=Hints(title, internal=True)))
-
-
-def http_context(url: str) -> Edge:
-    """A remote file, named `context`: a tar to `unpack`, or a Dockerfile."""
-    hints = Hints("[internal] load remote build context", internal=True)
-    return Edge(Vertex(Source(url, (("http.filename", "context"),)), hints=hints))
-
-
-def unpack(archive: Edge) -> Edge:
-    """The content of the archive that `http_context` fetched."""
-    action = Copy("/context", "/", NO_INPUT, 0, 0, unpack=True)
-    return Edge(Vertex(File((action,)), (archive,), hints=Hints("[internal] unpack build context", internal=True)))
 
 
 def without_credentials(url: str) -> str:

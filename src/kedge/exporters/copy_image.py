@@ -6,7 +6,7 @@ not know how any one place keeps its bytes: `places` holds the readers and write
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from typing import BinaryIO, Final, Protocol, TypeAlias
 
@@ -282,10 +282,3 @@ class _Meter:
 
     def done(self, total: int) -> None:
         self._steps.status(self._title, total, total, started=self._started, done=True)
-
-
-def images_of(tree: Tree) -> Iterator[tuple[Descriptor, Manifest]]:
-    """The manifests of a tree that are images or artifacts, in its order."""
-    for descriptor, data in tree.documents:
-        if descriptor.media_type in MANIFESTS:
-            yield descriptor, Manifest.from_bytes(data, descriptor.media_type)

@@ -181,11 +181,6 @@ def fsconfig_flag(fs_fd: int, key: str) -> None:
     _fsconfig(fs_fd, FSCONFIG_SET_FLAG, _text(key), None, 0, key)
 
 
-def fsconfig_fd(fs_fd: int, key: str, fd: int) -> None:
-    """fsconfig(2) FSCONFIG_SET_FD (overlayfs takes layers so since 6.13)."""
-    _fsconfig(fs_fd, FSCONFIG_SET_FD, _text(key), None, fd, key)
-
-
 def fsconfig_create(fs_fd: int) -> None:
     """fsconfig(2) FSCONFIG_CMD_CREATE: make the superblock."""
     _fsconfig(fs_fd, FSCONFIG_CMD_CREATE, None, None, 0, "create")

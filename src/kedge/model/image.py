@@ -10,7 +10,7 @@ from typing import Any, Final
 from kedge.model.digest import Digest, parse_digest
 from kedge.model.errors import IntegrityError
 from kedge.model.platform import Platform, normalize
-from kedge.model.value import dataclass, field, replace
+from kedge.model.value import dataclass, field
 
 OCI_INDEX: Final = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
@@ -259,10 +259,6 @@ class ImageConfig:
         """The value of an environment variable, None when it is not set."""
         found = [entry.partition("=")[2] for entry in self.env if entry.partition("=")[0] == name]
         return found[-1] if found else None
-
-    def with_layers(self, diff_ids: tuple[Digest, ...]) -> "ImageConfig":
-        """This config over other layers."""
-        return replace(self, diff_ids=diff_ids)
 
 
 def _strings(value: Any) -> tuple[str, ...]:

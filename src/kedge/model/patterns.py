@@ -38,11 +38,6 @@ class Patterns:
         # Of each directory seen: the state behind its slash, and the last pattern to match it or a directory above.
         self._directories: dict[str, tuple[State, int]] = {}
 
-    @property
-    def has_exceptions(self) -> bool:
-        """Whether any pattern begins with `!`."""
-        return bool(self._exceptions)
-
     def __bool__(self) -> bool:
         return bool(self.lines)
 

@@ -61,11 +61,6 @@ def emulation(platform: Platform, *, register: bool = False) -> Emulation:
         return Emulation(True, f"{platform} steps run through qemu-{name}, which Kedge registers for itself")
 
 
-def emulates(platform: Platform) -> bool:
-    """`emulation`, as yes or no; registers where it can."""
-    return emulation(platform, register=True).ok
-
-
 def emulator(platform: Platform) -> str | None:
     """The path of qemu's emulator for a platform: a static one, since its libraries are in no image's root."""
     return shutil.which(f"qemu-{_word(platform)}-static", path=os.environ.get("PATH", "") + ":/usr/bin:/usr/local/bin")

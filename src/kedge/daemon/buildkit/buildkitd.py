@@ -4,7 +4,6 @@ Owns their names and what each means here; what has no meaning here is taken and
 """
 
 import argparse
-import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -270,10 +269,3 @@ def _pair(text: str) -> tuple[str, str]:
 
 def _is_true(text: str) -> bool:
     return text.lower() in ("1", "t", "true")
-
-
-def runtime_folder() -> Path:
-    """Where sockets of this user are by default."""
-    if os.getuid() == 0:
-        return Path("/run")
-    return Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}")

@@ -15,9 +15,7 @@ from kedge.model.errors import Conflict, InvalidInput, NotFound
 from kedge.model.value import dataclass
 
 # As BuildKit's client names them in its metadata (session/session.go).
-ID, NAME, SHARED_KEY, METHOD = (
-    "x-docker-expose-session-" + word for word in ("uuid", "name", "sharedkey", "grpc-method")
-)
+ID, SHARED_KEY = "x-docker-expose-session-uuid", "x-docker-expose-session-sharedkey"
 _LONGEST_ID = 256
 PATIENCE = 10.0  # seconds that a build waits for its session: the client opens both at the same time
 
@@ -40,18 +38,14 @@ class Peer:
 
 
 class ClientSession:
-    """One session: which methods the client serves, and the channel to call them on."""
+    """One session: whose it is, and the channel on which the client's services are called."""
 
-    def __init__(self, id: str, shared_key: str, methods: frozenset[str], peer: Peer, tunnel: Tunnel) -> None:
+    def __init__(self, id: str, shared_key: str, peer: Peer, tunnel: Tunnel) -> None:
         self.id, self.shared_key, self.peer = id, shared_key, peer
-        self._methods, self._tunnel = methods, tunnel
+        self._tunnel = tunnel
         self.closed = threading.Event()
         self._on_close: list[Callable[[], None]] = []
         self._guard = threading.Lock()
-
-    def supports(self, service: str, method: str) -> bool:
-        """Does the client say it serves the method?"""
-        return f"/{service}/{method}".lower() in self._methods
 
     @property
     def channel(self) -> grpc.Channel:
@@ -92,13 +86,12 @@ class Sessions:
     ) -> Iterator[bytes]:
         """Be the other side of a session that a client opened, until it ends. Raises InvalidInput, Conflict at once."""
         id, shared_key = _one(metadata, ID), _one(metadata, SHARED_KEY)
-        methods = frozenset(str(value).lower() for key, value in metadata if key.lower() == METHOD)
         if not id or len(id) > _LONGEST_ID or not id.isprintable():
             raise InvalidInput("a session needs an id")
         with self._changed:
             if id in self._open:
                 raise Conflict(f"a session {id[:40]} is open already")
-        session = ClientSession(id, shared_key, methods, peer, Tunnel())
+        session = ClientSession(id, shared_key, peer, Tunnel())
         with self._changed:
             if id in self._open:
                 session.close()

@@ -8,7 +8,7 @@ import os
 import socket
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -80,6 +80,3 @@ def socket_pieces(connection: socket.socket) -> Iterator[bytes]:
 
 def _ignore(state: object) -> None:
     """Nobody needs to know the channel's state; asking for it makes it connect."""
-
-
-CloseCallback = Callable[[], None]
