@@ -56,5 +56,5 @@ def test_a_repository_is_told_with_its_ref_and_without_credentials() -> None:
 
 
 def test_a_layout_is_told_by_the_name_of_its_context() -> None:
-    found = told("oci-layout://store@sha256:12", ("image", "store@sha256:12"))
+    found = told("oci-layout://store@sha256:12", ("image", "store@sha256:12@sha256:12"))
     assert found == Material("pkg:oci/base?digest=sha256:12", "sha256:12")

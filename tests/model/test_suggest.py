@@ -36,3 +36,8 @@ def test_the_hint_is_a_sentence_or_nothing():
 )
 def test_edits_are_counted(left, right, edits):
     assert distance(left, right) == distance(right, left) == edits
+
+
+def test_a_word_that_lacks_its_end_is_completed() -> None:
+    assert nearest("tmp", ["bind", "cache", "tmpfs"]) == "tmpfs"
+    assert nearest("t", ["tmp"]) is None

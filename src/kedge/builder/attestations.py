@@ -158,7 +158,7 @@ def _material(parts: Parts, vertex: Vertex) -> Material | None:
     labels, op = dict(pin.labels) if pin else {}, vertex.op
     assert isinstance(op, Source)
     if text := labels.get("image"):
-        name, _, digest = text.partition("@")
+        name, digest = text.partition("@")[0], text.rpartition("@")[2]
         if op.scheme == "oci-layout":
             return Material(_layout_url(parts, op, digest), digest)
         return Material(name, digest, True, vertex.platform)

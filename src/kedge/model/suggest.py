@@ -4,10 +4,11 @@ Pure; used wherever a user's word is not one of a known set. Takes time proporti
 and looks at no word that is too long to be a typing error.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import islice
 
 _LONGEST = 64
+_SHORTEST_START = 3  # characters; fewer begin too many words
 _MOST_CANDIDATES = 300  # a file can set any number of variables, and mistype as many
 
 
@@ -15,13 +16,14 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     """The member of `known` that `word` most probably meant, None when none is near. Letter case does not count.
 
     Near means: at most one edit for each three characters, where exchanging two neighbours is one edit. Of equally near
-    words the first wins.
+    words the first wins. With none near, a word that lacks only its last one or two letters is taken as meant.
     """
     if not word or len(word) > _LONGEST:
         return None
+    known = tuple(islice(known, _MOST_CANDIDATES))
     best, best_distance = None, max(1, len(word) // 3) + 1
     lower, letters = word.lower(), set(word.lower())
-    for candidate in islice(known, _MOST_CANDIDATES):
+    for candidate in known:
         if abs(len(candidate) - len(word)) >= best_distance:
             continue
         other = candidate.lower()
@@ -31,7 +33,12 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
         # Two short words with nothing in common are as far apart as they are long.
         if found < best_distance and found < max(len(word), len(candidate)):
             best, best_distance = candidate, found
-    return best
+    return best or _completed(lower, known)
+
+
+def _completed(lower: str, known: Sequence[str]) -> str | None:
+    fit = (one for one in known if one.lower().startswith(lower) and len(lower) < len(one) <= len(lower) + 2)
+    return next(fit, None) if len(lower) >= _SHORTEST_START else None
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
