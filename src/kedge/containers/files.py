@@ -27,14 +27,6 @@ if TYPE_CHECKING:
 
 _CHUNK = 1 << 18
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_KINDS = {
-    stat.S_IFREG: tar.FILE,
-    stat.S_IFLNK: tar.SYMLINK,
-    stat.S_IFCHR: tar.CHARACTER,
-    stat.S_IFBLK: tar.BLOCK_DEVICE,
-    stat.S_IFDIR: tar.DIRECTORY,
-    stat.S_IFIFO: tar.FIFO,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +128,8 @@ class _Packer:
         kind = stat.S_IFMT(info.st_mode)
         if kind == stat.S_IFDIR:
             self._directory(fd, name, info, depth)
-        elif kind in _KINDS:
-            self._leaf(fd, name, info, _KINDS[kind])
+        elif kind in tar.KIND_OF_TYPE:
+            self._leaf(fd, name, info, tar.KIND_OF_TYPE[kind])
 
     def _directory(self, fd: int, name: bytes, info: os.stat_result, depth: int) -> None:
         self._header(self._entry(name + b"/", tar.DIRECTORY, info))

@@ -4,6 +4,7 @@ Owns what reader and writer share. Does not read or write streams. Sources: POSI
 "pax Header Block"; GNU tar manual, "Basic Tar Format" and "Storing Sparse Files".
 """
 
+import stat
 from zlib import adler32
 
 from kedge.model.errors import IntegrityError
@@ -11,6 +12,14 @@ from kedge.model.value import dataclass, field
 
 BLOCK = 512
 FILE, HARD_LINK, SYMLINK, CHARACTER, BLOCK_DEVICE, DIRECTORY, FIFO = (b"%d" % n for n in range(7))
+KIND_OF_TYPE = {  # by stat(2)'s file type; sockets have no word
+    stat.S_IFREG: FILE,
+    stat.S_IFLNK: SYMLINK,
+    stat.S_IFCHR: CHARACTER,
+    stat.S_IFBLK: BLOCK_DEVICE,
+    stat.S_IFDIR: DIRECTORY,
+    stat.S_IFIFO: FIFO,
+}
 XATTR_RECORD = b"SCHILY.xattr."
 WHITEOUT, OPAQUE, META = b".wh.", b".wh..wh..opq", b".wh..wh."  # OCI image specification, layer.md, "Whiteouts"
 

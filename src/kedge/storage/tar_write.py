@@ -24,14 +24,6 @@ from kedge.storage.tar_format import BLOCK, Entry, format_header
 _CHUNK = 1 << 20
 _END = bytes(2 * BLOCK)
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-_KINDS = {
-    stat.S_IFREG: tar.FILE,
-    stat.S_IFLNK: tar.SYMLINK,
-    stat.S_IFCHR: tar.CHARACTER,
-    stat.S_IFBLK: tar.BLOCK_DEVICE,
-    stat.S_IFDIR: tar.DIRECTORY,
-    stat.S_IFIFO: tar.FIFO,
-}
 
 
 class Writable(Protocol):
@@ -144,7 +136,7 @@ class _Writer:
         elif kind == stat.S_IFCHR and status.st_rdev == 0 and self._options.layer:
             self._whiteout(path, status)
         else:
-            self._leaf(path, full, status, _KINDS[kind])
+            self._leaf(path, full, status, tar.KIND_OF_TYPE[kind])
 
     def _directory(self, path: bytes, status: os.stat_result) -> None:
         name = path + b"/" if path else b"" if self._prefix else b"./"
