@@ -9,7 +9,7 @@ either). Does not know clients.
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from kedge.storage.tar_reader import Readable
 
 _CHUNK = 1 << 18
+_DIRECTORIES_ONLY = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -226,12 +227,28 @@ def unpack_into(root: int, path: str, stream: "Readable") -> None:
 
 def changed_paths(upper: Path, lowers: tuple[Path, ...]) -> Iterator[tuple[str, int]]:
     """What is different from the image, by paths: 0 changed, 1 added, 2 deleted (Docker's numbers)."""
-    for folder, folders, names in os.walk(upper):
-        for name in sorted((*folders, *names)):
-            path = os.path.join(folder, name)
-            shown = path[len(str(upper)) :]
-            info = os.lstat(path)
-            if stat.S_ISCHR(info.st_mode) and info.st_rdev == 0:
-                yield shown, 2
-            else:
-                yield shown, 0 if any(os.path.lexists(f"{lower}{shown}") for lower in lowers) else 1
+    with ExitStack() as stack:
+        images = []
+        for lower in lowers:
+            images.append(os.open(lower, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+            stack.callback(os.close, images[-1])
+        for folder, folders, names in os.walk(upper):
+            for name in sorted((*folders, *names)):
+                path = os.path.join(folder, name)
+                shown = path[len(str(upper)) :]
+                info = os.lstat(path)
+                if stat.S_ISCHR(info.st_mode) and info.st_rdev == 0:
+                    yield shown, 2
+                else:
+                    yield shown, 0 if any(_holds(image, shown) for image in images) else 1
+
+
+def _holds(root: int, path: str) -> bool:
+    """Is something there, reached through directories only? A link of a lower layer leads nowhere, this machine's root
+    least of all.
+    """
+    try:
+        os.close(syscalls.openat2(root, path.lstrip("/"), os.O_PATH | os.O_NOFOLLOW, 0, _DIRECTORIES_ONLY))
+    except OSError:
+        return False
+    return True
