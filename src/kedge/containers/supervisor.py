@@ -66,7 +66,7 @@ class Supervised:
         self.pidfd = -1
         self.size: tuple[int, int] | None = None
         self.execs: dict[str, Exec] = {}
-        self.stopping = False
+        self.stop_signal = int(signal.SIGTERM)
 
     @property
     def record(self) -> ContainerRecord:
@@ -139,7 +139,6 @@ class Supervisor:
             if one.removed or self._closing:
                 raise Conflict(f"container {one.record.name} is being removed")
             run = _Run(self, one, streams)
-            one.stopping = False
             one.log.begin()
             threading.Thread(target=run.go, args=(process, mounts), name=f"container-{one.record.name}").start()
             run.begun.wait()
@@ -192,7 +191,6 @@ class Supervisor:
         """Ask it to end, then kill it after `patience` seconds (below 0: never); False when it did not run."""
         if not one.running and one.record.state != "running":
             return False
-        one.stopping = True
         end = time.monotonic() + patience if patience >= 0 else float("inf")
         with suppress(Conflict):
             self.signal(one, number)
@@ -308,7 +306,7 @@ class Supervisor:
         with self._lock:
             running = [one for one in self._known.values() if one.running]
         threads = [
-            threading.Thread(target=self.stop, args=(one, signal.SIGTERM, patience), daemon=True) for one in running
+            threading.Thread(target=self.stop, args=(one, one.stop_signal, patience), daemon=True) for one in running
         ]
         for thread in threads:
             thread.start()

@@ -143,6 +143,8 @@ def start_one(engine: "Engine", one: Supervised) -> None:
     asked = described(one)
     with engine.store() as store:
         process, mounts = prepare(store, one, asked.request)
+        named = asked.body.text("StopSignal") or image_of(store, one).config.stop_signal
+        one.stop_signal = number_of_stop_signal(named)
     streams = engine.supervisor.streams_of(one, asked.request.terminal, asked.request.interactive, asked.once)
     engine.supervisor.start(one, process, mounts, streams)
 
@@ -159,13 +161,9 @@ def number_of_stop_signal(text: str) -> int:
 
 
 def _stop(call: Call, one: Supervised) -> bool:
-    body = described(one).body
-    name = call.query("signal") or body.text("StopSignal")
-    if not name:
-        with suppress(KedgeError), call.engine.store() as store:
-            name = image_of(store, one).config.stop_signal
-    patience = call.number("t", body.number("StopTimeout", 10))
-    return call.engine.supervisor.stop(one, number_of_stop_signal(name), patience)
+    number = signal_number(call.query("signal")) if call.query("signal") else one.stop_signal
+    patience = call.number("t", described(one).body.number("StopTimeout", 10))
+    return call.engine.supervisor.stop(one, number, patience)
 
 
 def stop(call: Call) -> None:

@@ -60,13 +60,8 @@ class Exchange:
         self._connection = connection
         self._rest = b""
         self._ended = False
-        self._chunked = False
 
     # ---- the request's body ------------------------------------------------------------------------------------------
-
-    @property
-    def has_body(self) -> bool:
-        return "transfer-encoding" in self.headers or self.headers.get("content-length", "0") != "0"
 
     def read(self, size: int = -1, /) -> bytes:
         """The next bytes of the body, `size` at most, b"" at its end; all of it below 0. Raises Cancelled when the
@@ -178,14 +173,16 @@ class Exchange:
 
     @contextmanager
     def watched(self, gone: Callable[[], None]) -> Iterator[None]:
-        """While entered, `gone` is called once from another thread if the client goes away or the service stops."""
+        """While entered, `gone` is called once from another thread if the client goes away, or the service has no more
+        patience.
+        """
         over = threading.Event()
 
         def watch() -> None:
             poll = select.poll()
             poll.register(self._connection.socket, select.POLLRDHUP)
             while not over.is_set():
-                if poll.poll(200) or self.stopping.is_set():
+                if poll.poll(200):
                     if not over.is_set():
                         gone()
                     return

@@ -16,7 +16,16 @@ from urllib.parse import parse_qsl, unquote
 from kedge.containers.supervisor import NotStarted
 from kedge.daemon.engine.fields import Fields, checked_text, read_filters, read_flag, read_number
 from kedge.daemon.engine.http import Disconnected, Exchange, Peer
-from kedge.model.errors import Cancelled, Conflict, InvalidInput, KedgeError, NotFound, Unauthorized, Unsupported
+from kedge.model.errors import (
+    Cancelled,
+    Conflict,
+    IntegrityError,
+    InvalidInput,
+    KedgeError,
+    NotFound,
+    Unauthorized,
+    Unsupported,
+)
 from kedge.model.value import dataclass
 
 if TYPE_CHECKING:
@@ -192,6 +201,7 @@ _STATUS: Final = (  # the first that fits
     (NotFound, 404),
     (Conflict, 409),
     (InvalidInput, 400),
+    (IntegrityError, 400),  # an archive that is none; what registries send is told in a stream
     (Unauthorized, 500),  # as Docker: 401 would mean that this service wants a login
     (Unsupported, 501),
 )
