@@ -21,6 +21,7 @@ from typing import Any, Final
 import grpc
 
 from kedge.daemon.sessions.registry import Peer
+from kedge.daemon.sessions.tunnel import socket_folder
 from kedge.model.errors import Conflict, InvalidInput, Unsupported
 from kedge.model.value import dataclass
 
@@ -54,7 +55,7 @@ class Server:
 
     def __init__(self, log: Log, tls: Tls | None = None) -> None:
         self._log, self._tls = log, tls
-        self._folder = Path(tempfile.mkdtemp(prefix="kedge-serve-"))
+        self._folder = Path(tempfile.mkdtemp(prefix="kedge-serve-", dir=socket_folder()))
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="serve")
         self._grpc = grpc.server(self._pool, options=_OPTIONS)
         self._inner = self._folder / "grpc.sock"

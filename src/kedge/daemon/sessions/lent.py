@@ -18,6 +18,7 @@ import grpc
 
 from kedge.daemon.sessions.receive import Outgoing, receive
 from kedge.daemon.sessions.registry import ClientSession
+from kedge.daemon.sessions.tunnel import socket_folder
 from kedge.daemon.wire import auth, filesync, secrets, sshforward, upload
 from kedge.model.credential import Credential
 from kedge.model.digest import digest_of
@@ -204,7 +205,7 @@ class _AgentBridge:
 
     def __init__(self, session: ClientSession, id: str) -> None:
         self._calls, self._id = session.calls(sshforward.services["SSH"]), id
-        self._folder = tempfile.TemporaryDirectory(prefix="kedge-agent-")
+        self._folder = tempfile.TemporaryDirectory(prefix="kedge-agent-", dir=socket_folder())
         self.path = Path(self._folder.name) / "agent.sock"
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(str(self.path))

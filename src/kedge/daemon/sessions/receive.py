@@ -26,6 +26,7 @@ from kedge.model.errors import InvalidInput, StoreError
 from kedge.model.value import dataclass
 
 MOST_FILES = 5_000_000
+MOST_TOLD = 2 << 30  # bytes of names, links and attributes, which are held in memory until all are told
 _TELL_EVERY = 0.1  # seconds
 _AT_ONCE = 64  # files asked for and not complete yet
 _LONGEST_PATH = 4096
@@ -139,6 +140,8 @@ class _Receiver:
             packet = self._next_stat()
             if packet is None:
                 return
+            if self._bytes > MOST_TOLD:
+                raise InvalidInput(f"the context has more than {MOST_TOLD >> 30} GiB of names and attributes")
             path, entry = self._checked(packet, number)
             self._entries[path] = entry
         raise InvalidInput(f"the context has more than {MOST_FILES} files")

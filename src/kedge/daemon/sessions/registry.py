@@ -5,7 +5,7 @@ Owns their lifetime and who may use which. Does not know what is asked through t
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 
 import grpc
 
@@ -17,6 +17,7 @@ from kedge.model.value import dataclass
 # As BuildKit's client names them in its metadata (session/session.go).
 ID, SHARED_KEY = "x-docker-expose-session-uuid", "x-docker-expose-session-sharedkey"
 _LONGEST_ID = 256
+MOST_OF_ONE = 250  # sessions of one client at once: each holds a thread of the service, and a build holds three more
 PATIENCE = 10.0  # seconds that a build waits for its session: the client opens both at the same time
 
 
@@ -83,25 +84,38 @@ class Sessions:
 
     def serve(
         self, metadata: Sequence[tuple[str, str | bytes]], peer: Peer, incoming: Iterator[bytes]
-    ) -> Iterator[bytes]:
-        """Be the other side of a session that a client opened, until it ends. Raises InvalidInput, Conflict at once."""
+    ) -> Generator[bytes, None, None]:
+        """Be the other side of a session that a client opened, until it ends. Raises InvalidInput, Conflict at once.
+
+        The session ends with the generator: close it, also when nothing of it was taken.
+        """
         id, shared_key = _one(metadata, ID), _one(metadata, SHARED_KEY)
         if not id or len(id) > _LONGEST_ID or not id.isprintable():
             raise InvalidInput("a session needs an id")
         with self._changed:
-            if id in self._open:
-                raise Conflict(f"a session {id[:40]} is open already")
+            self._require_room(id, peer)
         session = ClientSession(id, shared_key, peer, Tunnel())
         with self._changed:
-            if id in self._open:
+            try:
+                self._require_room(id, peer)
+            except Conflict:
                 session.close()
-                raise Conflict(f"a session {id[:40]} is open already")
+                raise
             self._open[id] = session
             self._changed.notify_all()
-        return self._pump(session, incoming)
+        pump = self._pump(session, incoming)
+        next(pump)  # closing a generator that never began would not end the session
+        return pump
 
-    def _pump(self, session: ClientSession, incoming: Iterator[bytes]) -> Iterator[bytes]:
+    def _require_room(self, id: str, peer: Peer) -> None:
+        if id in self._open:
+            raise Conflict(f"a session {id[:40]} is open already")
+        if sum(one.peer.realm == peer.realm for one in self._open.values()) >= MOST_OF_ONE:
+            raise Conflict(f"this client has {MOST_OF_ONE} sessions open already")
+
+    def _pump(self, session: ClientSession, incoming: Iterator[bytes]) -> Generator[bytes, None, None]:
         try:
+            yield b""
             yield from session._tunnel.pump(incoming)
         finally:
             with self._changed:

@@ -6,9 +6,10 @@ Owns the sending side. Does not know what is sent.
 import os
 import stat
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from queue import Queue, SimpleQueue
+from queue import Full, Queue
 from typing import Any
 
 import grpc
@@ -54,13 +55,11 @@ class ByteSink:
         return len(view)
 
     def _put(self, data: bytes | None) -> None:
-        import queue
-
         while not self._ended.is_set():
             try:
                 self._queue.put(data, timeout=1)
                 return
-            except queue.Full:
+            except Full:
                 continue
         if self._failure is not None:
             raise refused(self._failure)
@@ -96,18 +95,47 @@ class _File:
 
 def send_directory(channel: grpc.Channel, metadata: Metadata, directory: Path) -> None:
     """Send a directory's content; the client merges it into its own. Raises KedgeError."""
-    outgoing: SimpleQueue[Any] = SimpleQueue()
+    outgoing = _Outbox()
     call = channel.stream_stream(_METHOD, _to_bytes, fsutil.Packet.FromString)
-    answers = call(iter(outgoing.get, None), metadata=tuple(metadata))
+    answers = call(iter(outgoing), metadata=tuple(metadata))
+    outgoing.is_wanted = answers.is_active
     try:
         _converse(answers, outgoing, directory)
     except grpc.RpcError as error:
         raise refused(error) from None
     finally:
-        outgoing.put(None)
+        answers.cancel()
+        outgoing.abandon()
 
 
-def _converse(answers: Iterator[Any], outgoing: "SimpleQueue[Any]", directory: Path) -> None:
+class _Outbox:
+    """Packets on their way, at most so many at once: a client that takes them slowly must not fill our memory."""
+
+    def __init__(self) -> None:
+        self._queue: Queue[Any] = Queue(maxsize=16)
+        self.is_wanted: Callable[[], bool] = lambda: True
+
+    def put(self, packet: Any) -> None:
+        """Queue a packet (None: the end); waits for room. Raises Cancelled when nobody takes it any more."""
+        while True:
+            try:
+                self._queue.put(packet, timeout=1)
+                return
+            except Full:
+                if not self.is_wanted():
+                    raise Cancelled("the client went away") from None
+
+    def abandon(self) -> None:
+        """Let whoever waits for packets go."""
+        with suppress(Full):
+            self._queue.put_nowait(None)
+
+    def __iter__(self) -> Iterator[Any]:
+        while (packet := self._queue.get()) is not None:
+            yield packet
+
+
+def _converse(answers: Iterator[Any], outgoing: _Outbox, directory: Path) -> None:
     files: list[_File] = []
     first: dict[tuple[int, int], str] = {}  # by inode: what later names are hard links to
     for path, told in _walk(directory):
@@ -130,7 +158,7 @@ def _converse(answers: Iterator[Any], outgoing: "SimpleQueue[Any]", directory: P
             _send_file(outgoing, directory / files[packet.ID].path, packet.ID)
 
 
-def _send_file(outgoing: "SimpleQueue[Any]", path: Path, number: int) -> None:
+def _send_file(outgoing: _Outbox, path: Path, number: int) -> None:
     with open(path, "rb", buffering=0) as file:
         while data := file.read(_PIECE):
             outgoing.put(fsutil.Packet(type=fsutil.Packet.PACKET_DATA, ID=number, data=data))

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import grpc
 
+_LARGEST_ANSWER = 16 << 20  # bytes of one message of a client's, who is not trusted; as in BuildKit
 _OPTIONS = (
-    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_receive_message_length", _LARGEST_ANSWER),
     ("grpc.max_send_message_length", -1),
     ("grpc.enable_retries", 0),
     ("grpc.enable_http_proxy", 0),
@@ -24,13 +25,20 @@ _OPTIONS = (
 )
 _PATIENCE = 20.0  # seconds for our own channel to connect to our own socket
 PIECE = 1 << 16
+_LONGEST_FOLDER = 50  # bytes; a socket's whole path has 107 at most: unix(7)
+
+
+def socket_folder() -> str:
+    """Where private sockets may be made: the directory for temporary files, unless its name is too long."""
+    folder = tempfile.gettempdir()
+    return folder if len(os.fsencode(folder)) <= _LONGEST_FOLDER else "/tmp"
 
 
 class Tunnel:
     """The channel, and the end of the socket that the client's bytes go through."""
 
     def __init__(self) -> None:
-        with tempfile.TemporaryDirectory(prefix="kedge-session-") as folder:
+        with tempfile.TemporaryDirectory(prefix="kedge-session-", dir=socket_folder()) as folder:
             path = Path(folder) / "socket"
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
                 listener.bind(str(path))
