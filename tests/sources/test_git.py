@@ -1,10 +1,13 @@
 """Commits by git: refs, pins, subdirectories, submodules, and repositories that mean harm. Real git, over file://."""
 
 import contextlib
+import functools
+import http.server
 import os
 import shutil
 import socket
 import subprocess
+import threading
 import time
 
 import pytest
@@ -158,6 +161,25 @@ def test_submodules_come_along_unless_told_otherwise(store, repository, tmp_path
     assert "sub/deep" in files(bring(store, repository, "main")[0])
     assert "sub/deep" not in files(bring(store, repository, "main", skipsubmodules="true")[0])
     assert not any(name.endswith(".git") for name in files(bring(store, repository, "main")[0]))
+
+
+def test_submodules_come_from_servers_that_only_serve_files(store, repository, tmp_path):
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=tmp_path))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    top = f"http://127.0.0.1:{server.server_port}"
+    inner = Repository(tmp_path / "inner")
+    inner.commit(deep="d")
+    inner.git("update-server-info")
+    repository.git("submodule", "add", "-q", f"{top}/inner/.git", "sub")
+    repository.commit()
+    repository.git("update-server-info")
+    assert "sub/deep" in files(bring(store, f"{top}/repo/.git", "main")[0])
+    server.shutdown()
+    server.server_close()
 
 
 @pytest.fixture

@@ -176,7 +176,7 @@ class GitSource:
             if ref.startswith("refs/heads/"):
                 git.run("symbolic-ref", "HEAD", ref, bare=own)
             if wanted.submodules and (tree / ".gitmodules").is_file():
-                git.run("submodule", "-q", "update", "--init", "--recursive", "--depth=1", bare=own, tree=tree)
+                _bring_submodules(git, own, tree)
             if wanted.commit_times:
                 _set_times(tree, int(git.run("show", "-s", "--format=%ct", commit, bare=own).split()[-1]))
             if keep:
@@ -306,6 +306,15 @@ def _checked(commit: str, wanted: _Wanted) -> str:
     if not _COMMIT.fullmatch(commit):
         raise SourceError(f"{_shown(wanted.remote)} answered with something that is no commit")
     return commit
+
+
+def _bring_submodules(git: Git, own: Path, tree: Path) -> None:
+    """Each with its one commit where its server can do that: one that only serves files cannot."""
+    words = ("submodule", "-q", "update", "--init", "--recursive")
+    try:
+        git.run(*words, "--depth=1", bare=own, tree=tree)
+    except SourceError:
+        git.run(*words, bare=own, tree=tree)
 
 
 def _shown(remote: str) -> str:
