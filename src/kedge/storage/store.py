@@ -5,6 +5,7 @@
     layers/<id>/        one immutable directory for each layer, in overlayfs form
     cache-mounts/<hash>/<n>/   directories of RUN --mount=type=cache; lent-<hash> of what clients lend
     logs/               full step logs
+    containers/<id>/    what a container wrote, what it is, and which image it stands on (kedge.sandbox.container)
     ingest/ drafts/     on the way in; what dead processes left there is removed
     trash/              on the way out
     leases/ locks       who is alive; who may do what

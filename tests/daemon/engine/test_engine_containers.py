@@ -111,6 +111,7 @@ def test_a_life_from_create_to_remove(docker: Docker) -> None:
     state = json.loads(docker("inspect", "lived"))[0]
     assert (state["State"]["Status"], state["State"]["ExitCode"], state["Name"]) == ("exited", 4, "/lived")
     assert state["Config"]["Cmd"] == ["sh", "-c", "echo once; exit 4"]
+    assert state["HostConfig"]["LogConfig"]["Type"] == "json-file"  # the SDK reads logs of no other kind
     docker("start", "lived")
     docker("wait", "lived")
     assert docker("logs", "lived") == "once\nonce\n"

@@ -105,6 +105,7 @@ ROUTES = [
     Route("DELETE", "/networks/{id}", unsupported("networks of one's own are")),
     Route("POST", "/volumes/create", unsupported("volumes are")),
     Route("DELETE", "/volumes/{id}", networks.inspect_volume),
+    Route("POST", "/swarm/{action}", unsupported("swarms are")),
     Route("GET", "/plugins", lambda call: call.exchange.json(200, [])),
     *(Route("GET", f"/{name}", _no_swarm) for name in ("swarm", "nodes", "services", "tasks", "secrets", "configs")),
 ]

@@ -5,7 +5,7 @@ Owns the joint between `daemon.engine` and `daemon.service`, so that neither nee
 
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -28,7 +28,9 @@ class ServiceBridge:
     def __init__(self, service: "Service") -> None:
         self._service = service
 
-    def session(self, metadata: Sequence[tuple[str, str]], peer: Peer, incoming: Iterator[bytes]) -> Iterator[bytes]:
+    def session(
+        self, metadata: Sequence[tuple[str, str]], peer: Peer, incoming: Iterator[bytes]
+    ) -> Generator[bytes, None, None]:
         return self._service.sessions.serve(metadata, registry.Peer(peer.uid, peer.pid), incoming)
 
     def solve(

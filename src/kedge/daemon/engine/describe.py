@@ -195,7 +195,10 @@ def _host_config(asked: Described) -> dict[str, Any]:
         "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
     }
     defaults |= {"NetworkMode": "default", "PortBindings": {}, "LogConfig": {"Type": "json-file", "Config": {}}}
-    return defaults | {key: value for key, value in host.items() if value is not None}
+    given = {key: value for key, value in host.items() if value is not None}
+    if not asked.body.object("HostConfig").object("LogConfig").text("Type"):
+        given.pop("LogConfig", None)  # "": the service's default, which clients want to know
+    return defaults | given
 
 
 def _mount_points(request: ContainerRequest) -> list[dict[str, Any]]:

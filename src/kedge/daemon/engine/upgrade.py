@@ -5,8 +5,8 @@ Owns the handing over. What is spoken then is the business of `daemon.buildkit`.
 
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, suppress
 from typing import Protocol
 
 from kedge.daemon.engine.http import Peer
@@ -19,8 +19,12 @@ _PIECE = 1 << 16
 class BuildKit(Protocol):
     """BuildKit's side of the service. Blocking; any thread may call."""
 
-    def session(self, metadata: Sequence[tuple[str, str]], peer: Peer, incoming: Iterator[bytes]) -> Iterator[bytes]:
-        """Be the other side of a session that a client opened, until it ends. Raises InvalidInput, Conflict."""
+    def session(
+        self, metadata: Sequence[tuple[str, str]], peer: Peer, incoming: Iterator[bytes]
+    ) -> Generator[bytes, None, None]:
+        """Be the other side of a session that a client opened, until it or the generator ends. Raises InvalidInput,
+        Conflict.
+        """
         ...
 
     def solve(
@@ -51,12 +55,14 @@ def session(call: Call) -> None:
             while data := exchange.connection.recv(_PIECE):
                 yield data
 
-    outgoing = buildkit.session(metadata, exchange.peer, incoming())
-    connection = exchange.hijack("")
-    joined.set()
-    with suppress(OSError):
-        for data in outgoing:
-            connection.sendall(data)
+    with closing(buildkit.session(metadata, exchange.peer, incoming())) as outgoing:
+        try:
+            connection = exchange.hijack("")
+        finally:
+            joined.set()
+        with suppress(OSError):
+            for data in outgoing:
+                connection.sendall(data)
 
 
 def grpc(call: Call) -> None:
