@@ -24,6 +24,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("names", nargs="*", help=f"which workloads: {', '.join(WORKLOADS)} (default: all)")
     parser.add_argument("--times", type=int, default=3, help="how often each is measured (default: 3)")
+    parser.add_argument("--without", action="append", default=[], metavar="PEER", help="leave a peer out")
     options = parser.parse_args()
     unknown = [name for name in options.names if name not in WORKLOADS]
     if unknown:
@@ -37,8 +38,9 @@ def main() -> int:
         tempfile.TemporaryDirectory(prefix="kedge-bench-", ignore_cleanup_errors=True) as folder,
         served(names) as registry,
         slow_line(registry.address, _LINE) as slow,
-        all_peers(Path(folder)) as peers,
+        all_peers(Path(folder)) as found,
     ):
+        peers = [peer for peer in found if peer.name not in options.without]
         images = {name: f"{registry.address}/library/{name}" for name in names}
         images |= {f"SLOW {GO}": f"{slow}/library/{GO}", "REGISTRY": registry.address}
         print(f"beside each other: {', '.join(f'{peer.name} {peer.version}' for peer in peers)}")

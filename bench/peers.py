@@ -15,6 +15,8 @@ from typing import Literal, Protocol
 
 from bench.usage import Usage, run
 
+# ext4 without a journal looks long for an inode that was not freed just now, whoever freed the others
+_SETTLE = 6
 Compression = Literal["gzip", "zstd"]
 
 
@@ -111,6 +113,7 @@ class BuildKit:
 
     def forget(self) -> None:
         run([*self._buildctl, "prune", "--all"])
+        time.sleep(_SETTLE)
 
 
 class Buildah:
@@ -146,6 +149,7 @@ class Buildah:
 
     def forget(self) -> None:
         run(["buildah", *self._storage, "rmi", "--all", "--force"])
+        time.sleep(_SETTLE)
 
 
 def _sum(first: Usage, second: Usage) -> Usage:
