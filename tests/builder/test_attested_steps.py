@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from kedge.builder.attestations import _material
+from kedge.builder.attestations import _context, _material
 from kedge.builder.attested_steps import layers_of, steps_of
 from kedge.exporters.provenance import Material
 from kedge.model.digest import digest_of
@@ -58,3 +58,8 @@ def test_a_repository_is_told_with_its_ref_and_without_credentials() -> None:
 def test_a_layout_is_told_by_the_name_of_its_context() -> None:
     found = told("oci-layout://store@sha256:12", ("image", "store@sha256:12@sha256:12"))
     assert found == Material("pkg:oci/base?digest=sha256:12", "sha256:12")
+
+
+def test_a_remote_context_is_a_material() -> None:
+    assert _context("http://u:p@h/.git#v1:src", "abc") == Material("http://xxxxx:xxxxx@h/.git#v1", "abc")
+    assert _context("", "") is None

@@ -124,9 +124,9 @@ def facts_of(parts: Parts, target: Target, image: Assembled | None) -> BuildFact
     remote, digest = parts.remote_context or ("", "")
     definition = parts.definition
     name = definition.name if definition else "Dockerfile"
-    names = sorted(op.identifier.partition("://")[2] for _, op in sources if op.scheme == "local")
-    if definition and not remote:
-        names.append("dockerfile")
+    names = {op.identifier.partition("://")[2] for _, op in sources if op.scheme == "local"}
+    if definition and not remote:  # the context is at least looked at for its ignore file
+        names |= {"dockerfile", *(["context"] if request.context is not None else [])}
     return BuildFacts(
         builder_platform=parts.host,
         path=name,
@@ -135,9 +135,9 @@ def facts_of(parts: Parts, target: Target, image: Assembled | None) -> BuildFact
         labels=request.labels,
         secrets=tuple((use.id, not use.required) for use in target.secrets),
         ssh=tuple((use.id, not use.required) for use in target.ssh),
-        locals=tuple(dict.fromkeys(name for name in names if not (remote and name == "context"))),
+        locals=tuple(sorted(name for name in names if not (remote and name == "context"))),
         contexts=request.named_contexts,
-        materials=tuple(filter(None, (_material(parts, vertex) for vertex, _ in sources))),
+        materials=tuple(filter(None, (*(_material(parts, vertex) for vertex, _ in sources), _context(remote, digest)))),
         config_uri=remote,
         config_digest=digest,
         hermetic=all(op.network == "none" for op in (vertex.op for vertex in vertices) if isinstance(op, Exec)),
@@ -169,6 +169,13 @@ def _material(parts: Parts, vertex: Vertex) -> Material | None:
     if text := labels.get("URL"):
         return Material(without_credentials(text), labels.get("content", ""))
     return None
+
+
+def _context(remote: str, digest: str) -> Material | None:
+    """The remote context itself, whole: of a repository the folder that was the context is not part of the name."""
+    where, _, fragment = without_credentials(remote).partition("#")
+    ref = fragment.partition(":")[0]
+    return Material(f"{where}#{ref}" if ref else where, digest) if remote and digest else None
 
 
 def _layout_url(parts: Parts, op: Source, digest: str) -> str:
