@@ -14,7 +14,7 @@ import pytest
 
 if importlib.util.find_spec("grpc") is None:
     print("tests/daemon: grpcio is not installed (pip install 'kedge[serve]'): left out")
-    collect_ignore = ["test_control.py", "test_definition.py", "test_buildkitd.py"]
+    collect_ignore = ["test_control.py", "test_sessions.py", "test_definition.py", "test_buildkitd.py"]
 else:
     from tests.daemon.client import Client
 

@@ -1,0 +1,87 @@
+"""What a client's session may cost the service, and when it is over."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from kedge.daemon.sessions import receive, registry
+from kedge.daemon.sessions.registry import Peer, Sessions
+from kedge.daemon.sessions.tunnel import Tunnel, socket_pieces
+from kedge.daemon.wire import fsutil, fsutil_stat, secrets
+from kedge.daemon.wire.calls import Calls, handler
+from kedge.model.errors import Conflict, InvalidInput, NotFound
+
+
+def metadata(id: str) -> list[tuple[str, str]]:
+    return [(registry.ID, id)]
+
+
+def test_a_session_ends_when_nobody_takes_it_up() -> None:
+    sessions, peer = Sessions(), Peer(uid=1000)
+    sessions.serve(metadata("one"), peer, iter(())).close()
+    with pytest.raises(NotFound):
+        sessions.get("one", peer, patience=0)
+    sessions.serve(metadata("one"), peer, iter(())).close()
+
+
+def test_one_client_cannot_take_all_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "MOST_OF_ONE", 2)
+    sessions, never = Sessions(), threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        never.wait()
+        yield from ()
+
+    held = [sessions.serve(metadata(id), Peer(uid=1000), nothing()) for id in ("a", "b")]
+    with pytest.raises(Conflict, match="2 sessions"):
+        sessions.serve(metadata("c"), Peer(uid=1000), nothing())
+    held.append(sessions.serve(metadata("c"), Peer(uid=1001), nothing()))
+    held.pop(0).close()
+    held.append(sessions.serve(metadata("d"), Peer(uid=1000), nothing()))
+    for one in held:
+        one.close()
+    never.set()
+
+
+def test_a_message_of_any_size_is_not_taken_from_a_client(tmp_path: Path) -> None:
+    class Secrets:
+        def GetSecret(self, request: Any, context: Any) -> Any:
+            return secrets.GetSecretResponse(data=bytes(20 << 20))
+
+    server = grpc.server(ThreadPoolExecutor(2), options=[("grpc.max_send_message_length", -1)])
+    server.add_generic_rpc_handlers((handler(secrets.services["Secrets"], Secrets()),))
+    server.add_insecure_port(f"unix:{tmp_path}/s")
+    server.start()
+    tunnel = Tunnel()
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(f"{tmp_path}/s")
+
+        def carry() -> None:
+            for data in tunnel.pump(socket_pieces(client)):
+                client.sendall(data)
+
+        threading.Thread(target=carry, daemon=True).start()
+        with pytest.raises(grpc.RpcError) as caught:
+            Calls(tunnel.channel, secrets.services["Secrets"]).unary("GetSecret", secrets.GetSecretRequest(ID="x"))
+        assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        tunnel.close()
+        server.stop(0)
+
+
+def test_names_of_a_context_do_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receive, "MOST_TOLD", 10_000)
+
+    def packets() -> Iterator[Any]:
+        for number in range(1000):
+            told = fsutil_stat.Stat(path=f"{number:04}", mode=0o644, xattrs={"user.x": bytes(100)})
+            yield fsutil.Packet(type=fsutil.Packet.PACKET_STAT, stat=told)
+        yield fsutil.Packet(type=fsutil.Packet.PACKET_STAT)
+
+    with pytest.raises(InvalidInput, match="names"):
+        receive.receive(packets(), receive.Outgoing(), tmp_path, lambda current, done: None)
