@@ -13,7 +13,6 @@ import json
 import os
 import re
 import secrets
-import shutil
 import threading
 import time
 from contextlib import suppress
@@ -75,10 +74,10 @@ class Containers:
                 directory.mkdir(parents=True, exist_ok=True)
             name = self._take_name(name, identifier)
         except OSError as error:
-            shutil.rmtree(home, ignore_errors=True)
+            _delete(home)
             raise StoreError(f"cannot create a container in {self._root}: {error.strerror}") from None
         except Conflict:
-            shutil.rmtree(home, ignore_errors=True)
+            _delete(home)
             raise
         record = ContainerRecord(identifier, name, image, image_id, command, time.time(), auto_remove=auto_remove)
         container = Container(home, record)
@@ -255,6 +254,8 @@ def _is_locked(home: Path) -> bool:
 
 def _delete(home: Path) -> None:
     """Delete a tree whatever the container did to its modes (overlayfs's own work directory has none)."""
+    import shutil  # slow to import
+
     (home / "record.json").unlink(missing_ok=True)
     try:
         for top, directories, _ in os.walk(home):

@@ -170,3 +170,28 @@ def test_a_build_of_version_two_takes_its_context_from_the_session(mirror: Path,
         assert "[1/1] COPY a /b" in names
         ids = [m["aux"]["ID"] for m in messages if m.get("id") == "moby.image.id"]
         assert own.kedge("images", "--no-trunc", "-q").split() == ids
+
+
+def test_a_dockerfile_of_the_services_machine_is_out_of_reach(service: Service, tmp_path: Path) -> None:
+    """`dockerfile` is a path in the context, whatever it says and whatever links the context holds."""
+    import io
+    import tarfile
+
+    from tests.daemon.engine.test_engine_http import Local
+
+    (tmp_path / "secret").write_text("FROM scratch\nLABEL of=the-host\n")
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        link = tarfile.TarInfo("link")
+        link.type, link.linkname = tarfile.SYMTYPE, str(tmp_path / "secret")
+        tar.addfile(link)
+    for name in (str(tmp_path / "secret"), f"../../../../../..{tmp_path}/secret", "link"):
+        connection = Local(service.socket)
+        connection.request(
+            "POST", f"/build?dockerfile={name}", archive.getvalue(), {"Content-Type": "application/x-tar"}
+        )
+        response = connection.getresponse()
+        answer = response.read().decode()
+        connection.close()
+        assert response.status == 404, answer
+        assert "the-host" not in answer
