@@ -157,7 +157,7 @@ def _from_remote(parts: Parts, text: str) -> tuple[Path | None, bytes | None]:
 
             git, source = GitSource(parts.store, parts.session), reference.source()
             pin = git.pin(source, None, work)
-            parts.remote_context = (text, f"sha1:{dict(pin.labels).get('commit', '')}")
+            parts.remote_context = (text, dict(pin.labels).get("commit", ""))
             return layers.directory(_only(git.fetch(source, None, pin, work))), None
         from kedge.sources.http import HttpSource
 
