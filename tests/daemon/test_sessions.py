@@ -22,6 +22,10 @@ def metadata(id: str) -> list[tuple[str, str]]:
     return [(registry.ID, id)]
 
 
+# gRPC's own thread watches a new channel for a fifth of a second, and trips when that is closed meanwhile.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+
+
 def test_a_session_ends_when_nobody_takes_it_up() -> None:
     sessions, peer = Sessions(), Peer(uid=1000)
     sessions.serve(metadata("one"), peer, iter(())).close()

@@ -52,6 +52,7 @@ class Tunnel:
                 except OSError:
                     self.channel.close()
                     raise
+                self.channel.unsubscribe(_ignore)  # else a thread looks at the channel five times a second
         self._end.settimeout(None)
 
     def pump(self, incoming: Iterator[bytes]) -> Iterator[bytes]:
