@@ -1,12 +1,13 @@
 """The storeys of docs/architecture.md, enforced: a package imports only packages on lines below its own."""
 
 import ast
+import re
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "kedge"
 STOREYS = """
     cli
-    daemon web
+    daemon
     builder images containers
     operations exporters checks progress
     solver sources dockerfile
@@ -55,3 +56,14 @@ def test_no_file_is_over_700_lines() -> None:
         str(p.relative_to(PACKAGE)): n for p in PACKAGE.rglob("*.py") if (n := len(p.read_text().splitlines())) > 700
     }
     assert not long
+
+
+def test_the_document_shows_the_house_as_it_is() -> None:
+    text = (PACKAGE.parents[1] / "docs" / "architecture.md").read_text()
+    packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert packages == set(RANK)
+    assert packages == set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)), "the table of packages"
+    house = text[text.index("src/kedge/") :].partition("```")[0]
+    assert packages <= set(re.findall(r"\b(\w+)/ ", house)), "the house"
+    named = set(re.findall(r"`((?:\w+/)+\w+\.py)`", text)) - {"tests/test_architecture.py"}
+    assert not [name for name in sorted(named) if not (PACKAGE / name).is_file()]
