@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from kedge.builder.attested_steps import layers_of, steps_of
 from kedge.builder.parts import Parts
+from kedge.builder.request import BuildRequest
 from kedge.builder.steps import step
 from kedge.dockerfile import LANGUAGE
 from kedge.dockerfile.target import Target
@@ -149,6 +150,28 @@ def facts_of(parts: Parts, target: Target, image: Assembled | None) -> BuildFact
         layers=layers_of(target.edge, steps.ids, image.manifest.layers) if target.edge and steps and image else (),
         version=__version__,
         language=LANGUAGE if definition else "",
+        told_args=request.told_args,
+        inputs=_inputs(parts, request),
+        root=replace(_asked(parts, request.root), frontend="") if request.root else None,
+    )
+
+
+def _inputs(parts: Parts, request: BuildRequest) -> tuple[tuple[str, BuildFacts], ...]:
+    """The requests whose results were given as inputs."""
+    return tuple((one.name, _asked(parts, one.made_by)) for one in request.inputs if one.made_by)
+
+
+def _asked(parts: Parts, request: BuildRequest) -> BuildFacts:
+    """What is told of another request than the build's own."""
+    return BuildFacts(
+        builder_platform=parts.host,
+        path=request.dockerfile,
+        target=request.target,
+        build_args=request.build_args,
+        labels=request.labels,
+        contexts=request.named_contexts,
+        told_args=request.told_args,
+        inputs=_inputs(parts, request),
     )
 
 

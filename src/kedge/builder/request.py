@@ -49,12 +49,14 @@ class Lent:
 class Input:
     """A graph that a named context `input:NAME` stands for; `context` and `dockerfile` replace what these names mean.
 
-    `edge` None is an empty root file system; `config` the image's, where it is one.
+    `edge` None is an empty root file system; `config` the image's, where it is one. `made_by` is the request whose
+    result the graph is, if that is known: provenance tells it.
     """
 
     name: str
     edge: Edge | None = None
     config: ImageConfig | None = None
+    made_by: "BuildRequest | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,8 @@ class BuildRequest:
     cache_to: tuple[CacheSpec, ...] = ()
     cache_mount_from: tuple[CacheSpec, ...] = ()  # each with the `id` of a cache mount
     cache_mount_to: tuple[CacheSpec, ...] = ()
+    told_args: Pairs = ()  # attributes as a remote client gave them, which only provenance tells
+    root: "BuildRequest | None" = None  # what a remote client asked that then asked for this
     vcs: Pairs = ()  # what a remote client says of its repository: source, revision
     attestations: Pairs = ()  # kind ("provenance", "sbom") -> its attributes as written
     entitlements: tuple[str, ...] = ()  # network.host, security.insecure, device[=NAME]

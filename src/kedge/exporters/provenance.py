@@ -71,6 +71,10 @@ class BuildFacts:
     step_locations: Mapping[str, Any] = field(default_factory=dict)
     version: str = ""
     language: str = ""  # the version of the Dockerfile language
+    told_args: tuple[tuple[str, str], ...] = ()  # told as they are, but for credentials
+    inputs: "tuple[tuple[str, BuildFacts], ...]" = ()  # name -> what asked for the graph that was given
+    root: "BuildFacts | None" = None  # what a client asked that then asked for this
+    frontend: str = "dockerfile.v0"
 
 
 def provenance(
@@ -162,10 +166,16 @@ def _request(facts: BuildFacts, full: bool, show_args: bool) -> dict[str, Any]:
     args = {f"build-arg:{name}": value if show_args else REDACTED for name, value in facts.build_args}
     args |= {f"label:{name}": value for name, value in facts.labels}
     args |= {f"context:{name}": without_credentials(value) for name, value in facts.contexts}
+    args |= {name: without_credentials(value) for name, value in facts.told_args}
     if facts.target:
         args["target"] = facts.target
-    out: dict[str, Any] = {"frontend": "dockerfile.v0", "args": dict(sorted(args.items()))}
+    out: dict[str, Any] = {"frontend": facts.frontend} if facts.frontend else {}
+    out["args"] = dict(sorted(args.items()))
     out["locals"] = [{"name": name} for name in facts.locals]
+    if facts.inputs:
+        out["inputs"] = {name: {"request": _request(one, full, show_args)} for name, one in facts.inputs}
+    if facts.root:
+        out["root"] = {"request": _request(facts.root, full, show_args)}
     if full:
         out["secrets"] = [_use(*use) for use in facts.secrets]
         out["ssh"] = [_use(*use) for use in facts.ssh]

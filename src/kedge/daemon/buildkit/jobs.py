@@ -20,6 +20,7 @@ from kedge.daemon.buildkit.caches import LentCaches
 from kedge.daemon.buildkit.config import ServiceConfig
 from kedge.daemon.buildkit.definition import decode_edge
 from kedge.daemon.buildkit.errors import NotGranted, Refused, UnknownRef
+from kedge.daemon.buildkit.makers import Makers
 from kedge.daemon.buildkit.policy import read_policies
 from kedge.daemon.buildkit.progress import EventLog
 from kedge.daemon.sessions.layouts import LentLayouts
@@ -82,6 +83,7 @@ class Job:
         self.created = time.time()
         self.log = EventLog()
         self.results: dict[str, Outcome] = {}  # what the client knows by an id
+        self.makers = Makers()  # the service's, once the build is known to it
         self.granted = self._grant(request.Entitlements)
         self.cache_to = tuple(cache_spec(one.Type, one.Attrs) for one in request.Cache.Exports)
         self.cache_from = tuple(cache_spec(one.Type, one.Attrs) for one in request.Cache.Imports)
@@ -221,6 +223,7 @@ class Jobs:
         self._config, self._sessions = config, sessions
         self._jobs: OrderedDict[str, Job] = OrderedDict()
         self._running: set[str] = set()
+        self._makers = Makers()
         self._changed = threading.Condition()
         self._closed = False
 
@@ -245,6 +248,7 @@ class Jobs:
         except BaseException:
             self._end(ref)
             raise
+        job.makers = self._makers
         with self._changed:
             self._jobs[ref] = job
             self._jobs.move_to_end(ref)

@@ -76,7 +76,8 @@ def solve_frontend(
     frontend = read_attributes(attrs)
     if frontend.describe:
         return Result({"": None}, describe())
-    request = replace(frontend.request, inputs=_read_inputs(job, attrs, inputs))
+    told = tuple(sorted((key, value) for key, value in attrs.items() if key.startswith("input-metadata:")))
+    request = replace(frontend.request, inputs=_read_inputs(job, attrs, inputs), told_args=told, root=_root(job))
     job.lent.session_of |= frontend.sessions
     request = _with_inputs(job, request)
     request = replace(
@@ -88,6 +89,8 @@ def solve_frontend(
         request = replace(request, context=job.lent.upload(frontend.upload))
     parts = job.parts(request, policies)
     solved = course.solve(parts)
+    for edge in (target.edge for target in solved.targets if target.edge):
+        job.makers.note(job.peer, edge, request)
     return _answer(request, solved) if request.call != "build" else _result(Origin(parts, solved))
 
 
@@ -122,8 +125,18 @@ def _read_inputs(job: Job, attrs: Mapping[str, str], inputs: Mapping[str, Any]) 
             raise InvalidInput("invalid nil input definition to definition op")
         decoded = decode(definition)
         job.log.names |= decoded.names
-        found.append(Input(name, decoded.edge, _input_config(attrs.get(f"input-metadata:{name}", ""))))
+        config = _input_config(attrs.get(f"input-metadata:{name}", ""))
+        found.append(Input(name, decoded.edge, config, job.makers.find(job.peer, decoded.edge)))
     return tuple(found)
+
+
+def _root(job: Job) -> BuildRequest | None:
+    """What the client asked that drives this build by itself."""
+    if job.request.Frontend or not (job.request.FrontendAttrs or job.request.FrontendInputs):
+        return None
+    attrs = dict(job.request.FrontendAttrs)
+    inputs = _read_inputs(job, attrs, dict(job.request.FrontendInputs))
+    return BuildRequest(context=None, told_args=tuple(sorted(attrs.items())), inputs=inputs)
 
 
 def _input_config(text: str) -> ImageConfig | None:
