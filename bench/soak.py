@@ -2,7 +2,7 @@
 
     python3 -m bench.soak [--clients 8] [--minutes 3]
 
-Starts `kedge serve` on a store of its own and lets `buildctl` (KEDGE_BUILDCTL, or found on PATH) build as many different
+Starts `kedge serve` on a store of its own and lets `buildctl` (KEDGE_BUILDCTL, or on PATH) build as many different
 Dockerfiles as it can. After each minute it prints builds, failures, and the service's resident memory, open files and
 threads. Ends with 1 when a build failed.
 """
