@@ -64,7 +64,7 @@ def running(folder: Path, config: Path, *words: str) -> Iterator[Service]:
         )
     service = Service(folder / "store", path, environment, process, log)
     try:
-        for _ in range(200):
+        for _ in range(1200):
             if b"serving" in log.read_bytes() or process.poll() is not None:
                 break
             time.sleep(0.05)
@@ -72,7 +72,7 @@ def running(folder: Path, config: Path, *words: str) -> Iterator[Service]:
         yield service
     finally:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(40) == 0, log.read_text()[-3000:]
+        assert process.wait(90) == 0, log.read_text()[-3000:]
     assert "Traceback" not in log.read_text(), log.read_text()[-3000:]
 
 

@@ -122,7 +122,7 @@ def test_a_client_that_goes_away_cancels_its_build(docker: Docker, tmp_path: Pat
     assert any(b"begun" in line for line in iter(process.stdout.readline, b""))
     process.kill()
     process.communicate()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while _sleeps("4242"):
         assert time.monotonic() < deadline, "the step still runs"
         time.sleep(0.1)

@@ -177,7 +177,7 @@ def test_stop_kill_restart_and_signals(docker: Docker, up: str) -> None:
     started = time.monotonic()
     stubborn = docker("run", "-d", "busybox", "sleep", "1000").strip()
     docker("stop", "-t", "1", stubborn)
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 60
     docker("rm", stubborn)
 
 
@@ -277,7 +277,7 @@ class Terminal:
         if self.pid == 0:
             os.execvpe(words[0], words, environment)
 
-    def expect(self, text: bytes, seconds: float = 20) -> None:
+    def expect(self, text: bytes, seconds: float = 90) -> None:
         end = time.monotonic() + seconds
         while text not in self.output:
             assert select.select([self.master], [], [], max(0, end - time.monotonic()))[0], (text, self.output)
@@ -303,7 +303,8 @@ def test_a_terminal_of_ones_own(docker: Docker) -> None:
     terminal.expect(b"# ")
     terminal.send(b"tty; stty size\r")
     terminal.expect(b"/dev/pts/0")
-    terminal.send(b"sleep 100\r")
+    terminal.send(b"echo go; sleep 100\r")
+    terminal.expect(b"go\r\n")
     time.sleep(0.5)
     terminal.send(b"\x03")
     terminal.send(b"echo after-$?; exit 5\r")
@@ -362,12 +363,12 @@ def test_the_command_lines_containers_are_seen(docker: Docker) -> None:
         env=docker.service.environment, stdout=subprocess.PIPE,
     )  # fmt: skip
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while "clis" not in docker("ps", "--format", "{{.Names}}"):
             assert time.monotonic() < deadline
             time.sleep(0.1)
         docker("stop", "clis")
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
         assert "clis" not in docker("ps", "-a")
     finally:
         process.kill()

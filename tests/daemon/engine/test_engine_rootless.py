@@ -56,7 +56,7 @@ def test_an_ordinary_user_runs_enters_and_copies(mirror: Path) -> None:
     service = subprocess.Popen([*prefix, "env", pythons[0], "-m", "kedge", "serve"], env=environment,
                                stderr=subprocess.PIPE, text=True)  # fmt: skip
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 90
         while not (home / "kedge.sock").exists():
             if service.poll() is not None:
                 pytest.skip(f"no user namespaces here: {service.stderr and service.stderr.read()}")
@@ -65,7 +65,7 @@ def test_an_ordinary_user_runs_enters_and_copies(mirror: Path) -> None:
 
         def docker(*words: str, stdin: bytes = b"") -> str:
             done = subprocess.run([*prefix, "docker", *words], env=environment, input=stdin, capture_output=True,
-                                  timeout=60, check=False)  # fmt: skip
+                                  timeout=120, check=False)  # fmt: skip
             assert done.returncode == 0, (words, done.stderr)
             return done.stdout.decode()
 
@@ -82,7 +82,7 @@ def test_an_ordinary_user_runs_enters_and_copies(mirror: Path) -> None:
         assert docker("run", "--rm", "own") == "built\n"
     finally:
         service.send_signal(signal.SIGTERM)
-        assert service.wait(30) in (0, 1)
+        assert service.wait(60) in (0, 1)
         if service.stderr:
             service.stderr.close()
         subprocess.run(["rm", "-rf", str(home)], check=False)

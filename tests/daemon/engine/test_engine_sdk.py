@@ -20,7 +20,7 @@ docker = pytest.importorskip("docker", reason="Docker's Python SDK is not instal
 
 @pytest.fixture
 def client(service: Service) -> Iterator[Any]:
-    client = docker.DockerClient(base_url=service.url, version="auto", timeout=60)
+    client = docker.DockerClient(base_url=service.url, version="auto", timeout=120)
     yield client
     client.close()
 
