@@ -77,3 +77,13 @@ def test_the_older_form_says_the_same() -> None:
     assert old["buildConfig"] == new["buildDefinition"]["internalParameters"]["buildConfig"]
     assert old["metadata"]["buildStartedOn"] == "2026-01-01T00:00:00Z"
     assert "path" in new["buildDefinition"]["externalParameters"]["configSource"]
+
+
+def test_requests_of_inputs_are_told_with_their_arguments_with_max_only() -> None:
+    made = BuildFacts(HOST, "Dockerfile", target="base", build_args=(("A", "value"),), labels=(("l", "1"),))
+    facts = BuildFacts(HOST, "Dockerfile", inputs=(("baseinput", made),))
+    for full in (True, False):
+        value = provenance(facts, full=full, show_args=full)
+        told = value["buildDefinition"]["externalParameters"]["request"]["inputs"]["baseinput"]["request"]["args"]
+        assert told == ({"build-arg:A": "value", "label:l": "1"} if full else {}) | {"target": "base"}
+        assert value["runDetails"]["metadata"]["buildkit_completeness"]["request"] is full

@@ -15,7 +15,7 @@ from kedge.model.errors import InvalidReference
 from kedge.model.image import Descriptor
 from kedge.model.platform import Platform
 from kedge.model.reference import parse_reference
-from kedge.model.value import dataclass, field
+from kedge.model.value import dataclass, field, replace
 
 PREDICATE: Final = "https://slsa.dev/provenance/v1"
 # The build type names how parameters are to be read; ours are BuildKit's, so that its readers understand them.
@@ -173,13 +173,27 @@ def _request(facts: BuildFacts, full: bool, show_args: bool) -> dict[str, Any]:
     out["args"] = dict(sorted(args.items()))
     out["locals"] = [{"name": name} for name in facts.locals]
     if facts.inputs:
-        out["inputs"] = {name: {"request": _request(one, full, show_args)} for name, one in facts.inputs}
+        shown = [(name, one if full else _without_arguments(one)) for name, one in facts.inputs]
+        out["inputs"] = {name: {"request": _request(one, full, show_args)} for name, one in shown}
     if facts.root:
         out["root"] = {"request": _request(facts.root, full, show_args)}
     if full:
         out["secrets"] = [_use(*use) for use in facts.secrets]
         out["ssh"] = [_use(*use) for use in facts.ssh]
     return out
+
+
+def _without_arguments(facts: BuildFacts) -> BuildFacts:
+    """What mode=min tells of another request: whose it was, not what it was given."""
+    return replace(facts, build_args=(), labels=())
+
+
+def _is_whole(facts: BuildFacts, full: bool, show_args: bool) -> bool:
+    """Is all told that the request and those of its inputs were given?"""
+    inputs = [one for _, one in facts.inputs]
+    if not full and any(one.build_args or one.labels for one in inputs):
+        return False
+    return (show_args or not facts.build_args) and all(_is_whole(one, full, show_args) for one in inputs)
 
 
 def _use(id: str, optional: bool) -> dict[str, Any]:
@@ -191,7 +205,7 @@ def _metadata(facts: BuildFacts, full: bool, reproducible: bool, show_args: bool
     remote = bool(facts.config_digest) and not facts.locals
     return {key: value for key, value in times.items() if value} | {
         "buildkit_hermetic": facts.hermetic,
-        "buildkit_completeness": {"request": show_args or not facts.build_args, "resolvedDependencies": remote},
+        "buildkit_completeness": {"request": _is_whole(facts, full, show_args), "resolvedDependencies": remote},
         "buildkit_reproducible": reproducible,
     }
 
