@@ -313,6 +313,34 @@ def test_the_users_configuration_is_not_read(store, repository, monkeypatch, tmp
     assert not mark.exists()
 
 
+def test_a_password_in_a_url_is_used_but_stands_on_no_command_line(store, repository, monkeypatch):
+    asked, commands = [], []
+    repository.commit(a="1")
+    repository.git("update-server-info")
+
+    class Guarded(http.server.SimpleHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.headers["Authorization"])
+            if asked[-1] == "basic bWU6cEBzcw==":
+                return super().do_GET()
+            self.send_response(403)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    popen = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda words, **how: commands.append(words) or popen(words, **how))
+    handler = functools.partial(Guarded, directory=str(repository.path / ".git"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        directory, _ = bring(store, f"http://me:p%40ss@127.0.0.1:{server.server_port}/")
+        server.shutdown()
+    assert files(directory) == ["a"]
+    assert asked
+    assert not [words for words in commands if any("p%40ss" in word or "p@ss" in word for word in words)]
+
+
 def test_credentials_are_never_shown(store):
     with pytest.raises(SourceError) as raised:
         bring(store, "http://user:hunter2@127.0.0.1:1/x.git", also=())

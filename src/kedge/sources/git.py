@@ -2,12 +2,12 @@
 
 Owns refs, pins and checkouts. Does not know what the files are for. The leash:
 
-    transports      https, http, ssh and git only; file and ext never, unless a test says so; no redirect to another
-    scheme configuration   none of the system's, the user's or the repository's: hooks, filters, fsmonitor, pagers and
-    aliases are off names           a ref or URL that looks like an option, or is no ref, is refused before git sees it
-    submodules      same transports, names and paths checked by git; relative to the remote
-    the checkout    has no .git unless asked for; a subdirectory is resolved inside the checkout, through directories
-    only
+- transports: https, http, ssh and git only; file and ext never, unless a test says so; no redirect to another scheme
+- configuration: none of the system's, the user's or the repository's: hooks, filters, fsmonitor and aliases are off
+- names: a ref or URL that looks like an option, or is no ref, is refused before git sees it
+- secrets: by the environment, never on a command line, which every process of this machine can read
+- submodules: same transports, names and paths checked by git; relative to the remote
+- the checkout: no .git unless asked for; a subdirectory is resolved inside the checkout, through directories only
 """
 
 import os
@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from kedge.model.digest import digest_of, hex_part
 from kedge.model.errors import IntegrityError, InvalidInput, NotFound, SourceError, Unsupported
@@ -55,6 +55,14 @@ class _Wanted:
     header_secret: str
     ssh: str
     known_hosts: str
+
+    @property
+    def address(self) -> str:
+        """The remote as a command line may have it: without user and password, which go into a header."""
+        parts = urlsplit(self.remote)
+        if parts.scheme not in ("http", "https"):
+            return self.remote
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _buildkit_name(commit: str, ref: str, wanted: _Wanted) -> str:
@@ -119,7 +127,7 @@ class GitSource:
             return wanted.checksum, ref or wanted.checksum
         with self._git(wanted, work) as git:
             names = [wanted.ref, wanted.ref + "^{}"] if wanted.ref else ["HEAD"]
-            listed = git.run("ls-remote", "--symref", "--", wanted.remote, *names)
+            listed = git.run("ls-remote", "--symref", "--", wanted.address, *names)
         refs: dict[str, str] = {}
         head = ""
         for line in listed.decode("utf-8", "replace").splitlines():
@@ -156,12 +164,12 @@ class GitSource:
         wishes = [commit] if ref == commit else [f"+{ref}:{ref}", commit]
         for wish in wishes:  # not every server gives a commit by its id; not every ref still is where it was
             for depth in (["--depth=1"], []):
-                git.succeeds("fetch", "-q", "--no-tags", *depth, "--", wanted.remote, wish, bare=bare)
+                git.succeeds("fetch", "-q", "--no-tags", *depth, "--", wanted.address, wish, bare=bare)
                 if git.succeeds("cat-file", "-e", f"{commit}^{{commit}}", bare=bare):
                     return
         everything = ["+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*"]
         shallow = ["--unshallow"] if (bare / "shallow").exists() else []
-        git.run("fetch", "-q", *shallow, "--", wanted.remote, *everything, bare=bare)
+        git.run("fetch", "-q", *shallow, "--", wanted.address, *everything, bare=bare)
         if not git.succeeds("cat-file", "-e", f"{commit}^{{commit}}", bare=bare):
             raise NotFound(f"{_shown(wanted.remote)} has no commit {commit}")
 
@@ -270,17 +278,26 @@ class GitSource:
             yield Git(program, environ, _shown(wanted.remote), work)
 
     def _authorization(self, wanted: _Wanted) -> str:
-        """The Authorization header: BuildKit's GIT_AUTH_HEADER and GIT_AUTH_TOKEN secrets, those for the host first."""
-        import base64
-
-        host = urlsplit(wanted.remote).hostname or ""
+        """The Authorization header: BuildKit's GIT_AUTH_HEADER and GIT_AUTH_TOKEN secrets, those for the host first;
+        else who the remote's URL names.
+        """
+        parts = urlsplit(wanted.remote)
+        host = parts.hostname or ""
         for suffix in (f".{host}", ""):
             for id, is_token in ((wanted.header_secret, False), (wanted.token_secret, True)):
                 data = self._session.secret(id + suffix) if id else None
                 if data:
                     text = data.decode("latin-1").strip()
-                    return "basic " + base64.b64encode(f"x-access-token:{text}".encode()).decode() if is_token else text
+                    return _basic("x-access-token", text) if is_token else text
+        if parts.scheme in ("http", "https") and parts.username:
+            return _basic(unquote(parts.username), unquote(parts.password or ""))
         return ""
+
+
+def _basic(user: str, password: str) -> str:
+    import base64
+
+    return "basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
 def _choose(refs: dict[str, str], wanted: _Wanted, head: str) -> tuple[str, str]:
