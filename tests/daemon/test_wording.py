@@ -1,7 +1,7 @@
 """Errors are worded for tools that match BuildKit's."""
 
 from kedge.daemon.buildkit.wording import worded
-from kedge.model.errors import DockerfileError, Location, SourceFile
+from kedge.model.errors import DockerfileError, IntegrityError, Location, NotFound, SourceFile
 
 LINE = Location(SourceFile("Dockerfile", "FROM x\nBADCMD\n"), 2, 2)
 
@@ -23,3 +23,10 @@ def test_a_suggestion_belongs_to_the_message():
         worded(error, advised=False)
         == "empty platform value from expression $BULIDPLATFORM (did you mean BUILDPLATFORM?)"
     )
+
+
+def test_what_git_does_not_have_is_told_as_tools_look_for_it():
+    missing = NotFound("http://h/.git has no branch or tag 'refs/heads/x'")
+    assert worded(missing) == "repository does not contain ref refs/heads/x"
+    other = IntegrityError(f"http://h/.git: the default branch is {'a' * 40}, expected abc")
+    assert worded(other) == f"expected checksum to match abc, got {'a' * 40}"
