@@ -12,6 +12,26 @@ from pathlib import Path
 
 import pytest
 
+from tests import namespace
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "namespace: must be uid 0, to mount or so: run in a user namespace for an ordinary user"
+    )
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    namespace.relay(config, items)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _files_are_ours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Leave no files of subordinate ids: the run after next could not remove them."""
+    yield
+    namespace.take_over(tmp_path_factory.getbasetemp())
+
 
 def free_port() -> int:
     with socket.socket() as probe:

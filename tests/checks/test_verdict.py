@@ -13,6 +13,8 @@ from kedge.model.value import replace
 from kedge.storage.store import Store
 from tests.checks.conftest import HOST, MAIN, Compile
 
+pytestmark = pytest.mark.namespace  # mounts
+
 KEY = b"-----BEGIN PRIVATE KEY-----\nMIIE\n-----END PRIVATE KEY-----\n"
 CMD = ImageConfig(HOST, cmd=("/app",), history=(History("COPY a"), History("COPY b"), History("CMD", empty_layer=True)))
 

@@ -17,6 +17,8 @@ from kedge.model.platform import Platform
 from kedge.storage.store import Store
 from tests.images.conftest import Quiet
 
+pytestmark = pytest.mark.namespace  # mounts
+
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:

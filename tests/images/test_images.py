@@ -23,6 +23,8 @@ from kedge.model.reference import parse_reference
 from kedge.storage.store import Store
 from tests.images.conftest import Import, Quiet, tar_of
 
+pytestmark = pytest.mark.namespace  # mounts
+
 AMD64 = Platform("linux", "amd64")
 
 

@@ -68,6 +68,4 @@ def names_in(fd: int, path: str = ".") -> list[str]:
         os.close(opened)
 
 
-needs_mounts = pytest.mark.skipif(
-    os.geteuid() != 0, reason="overlay mounts need root, or the namespace of test_rootless"
-)
+needs_mounts = pytest.mark.namespace

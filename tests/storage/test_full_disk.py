@@ -16,6 +16,8 @@ from tests.storage.conftest import layer_blob
 from tests.storage.test_names_and_notes import record
 from tests.storage.test_results import key
 
+pytestmark = pytest.mark.namespace  # mounts
+
 
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:

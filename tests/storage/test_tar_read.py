@@ -471,6 +471,7 @@ def test_a_directory_that_passes_its_group_on_does_not(place: Place) -> None:
     assert stat.S_IMODE((place.root / "d/e").stat().st_mode) == 0o755
 
 
+@pytest.mark.namespace  # a single id is uid 0, too
 def test_a_single_id_records_owners_and_devices(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ownership, "policy", lambda: Policy.SINGLE)
 

@@ -62,7 +62,9 @@ def members(data: bytes) -> dict[str, tarfile.TarInfo]:
 def facts(root: Path) -> list[object]:
     """All that a layer is, but directories' sizes and access times."""
     found: list[object] = []
-    for path in sorted(root.rglob("*")):
+    # Not rglob, which fails at links to long names before Python 3.12.
+    names = [Path(place, name) for place, inner, files in os.walk(root) for name in (*inner, *files)]
+    for path in sorted(names):
         status = path.lstat()
         content = path.read_bytes() if stat.S_ISREG(status.st_mode) else b""
         link = os.readlink(path) if path.is_symlink() else ""
