@@ -230,6 +230,15 @@ def test_pruning_while_builds_make_layers_never_takes_a_new_one(root: Path) -> N
         assert store.verify() == []
 
 
+def test_a_lease_taken_within_a_transaction_after_somebody_died(root: Path) -> None:
+    with Store.open(root) as store:
+        store.images.list()
+    (root / "leases/deadbeef").touch()
+    with Store.open(root) as store, store._database.transaction():
+        assert store._lease.now() > 0
+    assert not (root / "leases/deadbeef").exists()
+
+
 # ---- the cap ---------------------------------------------------------------------------------------------------------
 
 MB = 1 << 20

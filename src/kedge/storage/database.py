@@ -101,6 +101,7 @@ class Database:
         self._path, self._flavour, self._after_open = path, flavour, after_open
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
+        self._transacting = False
 
     def rows(self, statement: str, *values: Any) -> list[Any]:
         """The rows of one statement, in its own transaction."""
@@ -123,6 +124,7 @@ class Database:
             if durable:
                 connection.execute("PRAGMA synchronous=FULL")
             connection.execute("BEGIN IMMEDIATE")
+            self._transacting = True
             try:
                 yield connection
                 connection.execute("COMMIT")
@@ -131,6 +133,7 @@ class Database:
                     connection.execute("ROLLBACK")
                 raise
             finally:
+                self._transacting = False
                 if durable:
                     connection.execute("PRAGMA synchronous=NORMAL")
 
@@ -142,6 +145,12 @@ class Database:
                     configure(_NO_CHECKPOINT_ON_CLOSE, True)
                 self._connection.close()
                 self._connection = None
+
+    @property
+    def transacting(self) -> bool:
+        """Is the calling thread within a transaction? Waits for another thread's to end."""
+        with self._lock:
+            return self._transacting
 
     @property
     def opened(self) -> bool:

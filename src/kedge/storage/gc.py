@@ -74,6 +74,7 @@ class Collector:
     def prune(self, options: PruneOptions | None = None) -> Pruned:
         """Remove what `options` cover and nobody needs, least recently used first."""
         options = options or PruneOptions()
+        self._since()  # takes the lease, which may sweep: not within a transaction
         self.sweep()
         self._sweep_partial()
         usage, held = self._accounts.usage(), self._accounts.held()

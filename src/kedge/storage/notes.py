@@ -22,8 +22,9 @@ class NoteStore:
 
     def put(self, key: str, text: str) -> None:
         """Keep a text, replacing an earlier one."""
+        now = self._lease.now()
         with self._database.transaction() as rows:
-            rows.execute("INSERT OR REPLACE INTO notes VALUES (?, ?, ?)", (key, text, self._lease.now()))
+            rows.execute("INSERT OR REPLACE INTO notes VALUES (?, ?, ?)", (key, text, now))
             if rows.execute("SELECT count(*) FROM notes").fetchone()[0] > MOST:
                 oldest = "SELECT key FROM notes ORDER BY written LIMIT ?"
                 rows.execute(f"DELETE FROM notes WHERE key IN ({oldest})", (MOST // 2,))

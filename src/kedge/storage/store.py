@@ -191,8 +191,11 @@ class Store:
             after_power_failure(self.root, database)
 
     def _on_lease(self, dead: bool) -> None:
-        """Our first use of the store: clean up after those who died in theirs."""
-        if dead:
+        """Our first use of the store: clean up after those who died in theirs.
+
+        Whoever takes the lease within a transaction cannot have a second one: then it is left to the next prune.
+        """
+        if dead and not self._database.transacting:
             with translated("clean up the store"):
                 self._collector.sweep()
 
