@@ -53,6 +53,10 @@ def export(job: Job, result: Result, exporters: Sequence[Any]) -> dict[str, str]
 
 def _export(job: Job, result: Result, wanted: Sequence[tuple[int, Any]]) -> dict[str, str]:
     parts, solved = _solved(job, result)
+    for _, one in wanted:
+        if "source-date-epoch" in one.Attrs:
+            epoch = _read_epoch(one.Attrs["source-date-epoch"])
+            solved = replace(solved, targets=tuple(replace(target, epoch=epoch) for target in solved.targets))
     with ExitStack() as stack:
         outputs = []
         for number, one in wanted:
@@ -171,7 +175,10 @@ def _config(data: bytes, platform: Platform) -> ImageConfig:
 
 
 def _epoch(result: Result, suffix: str) -> int | None:
-    text = result.metadata.get(EPOCH + suffix, b"").decode("ascii", "replace")
+    return _read_epoch(result.metadata.get(EPOCH + suffix, b"").decode("ascii", "replace"))
+
+
+def _read_epoch(text: str) -> int | None:
     if not text:
         return None
     if not text.isdecimal() or len(text) > _LONGEST_EPOCH:
