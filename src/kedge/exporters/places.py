@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 from kedge.exporters.copy_image import OpenAt, Progress
 from kedge.model.digest import Digest
-from kedge.model.errors import IntegrityError, InvalidInput, KedgeError, NotFound, StoreError
+from kedge.model.errors import InvalidInput, KedgeError, NotFound, StoreError
 from kedge.model.image import INDEXES, MANIFESTS, OCI_INDEX, Descriptor, ImageConfig, Index, Manifest, canonical_json
 from kedge.model.reference import Reference, parse_reference, parse_repository
 from kedge.model.value import dataclass, replace
+from kedge.storage.blobs import verified
 
 if TYPE_CHECKING:
     from kedge.registry.client import Registry
@@ -130,7 +131,7 @@ class LayoutWriter:
                 return False
             with open_at(0) as source, _whole_file(target) as out:
                 done = 0
-                for piece in _verified(source, blob):
+                for piece in verified(source, blob):
                     out.write(piece)
                     done += len(piece)
                     progress(done, blob.size)
@@ -192,7 +193,7 @@ class ArchiveWriter:
             with open_at(0) as source:
                 self._tar.addfile(
                     _tar_entry(_blob_path(blob.digest), blob.size),
-                    _Pieces(_verified(source, blob), progress, blob.size),
+                    _Pieces(verified(source, blob), progress, blob.size),
                 )
         return True
 
@@ -365,22 +366,6 @@ def _silent(current: int, total: int) -> None:
 
 def _blob_path(digest: Digest) -> str:
     return f"blobs/{digest.replace(':', '/')}"
-
-
-def _verified(source: BinaryIO, blob: Descriptor) -> Iterator[bytes]:
-    """The bytes of a blob, exactly those: IntegrityError at the end otherwise."""
-    import hashlib
-
-    algorithm, _, text = blob.digest.partition(":")
-    hasher, left = hashlib.new(algorithm), blob.size
-    while piece := source.read(min(_PIECE, left + 1)):
-        hasher.update(piece)
-        left -= len(piece)
-        if left < 0:
-            break
-        yield piece
-    if left or hasher.hexdigest() != text:
-        raise IntegrityError(f"{blob.digest} has other bytes than its digest says")
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ Owns reading a layout (OCI image-layout.md) that nobody vouches for: files are f
 regular, and are verified as they are read. Does not know how layers are unpacked.
 """
 
-import hashlib
 import io
 import os
 import stat
@@ -21,6 +20,7 @@ from kedge.model.platform import Platform, of_machine
 from kedge.model.value import dataclass, replace
 from kedge.sources.handler import Pin, Work
 from kedge.sources.pick import PickedImage, buildkit_names, declare_layers, pick_image
+from kedge.storage.blobs import verified
 
 if TYPE_CHECKING:
     from kedge.storage.store import Store
@@ -120,17 +120,8 @@ class Layout:
         sink.commit()
 
     def _verified(self, descriptor: Descriptor) -> Iterator[bytes]:
-        algorithm, _, text = descriptor.digest.partition(":")
-        hasher, left = hashlib.new(algorithm), descriptor.size
         with self.open(descriptor.digest) as file:
-            while piece := file.read(min(_PIECE, left + 1)):
-                hasher.update(piece)
-                left -= len(piece)
-                if left < 0:
-                    break
-                yield piece
-        if left or hasher.hexdigest() != text:
-            raise IntegrityError(f"{descriptor.digest} in {self.name} has other bytes than its digest says")
+            yield from verified(file, descriptor, f" in {self.name}")
 
     def close(self) -> None:
         self._files.close()

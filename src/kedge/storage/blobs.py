@@ -23,6 +23,22 @@ from kedge.storage.locks import Lease, Locks
 _CHUNK = 1 << 20
 
 
+def verified(source: BinaryIO, blob: Descriptor, where: str = "") -> Iterator[bytes]:
+    """The bytes of a blob from a foreign place, exactly those: IntegrityError at the end otherwise, so that nothing may
+    be made of the pieces before it. `where` is told with the error.
+    """
+    algorithm, _, text = blob.digest.partition(":")
+    hasher, left = hashlib.new(algorithm), blob.size
+    while piece := source.read(min(_CHUNK, left + 1)):
+        hasher.update(piece)
+        left -= len(piece)
+        if left < 0:
+            break
+        yield piece
+    if left or hasher.hexdigest() != text:
+        raise IntegrityError(f"{blob.digest}{where} has other bytes than its digest says")
+
+
 class BlobWriter:
     """A blob on its way in: a context manager. Bytes become a blob by `commit` only, and only when they are what was
     promised.
