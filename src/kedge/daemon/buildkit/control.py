@@ -19,7 +19,7 @@ from kedge.daemon.buildkit.usage import prune, usage_records
 from kedge.daemon.buildkit.workers import version_message, worker_record
 from kedge.daemon.sessions.registry import Peer, Sessions
 from kedge.daemon.wire import control
-from kedge.model.errors import KedgeError, NotFound
+from kedge.model.errors import KedgeError
 from kedge.storage.store import Store
 
 Log = Callable[[str], None]
@@ -130,8 +130,8 @@ class Control:
             self._history.delete(request.Ref, peer)
         elif not request.Finalize:
             self._history.pin(request.Ref, peer, request.Pinned)
-        elif not self._history.knows(request.Ref, peer):
-            raise NotFound(f"no record of a build {request.Ref[:40]}")
+        else:
+            self._history.finalize(request.Ref, peer)
         return control.UpdateBuildHistoryResponse()
 
 

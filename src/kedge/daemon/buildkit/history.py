@@ -19,6 +19,7 @@ from kedge.daemon.buildkit.errors import Refused
 from kedge.daemon.buildkit.jobs import Job
 from kedge.daemon.buildkit.progress import to_timestamp
 from kedge.daemon.buildkit.records import STATUS_TYPE, Records
+from kedge.daemon.buildkit.spans import TRACE_TYPE, spans
 from kedge.daemon.sessions.registry import Peer
 from kedge.daemon.wire import control
 from kedge.model.errors import NotFound
@@ -99,6 +100,17 @@ class History:
             self._write(ref, entry.realm, entry.record)
             self._tell(entry.realm, HistoryEvent(COMPLETE, entry.record))
 
+    def finalize(self, ref: str, peer: Peer) -> None:
+        """Make what is only made when somebody asks: the build's trace."""
+        with self._changed:
+            entry = self._own(ref, peer)
+            if entry.active or entry.record.HasField("trace"):
+                return
+        made = spans(entry.record, self.status(ref, peer) or ())
+        with self._changed:
+            entry.record.trace.CopyFrom(self.records.put(TRACE_TYPE, made))
+            self._write(ref, entry.realm, entry.record)
+
     def delete(self, ref: str, peer: Peer) -> None:
         """Forget a record."""
         with self._changed:
@@ -109,7 +121,8 @@ class History:
 
     def _forget(self, ref: str) -> None:
         entry = self._entries.pop(ref)
-        self.records.remove(entry.record.externalError.digest)
+        for document in (entry.record.externalError, entry.record.trace):
+            self.records.remove(document.digest)
         for suffix in (".record", ".status"):
             (self._directory / f"{ref}{suffix}").unlink(missing_ok=True)
         self._tell(entry.realm, HistoryEvent(DELETED, control.BuildHistoryRecord(Ref=ref)))
@@ -121,12 +134,6 @@ class History:
         return entry
 
     # ---- reading -----------------------------------------------------------------------------------------------------
-
-    def knows(self, ref: str, peer: Peer) -> bool:
-        """Is there a record?"""
-        with self._changed:
-            entry = self._entries.get(ref)
-            return entry is not None and entry.realm == peer.realm
 
     def listen(self, request: Any, peer: Peer, stopped: threading.Event) -> Iterator[HistoryEvent]:
         """Records as they are and, without `EarlyExit`, as they change."""
