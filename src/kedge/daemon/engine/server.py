@@ -136,7 +136,9 @@ class Server:
             os.close(fd)
 
     def _accept(self, listener: socket.socket) -> None:
-        self._room.acquire()
+        while not self._room.acquire(timeout=0.2):
+            if self.stopping.is_set():
+                return
         try:
             accepted, _ = listener.accept()
         except OSError:
