@@ -162,6 +162,9 @@ class Server:
             except OSError:
                 return
             peer = peer_of_socket(connection)
+            if peer.uid is None:  # one whom the kernel does not know is nobody, and above all not root
+                connection.close()
+                continue
             self._log(f"connection from {peer}")
             self.carry(connection, peer)
 
