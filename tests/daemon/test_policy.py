@@ -1,11 +1,13 @@
 """Source policies: what rules make of sources."""
 
+import io
+import tarfile
 import time
 
 import pytest
 
 from kedge.daemon.buildkit.policy import read_policies
-from kedge.daemon.wire import policy
+from kedge.daemon.wire import control, policy
 from kedge.model.errors import InvalidInput
 from kedge.model.ops import Source
 
@@ -75,3 +77,23 @@ def test_matching_is_quick_for_the_worst_that_is_taken():
     start = time.monotonic()
     applied(rule(policy.DENY, "*a*a*b"), source=source)
     assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize("text", ["FROM scratch\nCOPY --from=made /a.txt /b\n", "FROM alpine:3.20\nCOPY x /b\n"])
+def test_files_can_stand_in_for_an_image(connect, context, tmp_path, text):
+    (context / "Dockerfile").write_text(text)
+    (context / "x").write_text("other")
+    instead = policy.Policy(
+        version=1, rules=[rule(policy.CONVERT, ALPINE.identifier, policy.EXACT, updates="local://mine")]
+    )
+    client = connect(directories={"context": context, "dockerfile": context, "mine": context})
+    client.solve(
+        Frontend="dockerfile.v0",
+        FrontendAttrs={"context:made": ALPINE.identifier},
+        SourcePolicy=instead,
+        Exporters=[control.Exporter(Type="tar")],
+    )
+    with tarfile.open(fileobj=io.BytesIO(client.received["0"])) as archive:
+        names = archive.getnames()
+    assert "b" in names
+    assert ("a.txt" in names) is text.startswith("FROM alpine")

@@ -6,7 +6,7 @@ Owns the question; `sources` knows the answer.
 from kedge.builder.parts import Parts
 from kedge.builder.steps import step
 from kedge.dockerfile.options import ImageRequest, ResolvedImage
-from kedge.model.errors import KedgeError, NotFound, Unsupported
+from kedge.model.errors import KedgeError, NotFound
 from kedge.model.image import ImageConfig
 from kedge.model.ops import Source
 from kedge.model.reference import parse_reference
@@ -27,7 +27,10 @@ def _resolve(parts: Parts, request: ImageRequest) -> ResolvedImage:
                 image = parts.layouts.resolve(request.reference, request.platform)
                 return ResolvedImage(image.config, image.target.digest)
             pull = parts.request.pull
-            name = _permitted(parts, request.reference)
+            source = _permitted(parts, request.reference)
+            if source.scheme != "docker-image":
+                return ResolvedImage(ImageConfig(request.platform), source=source)
+            name = source.identifier.partition("://")[2]
             reference = parse_reference(name)
             found = parts.images.resolve(reference, request.platform, "pull" if pull else "default", work)
             return ResolvedImage(found.config, found.target.digest, "" if name == request.reference else name)
@@ -35,14 +38,10 @@ def _resolve(parts: Parts, request: ImageRequest) -> ResolvedImage:
         raise _explained(error, request).at(request.location, request.stage) from None
 
 
-def _permitted(parts: Parts, reference: str) -> str:
-    """The image to use instead, if a policy says so. Raises InvalidInput for a denied one."""
-    if parts.policy is None:
-        return reference
-    source = parts.policy(Source(f"docker-image://{reference}"))
-    if source.scheme != "docker-image":
-        raise Unsupported(f"a policy replaces the image {reference} by what is none: {source.identifier[:100]}")
-    return source.identifier.partition("://")[2]
+def _permitted(parts: Parts, reference: str) -> Source:
+    """What to use instead, if a policy says so. Raises InvalidInput for what is denied."""
+    source = Source(f"docker-image://{reference}")
+    return parts.policy(source) if parts.policy else source
 
 
 def _input(parts: Parts, request: ImageRequest) -> ResolvedImage:

@@ -95,6 +95,8 @@ def lower_context(
     if context.scheme == "docker-image":
         if image is None:
             return None
+        if image.source:
+            return drafts.add(image.source, hints=Hints(prefix + image.source.identifier))
         name = image_name(context.rest, image)
         return drafts.add(Source(f"docker-image://{name}"), platform=platform, hints=Hints(prefix + name))
     if context.scheme == "oci-layout":

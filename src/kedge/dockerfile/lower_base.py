@@ -63,6 +63,9 @@ def _image(state: StageState) -> DraftEdge | None:
     one, options = state.plan, state.lowering.plan.options
     assert one.request
     image = one.image
+    if image and image.source:
+        hints = Hints(state.title_of_base(f"FROM {image.source.identifier}"), location=one.location, stage=one.called)
+        return state.lowering.drafts.add(image.source, hints=hints)
     name = contexts.image_name(one.request.reference, image)
     if image and not image.config.diff_ids and all(entry.empty_layer for entry in image.config.history):
         return None  # an image without layers

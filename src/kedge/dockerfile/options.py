@@ -10,7 +10,7 @@ from kedge.model.digest import Digest
 from kedge.model.errors import Location
 from kedge.model.graph import Edge
 from kedge.model.image import ImageConfig
-from kedge.model.ops import Ulimit
+from kedge.model.ops import Source, Ulimit
 from kedge.model.platform import Platform
 from kedge.model.suggest import did_you_mean, nearest
 from kedge.model.value import dataclass, field
@@ -98,12 +98,14 @@ class ImageRequest:
 class ResolvedImage:
     """The answer: the image's config, and the digest to pin it by (None leaves the name as it is).
 
-    `reference` replaces the name when a mirror or policy redirected it; empty keeps it.
+    `reference` replaces the name when a mirror or policy redirected it; empty keeps it. `source` is what a policy put
+    in its place that is no image: files, without a config of their own.
     """
 
     config: ImageConfig
     digest: Digest | None = None
     reference: str = ""
+    source: Source | None = None
 
 
 @dataclass(frozen=True, slots=True)
