@@ -62,3 +62,40 @@ def test_it_has_the_steps_rights_and_no_descriptors(box):
 
 def test_what_it_executes_must_be_there(box):
     assert enter(box, "exec /nosuch").returncode == 127
+
+
+AT_THE_END = """
+import sys, threading
+from pathlib import Path
+from kedge.kernel import identity, syscalls
+identity.enter_user_namespace()
+from kedge.sandbox.linux import LinuxExecutor
+from kedge.sandbox.process import *
+base = sys.argv[1]
+root = MountPoint("/", Overlay((base + "/layers/root",), base + "/draft/upper", base + "/draft/work"))
+executor = LinuxExecutor(Path(base) / "state")
+stubborn = Process(("/bin/sh", "-c", "trap '' TERM; while :; do sleep 60; done"), env=("PATH=/bin",))
+joined, first, second = [], threading.Event(), threading.Event()
+def on_start(send, pid):
+    joined.append(syscalls.pidfd_open(pid))
+def run(call, *words):
+    try:
+        call(*words)
+    except Exception as error:
+        print(error)
+stdio = Stdio(on_start=on_start, on_program=first.set)
+threading.Thread(target=run, args=(executor.run, stubborn, (root,), stdio), daemon=True).start()
+assert first.wait(50)
+stdio = Stdio(on_program=second.set)
+threading.Thread(target=run, args=(executor.enter, stubborn, joined[0], stdio), daemon=True).start()
+assert second.wait(50)
+executor.close()
+print("closed")
+"""
+
+
+def test_closing_ends_a_process_and_who_joined_it(box):
+    box.give()
+    words = [*box.command[:-1], "-c", AT_THE_END, str(box.base)]
+    done = subprocess.run(words, env={"PYTHONPATH": str(SOURCE)}, capture_output=True, text=True, timeout=120)
+    assert "closed" in done.stdout.splitlines(), done.stderr

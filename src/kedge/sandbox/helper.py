@@ -15,6 +15,7 @@ from kedge.kernel import syscalls as sc
 from kedge.model.errors import Unsupported
 
 _CONTROL_FD: Final = 3
+_PATIENCE: Final = 10  # seconds that the zygote has to kill all steps
 # The package is found without its __init__ (which is the public interface, and slower to import than a fork).
 _BOOTSTRAP = (
     "import sys;p=type(sys)('kedge');p.__path__=[sys.argv[1]];sys.modules['kedge']=p;"
@@ -43,9 +44,22 @@ class Helper:
         socket.send_fds(self._control, [b"R" + struct.pack("=Q", flags)], list(fds))
 
     def close(self) -> None:
-        """Hang up, which makes the zygote kill all steps, and wait for its end."""
+        """Hang up, which makes the zygote kill all steps, and wait for its end, but not for ever.
+
+        A killed process may hang in the kernel, as on a server's files that nobody serves; then the zygote goes first.
+        """
+        import select
+
         self._control.close()
-        with suppress(ChildProcessError):
+        with suppress(ChildProcessError, ProcessLookupError):
+            pidfd = sc.pidfd_open(self.pid)
+            try:
+                end = select.poll()
+                end.register(pidfd, select.POLLIN)
+                if not end.poll(_PATIENCE * 1000):
+                    sc.pidfd_send_signal(pidfd, 9)
+            finally:
+                os.close(pidfd)
             os.waitpid(self.pid, 0)
 
 

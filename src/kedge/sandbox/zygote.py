@@ -152,12 +152,13 @@ class _Zygote:
         status.close()
 
     def _end(self) -> None:
-        for pidfd, (pid, _) in self.by_pidfd.items():
-            try:
+        for pidfd in self.by_pidfd:
+            with suppress(OSError):
                 sc.pidfd_send_signal(pidfd, signal.SIGKILL)
-                os.waitpid(pid, 0)
-            except OSError:
-                pass
+        # In the order of their ends: process 1 of a step cannot end before we waited for those who joined it.
+        with suppress(ChildProcessError):
+            while True:
+                os.waitpid(-1, 0)
 
 
 def _send(status: socket.socket, message: bytes) -> None:
