@@ -170,13 +170,25 @@ def encode(edge: Edge | None, names: dict[Digest, str] | None = None) -> Any:
     if edge is None:
         return definition
     known: dict[Digest, str] = names if names is not None else {}
+    files: dict[SourceFile, int] = {}
     for vertex in walk(edge):
         known[vertex.digest] = _add(definition, ops, vertex, known)
+        if vertex.hints.location:
+            _add_place(definition, known[vertex.digest], vertex.hints.location, files)
     last = llb.Op(inputs=[llb.Input(digest=known[edge.vertex.digest], index=edge.output)])
     data = last.SerializeToString(deterministic=True)
     ops.append(data)
     definition.metadata["sha256:" + hashlib.sha256(data).hexdigest()].SetInParent()
     return definition
+
+
+def _add_place(definition: Any, name: str, place: Location, files: dict[SourceFile, int]) -> None:
+    if place.file not in files:
+        files[place.file] = len(files)
+        data = place.file.text.encode("utf-8", "surrogateescape")
+        definition.Source.infos.add(filename=place.file.name, data=data, language="Dockerfile")
+    told = definition.Source.locations[name].locations.add(sourceIndex=files[place.file])
+    told.ranges.add(start={"line": place.start}, end={"line": place.end})
 
 
 def _add(definition: Any, ops: Any, vertex: Vertex, known: Mapping[Digest, str]) -> str:
