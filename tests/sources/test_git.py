@@ -360,3 +360,10 @@ def test_a_second_fetch_of_the_same_commit_asks_nobody(store, repository):
     bring(store, repository, commit)
     shutil.rmtree(repository.path)
     assert files(bring(store, repository, commit)[0]) == ["a"]
+
+
+def test_a_kept_git_directory_is_at_the_commit_as_in_buildkit(store, repository):
+    commit = repository.commit(a="1")
+    for fragment in ("", "main", commit):
+        directory, _ = bring(store, repository, fragment, keepgitdir="true")
+        assert (directory / ".git" / "HEAD").read_text().strip() == commit

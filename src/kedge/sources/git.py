@@ -181,8 +181,6 @@ class GitSource:
             own = tree / ".git" if keep else Path(aside) / "git"
             self._clone(git, bare, own, wanted, commit, ref)
             git.run("checkout", "-q", "--force", commit, bare=own, tree=tree)
-            if ref.startswith("refs/heads/"):
-                git.run("symbolic-ref", "HEAD", ref, bare=own)
             if wanted.submodules and (tree / ".gitmodules").is_file():
                 _bring_submodules(git, own, tree)
             if wanted.commit_times:

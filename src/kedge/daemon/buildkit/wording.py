@@ -52,6 +52,7 @@ _TABLE: Final = tuple(
             r'failed to compute cache key: failed to calculate checksum of ref input: "\1": not found',
         ),
         (r"no secret was lent under the id '([^']*)'", r"secret \1: not found"),
+        (r"the git reference names two refs, '([^']*)' and '([^']*)'", r"ref conflicts: \1 and \2"),
         (r"[^\n]* has no branch or tag '([^']*)'", r"repository does not contain ref \1"),
         (r"[^\n]*: [^\n:]+ is ([0-9a-f]{40,64}), expected ([0-9a-f]+)", r"expected checksum to match \2, got \1"),
         (r"the step needs the entitlement (\S+)", r"\1 is not allowed"),
