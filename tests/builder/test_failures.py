@@ -36,12 +36,12 @@ def test_one_failure_stops_the_other_stages_and_is_the_only_error(bench):
     begun = time.monotonic()
     with pytest.raises(StepFailed) as raised:
         bench.build(
-            "FROM base AS slow\nRUN sleep 30\nFROM base AS bad\nRUN sleep 0.2; exit 3\n"
+            "FROM base AS slow\nRUN sleep 100\nFROM base AS bad\nRUN sleep 0.2; exit 3\n"
             "FROM base\nCOPY --from=slow /x /\nCOPY --from=bad /x /"
         )
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 90
     assert raised.value.exit_code == 3
-    slow = next(state for name, state in bench.steps().items() if "sleep 30" in name)
+    slow = next(state for name, state in bench.steps().items() if "sleep 100" in name)
     assert "cancel" in slow
 
 

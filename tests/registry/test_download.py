@@ -149,32 +149,32 @@ def test_attempts_start_anew_while_bytes_keep_coming(fake: FakeRegistry, client:
 def test_a_server_that_says_nothing_meets_a_deadline(fake: FakeRegistry, connect: Connect) -> None:
     client = connect(network=NetworkSettings(attempts=1, timeout=0.5))
     blob = fake.add_blob("some/image", DATA)
-    fake.on("GET", "/blobs/", bend(delay=5), -1)
+    fake.on("GET", "/blobs/", bend(delay=60), -1)
     started = time.monotonic()
     with pytest.raises(RegistryError, match="stopped answering"):
         client.download(at(fake), blob, Memory(blob))
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 30
 
 
 def test_a_slow_loris_meets_a_deadline(fake: FakeRegistry, connect: Connect) -> None:
     client = connect(network=NetworkSettings(attempts=1, timeout=0.5))
     blob = fake.add_blob("some/image", b"x" * 1000)
-    fake.on("GET", "/blobs/", bend(drip=(1, 0.05)), -1)
+    fake.on("GET", "/blobs/", bend(drip=(1, 0.1)), -1)
     started = time.monotonic()
     with pytest.raises(RegistryError, match="stopped answering"):
         client.download(at(fake), blob, Memory(blob))
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 30
 
 
 def test_a_transfer_can_be_stopped(fake: FakeRegistry) -> None:
     cancel = threading.Event()
     blob = fake.add_blob("some/image", DATA)
-    fake.on("GET", "/blobs/", bend(delay=10), -1)
+    fake.on("GET", "/blobs/", bend(delay=60), -1)
     threading.Timer(0.3, cancel.set).start()
     started = time.monotonic()
     with Registry(Settings(), cancel=cancel) as client, pytest.raises(Cancelled):
         client.download(at(fake), blob, Memory(blob))
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 30
 
 
 def test_a_stream_can_be_opened_from_an_offset_and_survives_a_cut(fake: FakeRegistry, client: Registry) -> None:

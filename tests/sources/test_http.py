@@ -246,7 +246,7 @@ def test_a_stop_does_not_wait_for_a_slow_server(server, store):
         handler.end_headers()
         handler.wfile.write(b"x")
         handler.wfile.flush()
-        time.sleep(5)
+        time.sleep(60)
 
     server.answer = answer
     handler, work = HttpSource(store, LocalSession()), Work(digest_of("x"))
@@ -254,4 +254,4 @@ def test_a_stop_does_not_wait_for_a_slow_server(server, store):
     begun = time.monotonic()
     with pytest.raises(Cancelled):
         handler.pin(Source(server.url("/x")), None, work)
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 30
