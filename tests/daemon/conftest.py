@@ -31,7 +31,7 @@ class RunningService:
                  "--config", str(self._config()), "--debug", *flags],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=os.environ | {"TMPDIR": str(folder)},
             )  # fmt: skip
-        for _ in range(200):
+        for _ in range(1200):
             if (folder / "b.sock").is_socket():
                 return
             if self.process.poll() is not None:
@@ -46,7 +46,7 @@ class RunningService:
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(30)
+        return self.process.wait(90)
 
 
 @pytest.fixture(scope="module")

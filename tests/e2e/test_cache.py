@@ -223,14 +223,14 @@ def test_a_cache_that_lies_about_a_layer_poisons_nothing(kedge, context, tmp_pat
 
 def test_a_cache_that_never_answers_is_given_up(kedge, context):
     def never(seen: Seen, reply: Reply) -> Reply:
-        time.sleep(30)
+        time.sleep(200)
         return reply
 
     with FakeRegistry() as fake:
         fake.on("GET", ".*", never, times=100)
         started = time.monotonic()
         output = kedge.build(context, "--cache-from", f"type=registry,ref={fake.address}/c:c,timeout=1")
-        assert time.monotonic() - started < 20
+        assert time.monotonic() - started < 150
     assert set(ends(output).values()) == {"DONE"}
     assert "the build goes on without" in output
 
