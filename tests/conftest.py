@@ -107,13 +107,13 @@ def running_registry(directory: Path, *, tls: bool = False, users: dict[str, str
                 return
         finally:
             process.terminate()
-            process.wait(10)
+            process.wait(60)
             log.close()
     pytest.fail(f"docker-registry does not start: {(directory / 'log').read_text()[-2000:]}")
 
 
 def _answers(port: int, process: "subprocess.Popen[bytes]") -> bool:
-    for _ in range(400):
+    for _ in range(3000):
         if process.poll() is not None:
             return False  # somebody else took the port
         try:

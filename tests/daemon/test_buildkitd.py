@@ -121,5 +121,5 @@ def test_it_ends_when_asked_and_takes_its_socket_along(tmp_path, monkeypatch):
 
     running = RunningService(folder)
     os.kill(running.process.pid, signal.SIGTERM)
-    assert running.process.wait(30) == 0
+    assert running.process.wait(90) == 0
     assert not (folder / "b.sock").exists()

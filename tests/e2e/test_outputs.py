@@ -271,7 +271,7 @@ def podman() -> Iterator[Podman]:
         yield Podman(words, str(socket))
     finally:
         service.terminate()
-        service.wait(20)
+        service.wait(60)
         log.close()
         shutil.rmtree(room, ignore_errors=True)
 
@@ -297,7 +297,7 @@ def test_load_gives_podman_the_image_and_then_only_what_it_lacks(kedge: Kedge, p
         kedge.build(folder, "--load", "-t", "loaded:2", CONTAINER_HOST=f"unix://{counting.with_suffix('.socket')}")
     finally:
         relay.terminate()
-        relay.wait(10)
+        relay.wait(60)
     again = json.loads(sh(*podman.words, "image", "inspect", "docker.io/library/loaded:2"))
     assert again[0]["RootFS"]["Layers"][:2] == found[0]["RootFS"]["Layers"][:2]
     assert again[0]["RootFS"]["Layers"][2] != found[0]["RootFS"]["Layers"][2]

@@ -97,7 +97,7 @@ def test_signals_are_passed_on(busybox: Kedge) -> None:
     assert process.stdout
     assert process.stdout.readline() == b"up\n"
     process.send_signal(signal.SIGTERM)
-    assert process.communicate(timeout=30)[0] == b"got it\n"
+    assert process.communicate(timeout=60)[0] == b"got it\n"
     assert process.returncode == 4
 
 
@@ -119,7 +119,7 @@ def test_a_name_is_in_use_while_its_container_runs(busybox: Kedge) -> None:
     process.stdout.readline()
     second = busybox("run", "--name", "one", "busybox", "true", check=False)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=30)
+    process.communicate(timeout=60)
     assert second.returncode == 125
     assert "is in use" in second.stderr
     assert busybox("run", "--name", "one", "busybox", "true").returncode == 0

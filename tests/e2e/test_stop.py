@@ -26,7 +26,7 @@ def test_a_signal_ends_the_build(number: signal.Signals, code: int, shared: Kedg
     while b" started" not in (line := process.stderr.readline()):
         assert line, "the build ended by itself"
     process.send_signal(number)
-    rest = process.communicate(timeout=30)[1].decode()
+    rest = process.communicate(timeout=60)[1].decode()
     assert process.returncode == code
     assert "CANCELED" in rest
     assert "Traceback" not in rest

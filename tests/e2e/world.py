@@ -392,7 +392,7 @@ def agent(room: Path) -> Iterator[dict[str, str]]:
         yield environ
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 def copy_program(name: str, folder: Path) -> None:

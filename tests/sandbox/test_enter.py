@@ -21,7 +21,7 @@ first = Process(("/bin/sh", "-c", "echo first > /tmp/mark; sleep 60"), env=("PAT
 stdio = Stdio(on_start=on_start, on_program=begun.set)
 thread = threading.Thread(target=executor.run, args=(first, (root,), stdio))
 thread.start()
-assert begun.wait(20)
+assert begun.wait(50)
 second = Process(("/bin/sh", "-c", script), env=("PATH=/bin",), network=network)
 code = executor.enter(second, held[0][1], Stdio(output=lambda n, data: print(data.decode(), end="", flush=True)))
 held[0][0](9)

@@ -73,7 +73,7 @@ def test_closing_kills_what_runs(root_box, executor):
 
     thread = threading.Thread(target=run)
     thread.start()
-    assert started.wait(10)
+    assert started.wait(60)
     executor.close()
     thread.join(10)
     assert not thread.is_alive()
@@ -100,7 +100,7 @@ def test_steps_die_with_the_builder(root_box):
     _wait_for(lambda: not os.path.exists(f"/proc/{marker.read_text()}"))
 
 
-def _wait_for(condition, seconds=10):
+def _wait_for(condition, seconds=60):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline

@@ -179,7 +179,7 @@ with Store.open(pathlib.Path({str(root)!r})) as store:
 
 def test_layers_of_one_image_are_unpacked_at_the_same_time(store: Store) -> None:
     blobs = [layer_blob({f"f{n}": b"x"}) for n in range(4)]
-    together = threading.Barrier(4, timeout=20)
+    together = threading.Barrier(4, timeout=120)
     remote = Remote(*(data for data, _, _ in blobs))
 
     def fetch(origin: str, descriptor: Descriptor, writer: BlobWriter, progress: FetchProgress) -> None:
