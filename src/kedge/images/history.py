@@ -14,6 +14,7 @@ from kedge.storage.store import Store
 # compares as text.
 NO_TIME: Final = "1980-01-01T00:00:01Z"
 
+
 @dataclass(frozen=True, slots=True)
 class HistoryRow:
     """One entry, newest first. `id` is the image's on the first row, else None. `size` in bytes of the layer's tar.
