@@ -74,10 +74,10 @@ class Collector:
     def prune(self, options: PruneOptions | None = None) -> Pruned:
         """Remove what `options` cover and nobody needs, least recently used first."""
         options = options or PruneOptions()
-        self._since()  # takes the lease, which may sweep: not within a transaction
         self.sweep()
         self._sweep_partial()
         usage, held = self._accounts.usage(), self._accounts.held()
+        self._since()  # takes the lease, which may sweep: not within the transactions below
         total = sum(each.size for each in usage)
         gone: list[Usage] = []
         for each in sorted(usage, key=_order):
