@@ -36,6 +36,7 @@ from kedge.sandbox.process import (
 )
 
 _CANCEL_GRAIN = 0.04  # seconds between looks at the cancel event
+_SIGNAL_GRAIN = 0.5  # seconds between two looks for signals that came at a bad moment
 _CHUNK = 1 << 18  # bytes; also the size of the output pipes
 _F_SETPIPE_SZ = 1031
 _ERRORS: dict[str, type[KedgeError]] = {"input": InvalidInput, "unsupported": Unsupported, "failed": StoreError}
@@ -259,8 +260,11 @@ class _Run:
         for fd in self.pipes:
             poll.register(fd, select.POLLIN)
         killed = False
+        # Python's signal handlers run between two of the main thread's instructions: one whose signal came just before
+        # poll(2) slept would have to wait for the next event, which may never come.
+        idle = _SIGNAL_GRAIN * 1000 if threading.current_thread() is threading.main_thread() else None
         while self.wait_status is None:
-            timeout = None if self.cancel is None or killed else _CANCEL_GRAIN * 1000
+            timeout = idle if self.cancel is None or killed else _CANCEL_GRAIN * 1000
             for fd, _ in poll.poll(timeout):
                 if fd == self.status.fileno():
                     self._message()
