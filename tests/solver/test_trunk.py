@@ -44,8 +44,9 @@ def test_threads_are_reused_and_gone_afterwards():
     async def main(trunk):
         return {await trunk.call(threading.get_ident) for _ in range(50)}
 
+    before = threading.active_count()  # other tests of this process may have left some
     assert len(run(main)) == 1
-    assert threading.active_count() == 1
+    assert threading.active_count() <= before
 
 
 def test_the_first_error_wins_and_the_others_are_dropped():
@@ -59,9 +60,10 @@ def test_the_first_error_wins_and_the_others_are_dropped():
     async def trunk_call(trunk, *arguments):
         return await trunk.call(*arguments)
 
+    before = threading.active_count()
     with pytest.raises(ValueError, match="early"):
         run(main)
-    assert threading.active_count() == 1
+    assert threading.active_count() <= before
 
 
 def test_an_error_in_a_task_nobody_waits_for_ends_the_run():
