@@ -17,7 +17,7 @@ stop() { printf '%s\n' "setup: $*" >&2; exit 1; }
 case $purpose in
 demo) wanted="" && [ "$(id -u)" = 0 ] || wanted="newuidmap:uidmap" ;; # root has all ids anyway
 test) wanted="newuidmap:uidmap git:git ssh-agent:openssh-client openssl:openssl xz:xz-utils docker-registry:docker-registry
-    htpasswd:apache2-utils busybox:busybox-static skopeo:skopeo umoci:umoci mmdebstrap:mmdebstrap tmux:tmux gcc:gcc setfattr:attr" ;;
+    htpasswd:apache2-utils busybox:busybox-static skopeo:skopeo umoci:umoci mmdebstrap:mmdebstrap tmux:tmux gcc:gcc setfattr:attr faketime:faketime" ;;
 bench) wanted="newuidmap:uidmap docker-registry:docker-registry busybox:busybox-static" ;;
 *) wanted="" ;;
 esac

@@ -1,7 +1,7 @@
 """The same Dockerfile, built twice in other stores, other directories, on other days: the same bytes.
 
-"Another day" is real where it can be: files have other times, and steps see another clock (a time namespace moves only
-monotonic clocks, so the step itself writes what a later day would).
+"Another day" is files' other times, what a step writes of a later day, and, where faketime(1) is installed, another
+clock for the builder itself. (A time namespace moves only monotonic clocks.)
 """
 
 import http.server
@@ -56,6 +56,21 @@ def twice(mirror: Path, tmp_path: Path, text: str, output: str) -> tuple[Path, P
         kedge.build(make_context(tmp_path / place / "context", text, day), "-o", output + str(out))
         made.append(out)
     return made[0], made[1]
+
+
+@pytest.mark.usefixtures("bases")
+@pytest.mark.parametrize("compression", ["gzip", "zstd"])
+def test_a_builder_with_another_clock_writes_the_same(mirror: Path, tmp_path: Path, compression: str) -> None:
+    if not shutil.which("faketime"):
+        pytest.skip("faketime is not installed (apt-get install faketime)")
+    made = []
+    for place, clock in (("one", ()), ("two", ("faketime", "2033-03-03 03:03:03"))):
+        kedge, out = Kedge(tmp_path / place / "store", mirror), tmp_path / place / "out"
+        kedge.command = (*clock, *kedge.command)
+        context = make_context(tmp_path / place / "context", TEXT, 0)
+        kedge.build(context, "-o", f"type=oci,compression={compression},dest={out}")
+        made.append(out.read_bytes())
+    assert made[0] == made[1]
 
 
 @pytest.mark.usefixtures("bases")
