@@ -113,12 +113,12 @@ def _replace(path: Path, data: bytes) -> None:
         file.write(data)
 
 
-def _paths(store: Store, stage: Stage) -> Iterator[str]:
-    """Every path of the stage's tree, without a leading slash."""
+def _paths(store: Store, stage: Stage, *, directories: bool = True) -> Iterator[str]:
+    """Every path of the stage's tree, without a leading slash; directories only if wanted."""
     with store.layers.mounted(stage.snapshot) as tree:
         top = f"/proc/self/fd/{tree.fd}/"
         for folder, folders, files in os.walk(top):
-            for name in (*folders, *files):
+            for name in (*folders, *files) if directories else files:
                 yield os.path.relpath(os.path.join(folder, name), top)
 
 
@@ -126,10 +126,7 @@ def _refuse_collisions(store: Store, stages: Sequence[Stage]) -> None:
     """Two platforms in one folder must not have a file in common."""
     seen: dict[str, Platform] = {}
     for stage in stages if len(stages) > 1 else ():
-        with store.layers.mounted(stage.snapshot) as tree:
-            top = f"/proc/self/fd/{tree.fd}/"
-            files = [os.path.join(folder, name) for folder, _, names in os.walk(top) for name in names]
-        for path in (os.path.relpath(file, top) for file in files):
+        for path in _paths(store, stage, directories=False):
             if path in seen:
                 raise InvalidInput(
                     f"{path} of {stage.config.platform} would replace that of {seen[path]}",

@@ -54,7 +54,6 @@ class ImageOptions:
     insecure: bool = False
     oci_artifact: bool = True
     name_canonical: bool = False
-    dangling_prefix: str = ""
     store: bool = True
     tar: bool = True
     rest: Mapping[str, str] = field(default_factory=dict)
@@ -84,7 +83,6 @@ def read_options(attrs: Iterable[tuple[str, str]], tags: tuple[str, ...] = ()) -
         level=_read_level(compression or "gzip", attributes.get("compression-level")),
         oci_types=_flag(attributes, "oci-mediatypes", None),
         annotations=tuple(annotations),
-        dangling_prefix=attributes.get("dangling-name-prefix", ""),
         force_compression=read_flag(attributes, "force-compression", False),
         rewrite_timestamp=read_flag(attributes, "rewrite-timestamp", False),
         push=read_flag(attributes, "push", False),
