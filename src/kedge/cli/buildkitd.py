@@ -46,13 +46,14 @@ def _serve(words: Sequence[str]) -> int:
     daemon = configure(words)
     from kedge.daemon.service import Service
 
+    asked = asked_to_end()  # before a socket stands: who sees one may ask us to end
     service = Service(daemon.config, daemon.tls)
     for note in daemon.notes:
         service.log(f"note: {note}")
     service.start(daemon.addresses, daemon.group)
     for address in daemon.addresses:
         service.log(f"running server on {address.removeprefix('unix://')}")
-    wait_for_signal()
+    wait_until(asked)
     service.log("stopping server")
     service.close()
     return 0
@@ -66,9 +67,8 @@ def asked_to_end() -> threading.Event:
     return asked
 
 
-def wait_for_signal() -> None:
+def wait_until(asked: threading.Event) -> None:
     """Return when somebody asks the process to end."""
-    asked = asked_to_end()
     while not asked.wait(3600):
         pass
 
