@@ -53,18 +53,19 @@ def manifest_of(layout: Path) -> dict:
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
-    """Attributes of a bucket in an S3 server of our own."""
+    """Attributes of a bucket in an S3 server of our own. All servers of one process share their buckets: a name each."""
     server = pytest.importorskip("moto.server", reason="moto is not installed (pip install 'kedge[dev]')")
     boto3 = pytest.importorskip("boto3")
     running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     running.start()
     host, port = running.get_host_and_port()
+    name = f"cache-{port}"
     keys = {"aws_access_key_id": "a", "aws_secret_access_key": "b"}
-    boto3.client("s3", endpoint_url=f"http://{host}:{port}", region_name="r", **keys).create_bucket(
-        Bucket="cache", CreateBucketConfiguration={"LocationConstraint": "r"}
-    )
+    client = boto3.client("s3", endpoint_url=f"http://{host}:{port}", region_name="r", **keys)
+    client.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": "r"})
+    client.close()
     yield (
-        f"type=s3,bucket=cache,region=r,endpoint_url=http://{host}:{port},use_path_style=true,access_key_id=a,"
+        f"type=s3,bucket={name},region=r,endpoint_url=http://{host}:{port},use_path_style=true,access_key_id=a,"
         "secret_access_key=b"
     )
     running.stop()
