@@ -12,7 +12,7 @@ from typing import BinaryIO, Final, TypeVar, cast
 
 from kedge.model.credential import Credential, CredentialSource, anonymous
 from kedge.model.digest import Digest, hex_part
-from kedge.model.errors import IntegrityError, InvalidInput, KedgeError, NotFound, RegistryError
+from kedge.model.errors import IntegrityError, InvalidInput, NotFound, RegistryError
 from kedge.model.image import INDEXES, MANIFESTS, OCI_INDEX, Descriptor, Index, Manifest, strict_json
 from kedge.model.reference import DOCKER_HUB, Reference, parse_registry
 from kedge.model.settings import RegistryHost, Settings
@@ -26,9 +26,9 @@ from kedge.registry.answers import (
     stated_digest,
 )
 from kedge.registry.auth import pull_scope, push_scope
-from kedge.registry.exchange import Address, Server, worth_another_server
+from kedge.registry.exchange import Address, Server, turns
 from kedge.registry.transfer import BlobReader, BlobSink, OpenAt, Progress, no_progress
-from kedge.registry.transport import Answer, Transport, Unreachable, absolute, origin_of
+from kedge.registry.transport import Answer, Transport, absolute, origin_of
 
 __all__ = ["BlobSink", "Document", "OpenAt", "Progress", "Registry"]
 
@@ -239,16 +239,10 @@ class Registry:
 
     def _read(self, reference: Reference, ask: Callable[[Server], Result]) -> Result:
         """What the first server says that says anything; the registry's own error when none does."""
-        servers = self._for_reading(reference)
-        for server in servers[:-1]:
-            try:
+        for turn in turns(self._for_reading(reference)):
+            with turn as server:
                 return ask(server)
-            except KedgeError as error:
-                if not worth_another_server(error):
-                    raise
-                if isinstance(error, Unreachable):
-                    server.mark_down()
-        return ask(servers[-1])
+        raise AssertionError("the turns end with a result or the last error")
 
     # ---- requests ----------------------------------------------------------------------------------------------------
 

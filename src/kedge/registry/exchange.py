@@ -7,7 +7,8 @@ Does not know what the requests mean.
 import random
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Final, NoReturn
 
 from kedge.model.credential import Credential, CredentialSource
@@ -245,7 +246,35 @@ def _authorization(header: str) -> dict[str, str]:
     return {"Authorization": header} if header else {}
 
 
-def worth_another_server(error: KedgeError) -> bool:
+# ---- several servers -------------------------------------------------------------------------------------------------
+
+
+def turns(servers: Iterable[Server]) -> Iterator[AbstractContextManager[Server]]:
+    """The servers that may answer, best first, a turn each: who gets what it wants returns in its turn.
+
+    A failure in a turn is forgiven while another server may do better; the last one's is raised, or that of being
+    stopped.
+    """
+    last: KedgeError = NotFound("there is no registry to ask")
+
+    @contextmanager
+    def turn(server: Server) -> Iterator[Server]:
+        nonlocal last
+        try:
+            yield server
+        except KedgeError as error:
+            if not _worth_another_server(error):
+                raise
+            if isinstance(error, Unreachable):
+                server.mark_down()
+            last = error
+
+    for server in servers:
+        yield turn(server)
+    raise last
+
+
+def _worth_another_server(error: KedgeError) -> bool:
     """Whether a mirror's failure leaves hope in the next server: always, unless we were stopped."""
     from kedge.model.errors import Cancelled, InvalidInput
 

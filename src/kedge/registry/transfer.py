@@ -15,8 +15,8 @@ from kedge.model.errors import IntegrityError, KedgeError, NotFound, RegistryErr
 from kedge.model.image import Descriptor
 from kedge.registry.answers import acknowledged, content_range, stated_digest
 from kedge.registry.auth import pull_scope, push_scope
-from kedge.registry.exchange import Server, worth_another_server
-from kedge.registry.transport import PIECE, Answer, Unreachable
+from kedge.registry.exchange import Server, turns
+from kedge.registry.transport import PIECE, Answer
 
 Progress: TypeAlias = Callable[[int, int], None]  # bytes done so far, bytes in all; called from the moving thread
 OpenAt: TypeAlias = Callable[[int], BinaryIO]  # a blob's bytes from an offset on; called again when a transfer resumes
@@ -49,19 +49,10 @@ def no_progress(current: int, total: int) -> None:
 
 def download(servers: Iterable[Server], repository: str, blob: Descriptor, sink: BlobSink, progress: Progress) -> None:
     """Write the rest of a blob into `sink` and commit it; from the first of `servers` that has it whole and right."""
-    last: KedgeError = NotFound(f"no registry to fetch {blob.digest} from")
-    for server in servers:
-        try:
-            with server.downloads:
-                _download_from(server, repository, blob, sink, progress)
+    for turn in turns(servers):
+        with turn as server, server.downloads:
+            _download_from(server, repository, blob, sink, progress)
             return
-        except KedgeError as error:
-            if not worth_another_server(error):
-                raise
-            if isinstance(error, Unreachable):
-                server.mark_down()
-            last = error
-    raise last
 
 
 def _download_from(server: Server, repository: str, blob: Descriptor, sink: BlobSink, progress: Progress) -> None:
@@ -148,21 +139,12 @@ class BlobReader(io.RawIOBase):
         self._ended = False
 
     def _from_any(self, servers: Sequence[Server], repository: str, offset: int) -> Iterator[bytes]:
-        last: KedgeError = NotFound(f"no registry to fetch {self._blob.digest} from")
-        for server in servers:
-            try:
-                with server.downloads:
-                    for piece in pieces(server, repository, self._blob, offset):
-                        yield piece
-                        offset += len(piece)
+        for turn in turns(servers):
+            with turn as server, server.downloads:
+                for piece in pieces(server, repository, self._blob, offset):
+                    yield piece
+                    offset += len(piece)
                 return
-            except KedgeError as error:
-                if not worth_another_server(error):
-                    raise
-                if isinstance(error, Unreachable):
-                    server.mark_down()
-                last = error
-        raise last
 
     def readable(self) -> bool:
         return True
