@@ -99,6 +99,25 @@ def test_a_cache_keeps_its_files_between_builds_and_out_of_the_image(bench):
     assert not any(name.startswith("c/") for name in bench.listing("x"))
 
 
+@pytest.mark.parametrize("options", ["", ",mode=0773"])
+def test_a_step_without_cache_begins_with_empty_cache_mounts(bench, options):
+    """As in BuildKit: --no-cache must give what a first build gives, whatever the cache began with."""
+    text = "FROM base\nARG N\nRUN --mount=type=cache,target=/c" + options + " touch /c/$N; ls /c > /out"
+    for number, no_cache, seen in ("one", False, "one\n"), ("two", True, "two\n"), ("zwei", False, "two\nzwei\n"):
+        bench.build(text, tags=("x",), build_args=(("N", number),), no_cache=no_cache)
+        assert bench.read("x", "out") == seen
+
+
+def test_no_cache_for_one_stage_leaves_the_caches_of_others(bench):
+    text = (
+        "FROM base AS one\nARG N\nRUN --mount=type=cache,target=/c,id=1 touch /c/$N; ls /c > /one\n"
+        "FROM base\nARG N\nRUN --mount=type=cache,target=/c,id=2 touch /c/$N; ls /c > /two\nCOPY --from=one /one /\n"
+    )
+    bench.build(text, tags=("x",), build_args=(("N", "a"),))
+    bench.build(text, tags=("x",), build_args=(("N", "b"),), no_cache_filter=("one",))
+    assert (bench.read("x", "one"), bench.read("x", "two")) == ("b\n", "a\nb\n")
+
+
 def test_a_cache_with_first_content_and_owner(bench):
     bench.build(
         "FROM base AS seed\nRUN mkdir /s && echo first > /s/f\n"

@@ -46,6 +46,22 @@ def test_nothing_is_seeded_below_what_a_client_lends(store: Store) -> None:
         assert os.listdir(directory) == []
 
 
+def test_emptied_every_directory_of_an_id_is_gone_but_those_in_use(store: Store) -> None:
+    for options in {}, {"base": "x"}, {"lent": True}:
+        with store.cache_mounts.use("a", "private", **options) as directory:
+            (directory / "old").touch()
+    with store.cache_mounts.use("b", "shared") as used:
+        (used / "old").touch()
+        store.cache_mounts.empty(["a", "b", "never seen"])
+        assert os.listdir(used) == ["old"]
+    kept = []
+    for options in {}, {"base": "x"}, {"lent": True}:
+        with store.cache_mounts.use("a", "private", **options) as directory:
+            kept.append(os.listdir(directory))
+    assert kept == [[], [], ["old"]]
+    assert os.listdir(store.root / "trash") == []
+
+
 def test_shared_users_have_one_directory_at_once(store: Store) -> None:
     with store.cache_mounts.use("x", "shared") as one, store.cache_mounts.use("x", "shared") as two:
         assert one == two

@@ -5,7 +5,7 @@ trunk, so that one failure or one stop ends it all. Does not know what any part 
 """
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -23,7 +23,7 @@ from kedge.dockerfile.stages import StagedFile, read_stages
 from kedge.model.digest import digest_of
 from kedge.model.errors import Cancelled, IntegrityError, KedgeError, SourceFile, StepFailed
 from kedge.model.event import Report, WarningEvent, silent
-from kedge.model.graph import Edge, Snapshot
+from kedge.model.graph import Edge, Snapshot, Vertex, uncached
 from kedge.model.platform import Platform, parse_platform
 from kedge.model.value import dataclass, field, replace
 from kedge.session.session import Session
@@ -31,6 +31,7 @@ from kedge.solver.solver import Solver
 
 if TYPE_CHECKING:
     from kedge.builder.outputs import Built
+    from kedge.builder.scans import Scan
 
 Stopper: TypeAlias = Callable[[Callable[[], None]], None]
 
@@ -116,6 +117,8 @@ def solve(parts: Parts) -> Solved:
 def solve_graph(parts: Parts, edge: Edge) -> Snapshot:
     """Solve a graph that came without a Dockerfile."""
     parts.entitlements.require_all(edge)
+    if steps := uncached(edge):
+        _empty_caches(parts, steps)
     solver = parts.solver("")
     try:
         return parts.trunk.run(solver.solve(edge))
@@ -126,17 +129,24 @@ def solve_graph(parts: Parts, edge: Edge) -> Snapshot:
 
 def export_solved(parts: Parts, solved: Solved) -> BuildResult:
     """Make the outputs of the parts' request from what was solved before, in the same store."""
-    from kedge.builder.outputs import Built, export
-
-    async def run() -> Built:
-        caching = parts.trunk.spawn(_export_caches(parts, solved))
-        built = await parts.trunk.call(export, parts, solved.targets, solved.snapshots)
-        await _record_stages(parts, solved, built)
-        built.metadata |= await caching
-        return built
-
-    built = parts.trunk.run(run())
+    built = parts.trunk.run(_export(parts, solved))
     return BuildResult(built.images, built.names, solved.warnings, built.metadata, None, built.target)
+
+
+async def _export(parts: Parts, solved: Solved, solver: Solver | None = None) -> "Built":
+    """Make the outputs, and beside them the caches; `solver` if it still runs."""
+    from kedge.builder.outputs import attested, export
+
+    caching = parts.trunk.spawn(_export_caches(parts, solved))
+    scans: tuple[Scan, ...] = ()
+    if asked := attested(parts.request):
+        from kedge.builder.scans import scan
+
+        scans = await scan(parts, asked, solved.targets, solver)
+    built = await parts.trunk.call(export, parts, solved.targets, solved.snapshots, scans)
+    await _record_stages(parts, solved, built)
+    built.metadata |= await caching
+    return built
 
 
 async def _export_caches(parts: Parts, solved: Solved) -> dict[str, Any]:
@@ -175,12 +185,7 @@ class _Course:
         solved = await self.solve(solver)
         if self.parts.request.call != "build":
             return BuildResult(warnings=solved.warnings, answer=solved.answer)
-        from kedge.builder.outputs import export
-
-        caching = self.parts.trunk.spawn(_export_caches(self.parts, solved))
-        built = await self.parts.trunk.call(export, self.parts, solved.targets, solved.snapshots)
-        await _record_stages(self.parts, solved, built)
-        built.metadata |= await caching
+        built = await _export(self.parts, solved, solver)
         if "caches" in self.parts.__dict__:
             solved = replace(solved, warnings=(*solved.warnings, *self.parts.caches.warnings))
         for origin in sorted(self.parts.broken):
@@ -228,14 +233,16 @@ class _Course:
             self._require_clean(warnings)
         if request.call != "build":
             return Solved(warnings=warnings, answer=targets[0].outline)
-        for target in targets:
-            if target.edge:
-                parts.entitlements.require_all(target.edge)
+        edges = [target.edge for target in targets if target.edge]
+        for edge in edges:
+            parts.entitlements.require_all(edge)
+        if steps := set().union(*map(uncached, edges)):
+            await parts.trunk.call(_empty_caches, parts, steps)
         if travels:
             await prepared
         snapshots = await parts.trunk.gather(_solve(solver, target) for target in targets)
         if travels:
-            await parts.caches.collect([target.edge for target in targets if target.edge])
+            await parts.caches.collect(edges)
         warnings += await self._check_images(solver, file, targets, snapshots)
         return Solved(tuple(targets), tuple(snapshots), warnings, solver=solver)
 
@@ -322,6 +329,13 @@ async def _record_stages(parts: Parts, solved: Solved, built: "Built") -> None:
 
 async def _solve(solver: Solver, target: Target) -> Snapshot:
     return await solver.solve(target.edge) if target.edge else ()
+
+
+def _empty_caches(parts: Parts, steps: Iterable[Vertex]) -> None:
+    """Steps that must not use what earlier builds made begin with empty cache mounts, as in BuildKit."""
+    from kedge.operations.exec_mounts import caches_of
+
+    parts.store.cache_mounts.empty(caches_of(steps))
 
 
 def _platforms(request: BuildRequest, host: Platform) -> list[Platform | None]:

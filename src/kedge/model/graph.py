@@ -78,3 +78,18 @@ def walk(edge: Edge) -> Iterator[Vertex]:
             seen.add(vertex)
             stack.append((vertex, True))
             stack.extend((e.vertex, False) for e in reversed(vertex.inputs))
+
+
+def uncached(edge: Edge) -> set[Vertex]:
+    """The vertices of which some object of the graph says `no_cache`; `walk` shows only one of equal vertices."""
+    found: set[Vertex] = set()
+    seen: set[int] = set()
+    stack = [edge.vertex]
+    while stack:
+        vertex = stack.pop()
+        if id(vertex) not in seen:
+            seen.add(id(vertex))
+            if vertex.hints.no_cache:
+                found.add(vertex)
+            stack.extend(e.vertex for e in vertex.inputs)
+    return found

@@ -6,14 +6,14 @@ thrown away. Does not know the process. Everything opened here is closed by the 
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kedge.model.digest import digest_of
 from kedge.model.errors import InvalidInput, NotFound
-from kedge.model.graph import Snapshot
+from kedge.model.graph import Snapshot, Vertex
 from kedge.model.ops import NO_INPUT, NO_OUTPUT, Exec, Mount
 from kedge.model.value import dataclass, field
 from kedge.sandbox.process import Content, HostPath, MountPoint, MountSource, Overlay, SocketAt, Tmpfs
@@ -104,7 +104,7 @@ class Preparer:
                 self._fill(directory, snapshot, mount.selector)
 
         used = self._store.cache_mounts.use(
-            options.id or mount.dest, options.sharing, base=base, prepare=prepare, cancel=work.cancel
+            cache_id(mount), options.sharing, base=base, prepare=prepare, cancel=work.cancel
         )
         return HostPath(str(stack.enter_context(used)))
 
@@ -149,6 +149,17 @@ class Preparer:
                 f"no SSH agent was lent under the id {options.id!r}", hint=f"Run the build with --ssh {options.id}."
             )
         return SocketAt(str(path))
+
+
+def cache_id(mount: Mount) -> str:
+    """The id of a cache mount: its own, else where it is mounted."""
+    return (mount.cache.id if mount.cache else "") or mount.dest
+
+
+def caches_of(vertices: Iterable[Vertex]) -> set[str]:
+    """The ids of the caches that these vertices mount."""
+    ops = (vertex.op for vertex in vertices)
+    return {cache_id(mount) for op in ops if isinstance(op, Exec) for mount in op.mounts if mount.kind == "cache"}
 
 
 @contextmanager

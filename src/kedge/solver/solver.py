@@ -22,7 +22,7 @@ from kedge.model.cachekey import CacheKey, CacheMap, Selection, Selections
 from kedge.model.digest import Digest, digest_of
 from kedge.model.errors import Cancelled, KedgeError
 from kedge.model.event import Report, VertexEvent, silent
-from kedge.model.graph import Edge, Snapshot, Vertex, walk
+from kedge.model.graph import Edge, Snapshot, Vertex, uncached, walk
 from kedge.model.ops import Op
 from kedge.model.value import dataclass, replace
 from kedge.solver.contracts import CacheStore, Checksum, Elsewhere, Manifest, Operation
@@ -117,7 +117,7 @@ class Solver:
         """Report every vertex of the graph as not started. Of equal vertices, one that says `no_cache` speaks for
         all.
         """
-        self._no_cache |= _uncached(edge)
+        self._no_cache |= {vertex.digest for vertex in uncached(edge)}
         for vertex in walk(edge):
             if vertex not in self._events:
                 inputs = tuple(e.vertex.digest for e in vertex.inputs)
@@ -353,18 +353,3 @@ class Solver:
 
 def _runs(event: VertexEvent) -> bool:
     return event.started is not None and event.completed is None
-
-
-def _uncached(edge: Edge) -> set[Digest]:
-    """The digests that some vertex object of the graph marks `no_cache`; `walk` shows only one of equal vertices."""
-    found: set[Digest] = set()
-    seen: set[int] = set()
-    stack = [edge.vertex]
-    while stack:
-        vertex = stack.pop()
-        if id(vertex) not in seen:
-            seen.add(id(vertex))
-            if vertex.hints.no_cache:
-                found.add(vertex.digest)
-            stack.extend(e.vertex for e in vertex.inputs)
-    return found

@@ -7,14 +7,17 @@ Dockerfiles and are hashed, never joined to a path (CVE-2024-9675).
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from kedge.storage.database import Database
 from kedge.storage.disk import remove_tree, translated
 from kedge.storage.locks import Lease, Locks
+
+_LENT: Final = "lent-"
+_LONGEST_ID: Final = 200  # characters of an id in its record
 
 
 class CacheMounts:
@@ -28,6 +31,27 @@ class CacheMounts:
         """The first directory of an id that begins empty; None when there is none."""
         directory = self._root / "cache-mounts" / _place(id, "") / "0"
         return directory if directory.is_dir() else None
+
+    def empty(self, ids: Iterable[str]) -> None:
+        """Remove every directory of these ids, whatever it began with; the next user gets a new one.
+
+        One that somebody is using at this moment stays as it is. So do clients' own directories.
+        """
+        for id in ids:
+            for (name,) in self._database.rows("SELECT directory FROM cache_mounts WHERE id = ?", id[:_LONGEST_ID]):
+                if not name.startswith(_LENT):
+                    self._remove(name)
+
+    def _remove(self, name: str) -> None:
+        with self._locks.tried(lock_name(name)) as free:
+            if not free:
+                return
+            with self._database.transaction() as rows:
+                rows.execute("DELETE FROM cache_mounts WHERE directory = ?", (name,))
+            trash = self._root / "trash" / self._lease.new_name()
+            with translated("empty a cache mount"), suppress(FileNotFoundError):
+                os.rename(self._root / "cache-mounts" / name, trash)
+                remove_tree(trash)
 
     @contextmanager
     def use(
@@ -49,7 +73,7 @@ class CacheMounts:
         `lent`: a client's own directory, which no id in a Dockerfile or graph can name. May be left on another thread
         than it was entered on.
         """
-        place = f"lent-{_place(id, base)}" if lent else _place(id, base)
+        place = f"{_LENT}{_place(id, base)}" if lent else _place(id, base)
         if self.seed and not base and not lent and prepare is None:
             seed = self.seed
 
@@ -87,7 +111,7 @@ class CacheMounts:
         with self._database.transaction() as rows:
             rows.execute(
                 "INSERT INTO cache_mounts VALUES (?, ?, ?, ?) ON CONFLICT (directory) DO UPDATE SET used = ?",
-                (name, id[:200], now, now, now),
+                (name, id[:_LONGEST_ID], now, now, now),
             )
         yield directory
 
