@@ -77,15 +77,17 @@ class LinuxExecutor:
             finally:
                 leftovers.clean(plan.root, plan.works, run.made)
 
-    def enter(self, process: Process, pidfd: int, stdio: Stdio = NO_STDIO) -> int:
+    def enter(
+        self, process: Process, pidfd: int, stdio: Stdio = NO_STDIO, cancel: threading.Event | None = None
+    ) -> int:
         """Run one more process where the first process of an earlier `run`, known by its pidfd, runs; its exit code.
 
         It ends with that one. Only `terminal`, the program, its directory and its rights are taken from `process`.
-        Raises what `run` raises, Unsupported when that process has ended.
+        `cancel` ends that process only. Raises what `run` raises, Unsupported when that process has ended.
         """
         plan = join_plan(process, self._machine)
         plan.values["cgroups"] = cgroups.groups_of(pidfd)
-        return _Run(plan, stdio, None, pidfd).go(self._start)
+        return _Run(plan, stdio, cancel, pidfd).go(self._start)
 
     def close(self) -> None:
         with self._lock:

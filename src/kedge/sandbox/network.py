@@ -1,25 +1,46 @@
 """What a step sees of names and addresses: the contents of /etc/hosts and /etc/resolv.conf.
 
-Owns these two texts. Does not mount them. Network "sandbox" and "host" share the machine's network (docs/security.md).
+Owns these two texts, and the addresses in a network of a container's own. Does not mount or set them. Network "sandbox"
+and "host" share the machine's network (docs/security.md).
 """
 
 from pathlib import Path
+from typing import Final
 
 from kedge.model.ops import Pairs
+from kedge.sandbox.process import Resolver
 
+# Of a private network. Whoever comes from outside seems to come from the gateway, never from 127.0.0.1: that is whom
+# many programs trust without a password.
+ADDRESS: Final = "172.17.0.2"
+GATEWAY: Final = "172.17.0.1"
 _RESOLV_CONF = Path("/etc/resolv.conf")
 
 
-def hosts(hostname: str, extra: Pairs) -> bytes:
+def hosts(hostname: str, extra: Pairs, private: bool = False) -> bytes:
     """/etc/hosts: loopback names, our own, and the (name, address) pairs of --add-host in order: hosts(5)."""
-    lines = [f"127.0.0.1\tlocalhost {hostname}", "::1\tlocalhost ip6-localhost ip6-loopback"]
+    lines = ["127.0.0.1\tlocalhost" if private else f"127.0.0.1\tlocalhost {hostname}"]
+    lines += ["::1\tlocalhost ip6-localhost ip6-loopback"] + ([f"{ADDRESS}\t{hostname}"] if private else [])
     lines += [f"{address}\t{name}" for name, address in extra]
     return ("\n".join(lines) + "\n").encode()
 
 
-def resolv_conf(path: Path = _RESOLV_CONF) -> bytes:
-    """The machine's own /etc/resolv.conf; empty (resolvers then try 127.0.0.1) where it has none."""
+def resolv_conf(path: Path = _RESOLV_CONF, resolver: Resolver | None = None) -> bytes:
+    """The machine's own /etc/resolv.conf; empty (resolvers then try 127.0.0.1) where it has none.
+
+    What `resolver` says takes the place of the machine's lines of that kind. A search domain "." means none.
+    """
     try:
-        return path.read_bytes()
+        own = path.read_bytes()
     except OSError:
-        return b""
+        own = b""
+    if resolver is None or resolver == Resolver():
+        return own
+    wanted = {"nameserver": resolver.servers, "search": resolver.search, "options": resolver.options}
+    replaced = {key.encode() for key, values in wanted.items() if values} | ({b"domain"} if resolver.search else set())
+    lines = [line for line in own.splitlines() if line.split()[:1] and line.split()[0] not in replaced]
+    lines += [f"nameserver {server}".encode() for server in resolver.servers]
+    lines += [
+        f"{key} {' '.join(wanted[key])}".encode() for key in ("search", "options") if wanted[key] not in ((), (".",))
+    ]
+    return b"\n".join(lines) + b"\n"

@@ -21,6 +21,7 @@ from marshal import dumps, loads
 
 from kedge.kernel import syscalls as sc
 from kedge.kernel.paths import make_dirs_in_root
+from kedge.sandbox.init import stand_before
 from kedge.sandbox.mounting import RDONLY, Mounter, Refused
 from kedge.sandbox.system import System, open_terminal
 
@@ -124,11 +125,25 @@ class _Child:
             _tell(self.status, b"C", mounter.made)
         if system.terminal:
             self._take_terminal(*system.terminal)
+        for path, value in plan["sysctls"]:
+            self._set(system.proc, path, value)
         self.doing = "mask /proc and /sys"
         if plan["mask"]:
             system.mask()
         if plan["root_readonly"]:
             sc.mount_setattr(self.root, set=RDONLY)
+
+    def _set(self, proc: int, path: str, value: str) -> None:
+        """A sysctl of our own namespaces, while /proc/sys can still be written."""
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, dir_fd=proc)
+            try:
+                os.write(fd, value.encode())
+            finally:
+                os.close(fd)
+        except OSError as error:
+            name = path.removeprefix("sys/").replace("/", ".")
+            raise Refused("input", f"cannot set the sysctl {name} to {value!r}: {error.strerror}") from None
 
     def _take_terminal(self, master: int, slave: int) -> None:
         _tell(self.status, b"T", None, (master,))
@@ -151,7 +166,7 @@ class _Child:
         sc.umount2(".", sc.MNT_DETACH)  # the old root was stacked on the new one
         os.chdir("/")
         if self.plan["loopback"]:
-            _raise_loopback()
+            _raise_loopback(self.plan["addresses"])
         socket.sethostname(self.plan["hostname"])
         self._change_directory()
 
@@ -180,6 +195,8 @@ class _Child:
         program = self._find_program()
         self._drop_privileges()
         sc.prctl(sc.PR_SET_PDEATHSIG, 9)
+        if plan["init"]:
+            stand_before(plan["terminal"])
         if plan["announce"]:
             self.status.send(b"B")
         try:
@@ -284,10 +301,14 @@ class _Child:
 # ---- single acts -----------------------------------------------------------------------------------------------------
 
 
-def _raise_loopback() -> None:
+def _raise_loopback(addresses: list[str]) -> None:
+    """Let the loopback device work, with more addresses: netdevice(7), struct ifreq."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-        request = struct.pack("16sH14x", b"lo", 0x1 | 0x40)  # struct ifreq; IFF_UP | IFF_RUNNING: netdevice(7)
-        fcntl.ioctl(control, 0x8914, request)  # SIOCSIFFLAGS
+        fcntl.ioctl(control, 0x8914, struct.pack("16sH14x", b"lo", 0x1 | 0x40))  # SIOCSIFFLAGS; IFF_UP | IFF_RUNNING
+        for number, address in enumerate(addresses):
+            for command, value in ((0x8916, address), (0x891C, "255.255.255.255")):  # SIOCSIFADDR, SIOCSIFNETMASK
+                request = struct.pack("16sHH4s8x", b"lo:%d" % number, socket.AF_INET, 0, socket.inet_aton(value))
+                fcntl.ioctl(control, command, request)
 
 
 def _look(path: str) -> int:

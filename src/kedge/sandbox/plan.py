@@ -25,7 +25,6 @@ DEFAULT_CAPABILITIES = (
     *("chown", "dac_override", "fsetid", "fowner", "mknod", "net_raw", "setgid", "setuid", "setfcap", "setpcap"),
     *("net_bind_service", "sys_chroot", "kill", "audit_write"),
 )
-_CAPABILITY_MASK = sum(1 << sc.CAPABILITIES.index(name) for name in DEFAULT_CAPABILITIES)
 _APT = "/etc/apt/apt.conf.d/99kedge-single-id"
 
 Kind = str  # "d" directory, "t" directory for a tmpfs without a mode of its own, "f" file, "" unknown
@@ -81,7 +80,9 @@ def make_plan(
         "stage": machine.stage,
         "cgroups": [],
         "cgroup_namespace": machine.cgroup_version > 0,
-        "loopback": process.network == "none",
+        "loopback": process.network in ("none", "private"),
+        "addresses": [network.ADDRESS, network.GATEWAY] if process.network == "private" else [],
+        "sysctls": [(f"sys/{name.replace('.', '/')}", value) for name, value in process.sysctls],
         "new_keyring": process.security == "insecure",
     }
     works = tuple(m.source.work for m in mounts if isinstance(m.source, Overlay) and m.source.work)
@@ -105,7 +106,7 @@ def join_plan(process: Process, machine: Machine) -> Plan:
 
 def _namespaces(process: Process) -> int:
     flags = sc.CLONE_NEWNS | sc.CLONE_NEWPID | sc.CLONE_NEWIPC | sc.CLONE_NEWUTS
-    return flags | (sc.CLONE_NEWNET if process.network == "none" else 0)
+    return flags | (sc.CLONE_NEWNET if process.network in ("none", "private") else 0)
 
 
 def _files(process: Process, machine: Machine, taken: set[str]) -> list[MountPoint]:
@@ -113,9 +114,11 @@ def _files(process: Process, machine: Machine, taken: set[str]) -> list[MountPoi
     hostname = process.hostname or DEFAULT_HOSTNAME
     files = []
     if process.resolv_conf:
-        files.append(MountPoint("/etc/resolv.conf", Content(network.resolv_conf()), readonly=True))
+        resolving = network.resolv_conf(resolver=process.resolver)
+        files.append(MountPoint("/etc/resolv.conf", Content(resolving), readonly=True))
     if process.hosts:
-        files.append(MountPoint("/etc/hosts", Content(network.hosts(hostname, process.extra_hosts)), readonly=True))
+        names = network.hosts(hostname, process.extra_hosts, process.network == "private")
+        files.append(MountPoint("/etc/hosts", Content(names), readonly=True))
     if _fakes_ids(machine):
         # apt checks that it really became another user; with one id it cannot.
         files.append(MountPoint(_APT, Content(b'APT::Sandbox::User "root";\n'), readonly=True))
@@ -142,11 +145,22 @@ def _identity(process: Process, machine: Machine) -> dict[str, Any]:
         "hostname": process.hostname or DEFAULT_HOSTNAME,
         "rlimits": [(limit.name, limit.soft, limit.hard) for limit in process.ulimits],
         "terminal": process.terminal,
-        "capabilities": _CAPABILITY_MASK & ((2 << machine.last_capability) - 1) if sandboxed else None,
+        "capabilities": _mask(process, machine) if sandboxed else None,
         "last_capability": machine.last_capability,
         "no_new_privileges": sandboxed and process.no_new_privileges,
-        "seccomp": seccomp.program(machine.architecture, fake) if sandboxed else b"",
+        "seccomp": seccomp.program(machine.architecture, fake, _added(process)) if sandboxed else b"",
+        "init": process.init,
     }
+
+
+def _mask(process: Process, machine: Machine) -> int:
+    names = DEFAULT_CAPABILITIES if process.capabilities is None else process.capabilities
+    return sum(1 << sc.CAPABILITIES.index(name) for name in names) & ((2 << machine.last_capability) - 1)
+
+
+def _added(process: Process) -> frozenset[str]:
+    """The capabilities beyond the default set: the filter lets through what they are for."""
+    return (process.capabilities or frozenset()) - frozenset(DEFAULT_CAPABILITIES)
 
 
 class _Maker:

@@ -111,13 +111,26 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Resolver:
+    """How names are looked up, where it is not as on this machine: resolv.conf(5). Empty: what the machine's own file
+    says.
+    """
+
+    servers: tuple[str, ...] = ()
+    search: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Process:
     """One process, in terms of the new root: ids are those inside, `env` entries are `NAME=value` and are all it gets.
 
     `cwd` is made if it does not exist (0755, owned by `uid` and `gid`). `network` "sandbox" is the machine's own
-    network (docs/security.md says why). `hostname` "" stands for `kedge`. `shm_size` in bytes, 0 for 64 MiB. With
-    `terminal` the process leads a session on a new pseudo-terminal. `no_new_privileges` False lets set-user-id
-    programs (sudo) work. `resolv_conf` and `hosts` False leave the root's own files in place.
+    network (docs/security.md says why); "private" is one of its own with `network.ADDRESS` and no way out.
+    `capabilities` None is Docker's default set. `sysctls` are for its own namespaces. With `init`, process 1 is ours:
+    it passes signals on to the program and waits for orphans. `hostname` "" stands for `kedge`. `shm_size` in bytes,
+    0 for 64 MiB. With `terminal` the process leads a session on a new pseudo-terminal. `no_new_privileges` False lets
+    set-user-id programs (sudo) work. `resolv_conf` and `hosts` False leave the root's own files in place.
     """
 
     args: tuple[str, ...]
@@ -127,7 +140,7 @@ class Process:
     gid: int = 0
     groups: tuple[int, ...] = ()
     hostname: str = ""
-    network: Literal["sandbox", "host", "none"] = "sandbox"
+    network: Literal["sandbox", "host", "none", "private"] = "sandbox"
     security: Literal["sandbox", "insecure"] = "sandbox"
     extra_hosts: Pairs = ()
     ulimits: tuple[Ulimit, ...] = ()
@@ -138,6 +151,10 @@ class Process:
     no_new_privileges: bool = True
     resolv_conf: bool = True
     hosts: bool = True
+    capabilities: frozenset[str] | None = None  # lower case, without cap_
+    sysctls: Pairs = ()
+    resolver: Resolver = Resolver()
+    init: bool = False
 
     def __post_init__(self) -> None:
         if not self.args or not self.args[0]:

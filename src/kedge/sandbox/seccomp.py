@@ -8,7 +8,7 @@ import errno
 import struct
 from functools import cache
 
-from kedge.sandbox.syscall_numbers import ARCHITECTURES, CHECKED, DENIED, FAKED, LAST_KNOWN
+from kedge.sandbox.syscall_numbers import ARCHITECTURES, CHECKED, DENIED, FAKED, LAST_KNOWN, OPENED
 
 _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 _EPERM, _ENOSYS, _SUCCESS = _ERRNO | errno.EPERM, _ERRNO | errno.ENOSYS, _ERRNO
@@ -25,11 +25,12 @@ _LD, _AND, _JA, _JEQ, _JGT, _JSET, _RET = 0x20, 0x54, 0x05, 0x15, 0x25, 0x45, 0x
 
 
 @cache
-def program(machine: str, fake_ids: bool = False) -> bytes:
+def program(machine: str, fake_ids: bool = False, added: frozenset[str] = frozenset()) -> bytes:
     """The filter for steps on `machine` (os.uname().machine), as an array of struct sock_filter; empty if unknown to
     us.
 
-    `fake_ids`: only one id is mapped, so calls that change owners and ids do nothing and succeed.
+    `fake_ids`: only one id is mapped, so calls that change owners and ids do nothing and succeed. `added`: capabilities
+    beyond the default set, each of which opens the calls that it is for.
     """
     if machine not in _RUNS:
         return b""
@@ -37,13 +38,14 @@ def program(machine: str, fake_ids: bool = False) -> bytes:
     code.add(_LD, _LOAD_ARCH)
     for arch in _RUNS[machine]:
         code.add(_JEQ, _AUDIT_ARCH[arch], no="after " + arch)
-        _section(code, arch, fake_ids)
+        _section(code, arch, fake_ids, added)
         code.label("after " + arch)
     code.add(_RET, _KILL)
     return code.assemble()
 
 
-def _section(code: "_Assembler", arch: str, fake_ids: bool) -> None:
+def _section(code: "_Assembler", arch: str, fake_ids: bool, added: frozenset[str]) -> None:
+    opened = {call for name in added for call in OPENED.get(name, "").split()}
     column = ARCHITECTURES.index(arch)
     code.add(_LD, _LOAD_NUMBER)
     # The x32 numbers of x86_64 start at 0x40000000 and end here too.
@@ -53,11 +55,11 @@ def _section(code: "_Assembler", arch: str, fake_ids: bool) -> None:
         tables.insert(0, (FAKED, "faked"))
     for table, name in tables:
         for call, numbers in table.items():
-            if (number := numbers[column]) is not None:
+            if (number := numbers[column]) is not None and (call not in opened or name == "faked"):
                 special = call if call.startswith("mknod") else name
                 code.add(_JEQ, number, yes=f"{arch} {special}")
     for call, numbers in CHECKED.items():
-        if (number := numbers[column]) is not None:
+        if (number := numbers[column]) is not None and call not in opened:
             code.add(_JEQ, number, yes=f"{arch} {'unknown' if call == 'clone3' else call}")
     code.add(_RET, _ALLOW)
     _conditions(code, arch, fake_ids)

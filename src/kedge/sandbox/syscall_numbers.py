@@ -129,3 +129,22 @@ FAKED = _table(
     mknodat 259 297 33 324
     """
 )
+
+# What a capability beyond the default set opens, as in Docker's default profile. clone and clone3 are then unchecked.
+OPENED = {
+    "bpf": "bpf",
+    "dac_read_search": "open_by_handle_at",
+    "perfmon": "perf_event_open",
+    "sys_admin": "bpf clone clone3 fanotify_init fsconfig fsmount fsopen fspick lookup_dcookie mount mount_setattr "
+    "move_mount open_tree perf_event_open pivot_root quotactl quotactl_fd setdomainname sethostname setns syslog "
+    "umount umount2 unshare",
+    "sys_boot": "reboot",
+    "sys_module": "delete_module finit_module init_module",
+    "sys_nice": "get_mempolicy mbind migrate_pages move_pages set_mempolicy set_mempolicy_home_node",
+    "sys_pacct": "acct",
+    "sys_ptrace": "kcmp pidfd_getfd process_madvise",
+    "sys_rawio": "ioperm iopl",
+    "sys_time": "clock_settime clock_settime64 settimeofday stime",
+    "sys_tty_config": "vhangup",
+    "syslog": "syslog",
+}
