@@ -6,7 +6,7 @@ Owns the clock: work that shows no sign of life for a while is told to stop and 
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from kedge.model.errors import Cancelled, SourceError
 from kedge.model.event import Event
@@ -54,21 +54,21 @@ class Patient(Generic[T]):
 
     def run(self, function: Callable[[], T]) -> T:
         """The function's value, or its error. Raises SourceError when it is given up, Cancelled with the build."""
-        outcome: list[Any] = []
+        values: list[T] = []
+        errors: list[BaseException] = []
 
         def body() -> None:
             try:
-                outcome.append((function(), None))
+                values.append(function())
             except BaseException as error:  # told to whoever waits, if anyone still does
-                outcome.append((None, error))
+                errors.append(error)
 
         thread = threading.Thread(target=body, name="kedge-cache", daemon=True)
         thread.start()
         self._wait(thread)
-        value, error = outcome[0]
-        if error is not None:
+        for error in errors:
             raise error
-        return value  # type: ignore[no-any-return]
+        return values[0]
 
     def _wait(self, thread: threading.Thread) -> None:
         started = self._moved = time.monotonic()

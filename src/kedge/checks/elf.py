@@ -97,7 +97,6 @@ class _Parser:
     def elf(self) -> Elf:
         machine = self._unpack("H", self._head, 18)[0]
         headers = self._program_headers()
-        elf = {"machine": machine, "bits": 64 if self._wide else 32, "little": self._order == "<"}
         segments: dict[int, list[tuple[int, int, int]]] = {}
         for kind, offset, address, size in headers:
             segments.setdefault(kind, []).append((offset, address, size))
@@ -107,8 +106,18 @@ class _Parser:
         is_go = any(
             b"Go\0\0" in self._read(offset, min(size, 512)) for offset, _, size in segments.get(_PT_NOTE, ())[:8]
         )
-        dynamic = self._dynamic(segments)
-        return Elf(**elf, interpreter=interpreter, is_go=is_go, **dynamic)  # type: ignore[arg-type]
+        linked = self._dynamic(segments)
+        return Elf(
+            machine,
+            64 if self._wide else 32,
+            self._order == "<",
+            interpreter,
+            needed=linked(_DT_NEEDED),
+            soname="".join(linked(_DT_SONAME)[:1]),
+            rpath=_parts(linked(_DT_RPATH)),
+            runpath=_parts(linked(_DT_RUNPATH)),
+            is_go=is_go,
+        )
 
     def _unpack(self, form: str, data: bytes, offset: int = 0) -> tuple[int, ...]:
         return struct.unpack_from(self._order + form, data, offset)
@@ -131,7 +140,8 @@ class _Parser:
             return [(kind, offset, address, length) for kind, _, offset, address, _, length in rows]
         return [(kind, offset, address, length) for kind, offset, address, _, length in rows]
 
-    def _dynamic(self, segments: dict[int, list[tuple[int, int, int]]]) -> dict[str, object]:
+    def _dynamic(self, segments: dict[int, list[tuple[int, int, int]]]) -> Callable[[int], tuple[str, ...]]:
+        """What gives the texts of a tag of the dynamic section."""
         found: dict[int, list[int]] = {}
         for offset, _, size in segments.get(_PT_DYNAMIC, ())[:1]:
             form, step = ("QQ", 16) if self._wide else ("II", 8)
@@ -142,18 +152,13 @@ class _Parser:
                     break
                 found.setdefault(tag, []).append(value)
         if _DT_STRTAB not in found:
-            return {}
+            return lambda tag: ()
         table = _file_offset(found[_DT_STRTAB][0], segments.get(_PT_LOAD, []))
 
         def texts(tag: int) -> tuple[str, ...]:
             return tuple(_text(self._read(table + at, _LONGEST)) for at in found.get(tag, ()))
 
-        return {
-            "needed": texts(_DT_NEEDED),
-            "soname": "".join(texts(_DT_SONAME)[:1]),
-            "rpath": _parts(texts(_DT_RPATH)),
-            "runpath": _parts(texts(_DT_RUNPATH)),
-        }
+        return texts
 
 
 def _file_offset(address: int, loads: list[tuple[int, int, int]]) -> int:

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TextIO
 
@@ -45,7 +46,8 @@ class Console:
         _open_missing_streams()
         for stream in (sys.stdout, sys.stderr):
             # A name in an image need not be text in the locale's encoding; showing it must not fail.
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+            if isinstance(stream, TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         return cls(sys.stdin.buffer, sys.stdout, sys.stderr, os.environ)
 
     def configure(self, options: Options) -> None:

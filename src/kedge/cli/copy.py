@@ -1,9 +1,8 @@
 """kedge copy: an image from one place to another, without unpacking it."""
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from kedge.cli.build_flags import flatten, words
 from kedge.cli.command import Argument, Command, Flag, Options
@@ -13,6 +12,8 @@ from kedge.cli.transfer import PROGRESS, QUIET, shown
 from kedge.model.suggest import nearest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kedge.exporters.copy_image import Reader, Writer
     from kedge.model.image import Descriptor
 
@@ -33,12 +34,12 @@ def work(options: Options, console: Console) -> int:
 
 def _source(text: str, console: Console, stack: ExitStack) -> "tuple[Reader, Descriptor]":
     kind, rest = split(text)
-    return READERS[kind](rest, console, stack)  # type: ignore[no-any-return]
+    return READERS[kind](rest, console, stack)
 
 
 def _destination(text: str, console: Console, stack: ExitStack) -> "Writer":
     kind, rest = split(text)
-    return WRITERS[kind](rest, console, stack)  # type: ignore[no-any-return]
+    return WRITERS[kind](rest, console, stack)
 
 
 def split(text: str) -> tuple[str, str]:
@@ -57,7 +58,7 @@ def split(text: str) -> tuple[str, str]:
 # ---- places ----------------------------------------------------------------------------------------------------------
 
 
-def _from_registry(text: str, console: Console, stack: ExitStack) -> Any:
+def _from_registry(text: str, console: Console, stack: ExitStack) -> "tuple[Reader, Descriptor]":
     from kedge.exporters.places import RegistryReader
     from kedge.model.reference import parse_reference
 
@@ -65,14 +66,14 @@ def _from_registry(text: str, console: Console, stack: ExitStack) -> Any:
     return RegistryReader(console.registry(), reference.repository_only), console.registry().resolve(reference)
 
 
-def _to_registry(text: str, console: Console, stack: ExitStack) -> Any:
+def _to_registry(text: str, console: Console, stack: ExitStack) -> "Writer":
     from kedge.exporters.places import RegistryWriter
     from kedge.model.reference import parse_reference
 
     return RegistryWriter(console.registry(), parse_reference(text))
 
 
-def _from_store(text: str, console: Console, stack: ExitStack) -> Any:
+def _from_store(text: str, console: Console, stack: ExitStack) -> "tuple[Reader, Descriptor]":
     from kedge.exporters.places import StoreReader
     from kedge.exporters.push import publishable
     from kedge.images.lookup import find
@@ -81,14 +82,14 @@ def _from_store(text: str, console: Console, stack: ExitStack) -> Any:
     return StoreReader(console.store(), published.documents), published.target
 
 
-def _to_store(text: str, console: Console, stack: ExitStack) -> Any:
+def _to_store(text: str, console: Console, stack: ExitStack) -> "Writer":
     from kedge.exporters.places import StoreWriter
     from kedge.model.reference import parse_reference
 
     return StoreWriter(console.store(), [parse_reference(text)])
 
 
-def _from_layout(text: str, console: Console, stack: ExitStack) -> Any:
+def _from_layout(text: str, console: Console, stack: ExitStack) -> "tuple[Reader, Descriptor]":
     from kedge.exporters.places import LayoutReader
     from kedge.sources.oci_layout import open_layout
 
@@ -97,14 +98,14 @@ def _from_layout(text: str, console: Console, stack: ExitStack) -> Any:
     return LayoutReader(layout), layout.find(tag)
 
 
-def _to_layout(text: str, console: Console, stack: ExitStack) -> Any:
+def _to_layout(text: str, console: Console, stack: ExitStack) -> "Writer":
     from kedge.exporters.places import LayoutWriter
 
     path, tag = _path_and_tag(text)
     return LayoutWriter(path, [tag] if tag else [])
 
 
-def _to_archive(text: str, console: Console, stack: ExitStack) -> Any:
+def _to_archive(text: str, console: Console, stack: ExitStack) -> "Writer":
     from kedge.exporters.places import ArchiveWriter
 
     path, tag = _path_and_tag(text)
@@ -117,14 +118,13 @@ def _path_and_tag(text: str) -> tuple[Path, str]:
     return (Path(path), tag) if colon and path and "/" not in tag else (Path(text), "")
 
 
-Place = Callable[[str, Console, ExitStack], Any]
-READERS: Final[dict[str, Place]] = {
+READERS: "Final[dict[str, Callable[[str, Console, ExitStack], tuple[Reader, Descriptor]]]]" = {
     "docker": _from_registry,
     "store": _from_store,
     "oci": _from_layout,
     "oci-archive": _from_layout,
 }
-WRITERS: Final[dict[str, Place]] = {
+WRITERS: "Final[dict[str, Callable[[str, Console, ExitStack], Writer]]]" = {
     "docker": _to_registry,
     "store": _to_store,
     "oci": _to_layout,

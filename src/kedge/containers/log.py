@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from kedge.model.errors import StoreError
 from kedge.model.value import dataclass
@@ -121,16 +122,16 @@ def _record(stream: int, now: int, data: bytes) -> bytes:
     return _HEAD.pack(stream, len(data), now) + data
 
 
-def _lines(file: "object") -> Iterator[LogLine]:
+def _lines(file: BinaryIO) -> Iterator[LogLine]:
     """The whole records from here on; the file stands behind the last one afterwards."""
     while True:
-        here = file.tell()  # type: ignore[attr-defined]
-        head = file.read(_HEAD.size)  # type: ignore[attr-defined]
+        here = file.tell()
+        head = file.read(_HEAD.size)
         if len(head) == _HEAD.size:
             stream, length, moment = _HEAD.unpack(head)
-            data = file.read(length)  # type: ignore[attr-defined]
+            data = file.read(length)
             if len(data) == length:
                 yield LogLine(stream, moment, data)
                 continue
-        file.seek(here)  # type: ignore[attr-defined]
+        file.seek(here)
         return

@@ -61,14 +61,14 @@ def lower_copy(state: StageState, command: Copy | Add, sources: list["StageState
 
 def _expanded(state: StageState, command: Copy | Add) -> Copy | Add:
     """The instruction with its variables replaced, in the order in which a reader would meet errors."""
-    changes = {"chown": state.expand(command.chown, command), "chmod": state.expand(command.chmod, command)}
+    chown, chmod = state.expand(command.chown, command), state.expand(command.chmod, command)
     checksum = state.expand(command.checksum, command) if isinstance(command, Add) else ""
     sources = tuple(state.expand(source, command) for source in command.sources)
     dest = state.expand(command.dest, command)
     inline = tuple(
         replace(file, data=state.expand_body(file.data, command)) if file.expand else file for file in command.inline
     )
-    expanded = replace(command, **changes, sources=sources, dest=dest, inline=inline)  # type: ignore[arg-type]
+    expanded = replace(command, chown=chown, chmod=chmod, sources=sources, dest=dest, inline=inline)
     if isinstance(expanded, Add):
         expanded = replace(expanded, checksum=checksum)
         _check_checksum(expanded)

@@ -5,8 +5,8 @@ is an error, never ignored: a builder that let one through lent the host's files
 """
 
 import re
-from collections.abc import Callable
-from typing import Literal, TypeAlias, get_args
+from collections.abc import Callable, Mapping
+from typing import Final, Literal, TypeAlias, TypeVar, get_args
 
 from kedge.dockerfile.durations import parse_size
 from kedge.model.errors import DockerfileError, KedgeError
@@ -15,6 +15,7 @@ from kedge.model.value import dataclass
 
 MountType: TypeAlias = Literal["bind", "cache", "tmpfs", "secret", "ssh"]
 Sharing: TypeAlias = Literal["shared", "private", "locked"]
+Word = TypeVar("Word", MountType, Sharing)
 
 TRUE_WORDS = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 FALSE_WORDS = frozenset({"0", "f", "F", "FALSE", "false", "False"})
@@ -22,6 +23,8 @@ _OPTIONS = (
     *("type", "from", "source", "src", "target", "dst", "destination", "readonly", "ro", "readwrite", "rw"),
     *("id", "sharing", "required", "size", "mode", "uid", "gid", "env"),
 )
+_TYPES: Final[dict[str, MountType]] = {word: word for word in get_args(MountType)}
+_SHARINGS: Final[dict[str, Sharing]] = {word: word for word in get_args(Sharing)}
 _OCTAL = re.compile(r"[0-7]+")
 _DECIMAL = re.compile(r"[0-9]+")
 
@@ -157,18 +160,19 @@ def _number(value: str | None, pattern: re.Pattern[str], base: int) -> int:
     return number
 
 
+def _word(option: str, value: str | None, known: Mapping[str, Word]) -> Word:
+    found = known.get((value or "").lower())
+    if found is None:
+        raise DockerfileError(f"unsupported {option} {value!r}", hint=did_you_mean(value or "", known))
+    return found
+
+
 def _type(mount: RunMount, value: str | None) -> None:
-    known = get_args(MountType)
-    if (value or "").lower() not in known:
-        raise DockerfileError(f"unsupported type {value!r}", hint=did_you_mean(value or "", known))
-    mount.type = (value or "").lower()  # type: ignore[assignment]
+    mount.type = _word("type", value, _TYPES)
 
 
 def _sharing(mount: RunMount, value: str | None) -> None:
-    known = get_args(Sharing)
-    if (value or "").lower() not in known:
-        raise DockerfileError(f"unsupported sharing {value!r}", hint=did_you_mean(value or "", known))
-    mount.sharing = (value or "").lower()  # type: ignore[assignment]
+    mount.sharing = _word("sharing", value, _SHARINGS)
 
 
 def _required(mount: RunMount, value: str | None) -> None:

@@ -50,8 +50,8 @@ def _parse(word: str) -> PortWord:
 
 
 def _split(word: str) -> tuple[str, str, str]:
-    parts = word.rsplit(":", 2)
-    return ("", *([""] * (3 - len(parts))), *parts)[-3:]  # type: ignore[return-value]
+    address, host, port = ["", "", *word.rsplit(":", 2)][-3:]
+    return address, host, port
 
 
 def _check_address(address: str, word: str) -> None:

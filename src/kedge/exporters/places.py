@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from kedge.exporters.copy_image import OpenAt, Progress
@@ -170,12 +171,14 @@ class ArchiveWriter:
         self._tar = self._stack.enter_context(tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT))
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         with _as_store_error(self._path):
-            if error[0] is None:
+            if kind is None:
                 self._add("index.json", self._index.to_bytes())
                 self._add("oci-layout", _VERSION)
-            self._stack.__exit__(*error)  # type: ignore[arg-type]
+            self._stack.__exit__(kind, error, trace)
 
     @property
     def name(self) -> str:

@@ -100,7 +100,7 @@ def _layer_faults(layer: Descriptor, diff_id: str, open_blob: Open) -> Iterator[
     try:
         with open_blob(layer) as stream:
             hashing = _Hashing(stream)
-            reader = decompressed(hashing, format=kind)  # type: ignore[arg-type]
+            reader = decompressed(hashing, format=kind)
             while chunk := reader.read(_CHUNK):
                 plain.update(chunk)
             while hashing.read(_CHUNK):

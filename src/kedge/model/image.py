@@ -5,7 +5,8 @@ know, so that a config passes through unharmed. Does not know where bytes are, n
 """
 
 import json
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any, Final, Literal
 
 from kedge.model.digest import Digest, parse_digest
 from kedge.model.errors import IntegrityError
@@ -27,7 +28,8 @@ DOCKER_LAYER_ZSTD: Final = DOCKER_LAYER + ".zstd"
 
 MANIFESTS: Final = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
 INDEXES: Final = frozenset({OCI_INDEX, DOCKER_LIST})
-COMPRESSION_OF: Final = {  # layer media type -> how its bytes are compressed
+COMPRESSION_OF: Final[Mapping[str, Literal["uncompressed", "gzip", "zstd"]]] = {
+    # layer media type -> how its bytes are compressed
     OCI_LAYER: "uncompressed",
     DOCKER_LAYER: "uncompressed",
     OCI_LAYER_GZIP: "gzip",

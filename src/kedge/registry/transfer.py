@@ -6,8 +6,8 @@ upload asks its `OpenAt` for the bytes from an offset on. Holds one piece of 256
 
 import hashlib
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import BinaryIO, Final, Protocol, TypeAlias
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, BinaryIO, Final, Protocol, TypeAlias
 from urllib.parse import urlsplit
 
 from kedge.model.digest import Digest
@@ -17,6 +17,9 @@ from kedge.registry.answers import acknowledged, content_range, stated_digest
 from kedge.registry.auth import pull_scope, push_scope
 from kedge.registry.exchange import Server, turns
 from kedge.registry.transport import PIECE, Answer
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 Progress: TypeAlias = Callable[[int, int], None]  # bytes done so far, bytes in all; called from the moving thread
 OpenAt: TypeAlias = Callable[[int], BinaryIO]  # a blob's bytes from an offset on; called again when a transfer resumes
@@ -138,7 +141,7 @@ class BlobReader(io.RawIOBase):
         self._rest = memoryview(b"")
         self._ended = False
 
-    def _from_any(self, servers: Sequence[Server], repository: str, offset: int) -> Iterator[bytes]:
+    def _from_any(self, servers: Sequence[Server], repository: str, offset: int) -> Generator[bytes, None, None]:
         for turn in turns(servers):
             with turn as server, server.downloads:
                 for piece in pieces(server, repository, self._blob, offset):
@@ -149,7 +152,8 @@ class BlobReader(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: "bytearray | memoryview") -> int:  # type: ignore[override]
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        room = memoryview(buffer)
         if not self._rest and not self._ended:
             self._rest = memoryview(next(self._pieces, b""))
             self._ended = not self._rest
@@ -157,8 +161,8 @@ class BlobReader(io.RawIOBase):
                 self._hash.update(self._rest)
             if self._hash and self._ended:
                 self._verify(self._hash.hexdigest())
-        count = min(len(buffer), len(self._rest))
-        buffer[:count] = self._rest[:count]
+        count = min(len(room), len(self._rest))
+        room[:count] = self._rest[:count]
         self._rest = self._rest[count:]
         return count
 
@@ -168,7 +172,7 @@ class BlobReader(io.RawIOBase):
 
     def close(self) -> None:
         if not self.closed:
-            self._pieces.close()  # type: ignore[attr-defined]
+            self._pieces.close()
         super().close()
 
 

@@ -17,7 +17,7 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from kedge.model.errors import Conflict, InvalidInput, NotFound, StoreError
 from kedge.model.value import dataclass, fields, replace
@@ -216,9 +216,9 @@ class Container:
         except OSError as error:
             raise StoreError(f"cannot write {aside}: {error.strerror}") from None
 
-    def update(self, **changes: object) -> None:
+    def update(self, **changes: Any) -> None:
         """Change fields of the record, on disk too."""
-        self.record = replace(self.record, **changes)  # type: ignore[arg-type]
+        self.record = replace(self.record, **changes)
         self.save()
 
 

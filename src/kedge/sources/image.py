@@ -7,7 +7,7 @@ picked out of an index (`pick`), nor how layers are unpacked.
 import os
 import threading
 import time
-from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, Literal, TypeAlias, TypeVar, get_args
 
 from kedge.model.digest import Digest
 from kedge.model.errors import IntegrityError, InvalidInput, NotFound, Unauthorized
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from kedge.storage.store import Store
 
 ResolveMode: TypeAlias = Literal["default", "pull", "local", "never"]
-_MODES = frozenset({"default", "pull", "local", "never"})
+_MODES: Final[dict[str, ResolveMode]] = {word: word for word in get_args(ResolveMode)}
 _DOCUMENT_LIMIT = 4 << 20
 _CONFIG_LIMIT = 8 << 20
 
@@ -36,12 +36,12 @@ Answer = TypeVar("Answer")
 
 
 @dataclass(slots=True)
-class _Once:
+class _Once(Generic[Answer]):
     """Answers by question, each asked once, by one thread while the others wait. A failure is asked again."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     locks: dict[object, threading.Lock] = field(default_factory=dict)
-    answers: dict[object, object] = field(default_factory=dict)
+    answers: dict[object, Answer] = field(default_factory=dict)
 
     def ask(self, question: object, find: "Callable[[], Answer]") -> Answer:
         with self.lock:
@@ -49,7 +49,7 @@ class _Once:
         with lock:
             if question not in self.answers:
                 self.answers[question] = find()
-            return self.answers[question]  # type: ignore[return-value]
+            return self.answers[question]
 
 
 class ImageSource:
@@ -60,7 +60,7 @@ class ImageSource:
 
     def __init__(self, store: "Store", registry: "Registry", host: Platform | None = None) -> None:
         self._store, self._registry, self._host = store, registry, host or of_machine(os.uname().machine)
-        self._targets, self._images = _Once(), _Once()
+        self._targets, self._images = _Once[Descriptor](), _Once[PickedImage]()
         self._arriving: dict[Digest, _LayerProgress] = {}
 
     def resolve(
@@ -242,13 +242,14 @@ def _described(digest: Digest, data: bytes) -> Descriptor:
 
 
 def _read(source: Source) -> tuple[Reference, ResolveMode]:
-    mode = source.attr("image.resolvemode", "default")
-    if mode not in _MODES:
-        raise InvalidInput(f"invalid image resolve mode {mode[:40]!r}")
+    word = source.attr("image.resolvemode", "default")
+    mode = _MODES.get(word)
+    if mode is None:
+        raise InvalidInput(f"invalid image resolve mode {word[:40]!r}")
     reference = parse_reference(source.identifier.partition("://")[2])
     checksum = source.attr("image.checksum")
     if checksum:
         from kedge.model.digest import parse_digest
 
         reference = replace(reference, digest=parse_digest(checksum))
-    return reference, mode  # type: ignore[return-value]
+    return reference, mode

@@ -23,6 +23,8 @@ from kedge.sources.pick import PickedImage, buildkit_names, declare_layers, pick
 from kedge.storage.blobs import verified
 
 if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
     from kedge.storage.store import Store
 
 _PIECE: Final = 1 << 20
@@ -225,9 +227,10 @@ class _Slice(io.RawIOBase):
     def tell(self) -> int:
         return self._at
 
-    def readinto(self, buffer: "bytearray | memoryview") -> int:  # type: ignore[override]
-        count = min(len(buffer), max(0, self._member.size - self._at))
-        count = os.preadv(self._fd, [memoryview(buffer)[:count]], self._member.offset + self._at) if count else 0
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        room = memoryview(buffer)
+        count = min(len(room), max(0, self._member.size - self._at))
+        count = os.preadv(self._fd, [room[:count]], self._member.offset + self._at) if count else 0
         self._at += count
         return count
 

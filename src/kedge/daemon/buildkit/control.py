@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 
 from kedge.daemon.buildkit.config import ServiceConfig
-from kedge.daemon.buildkit.errors import Refused, answers, status_message, streams
+from kedge.daemon.buildkit.errors import Refused, also_tell, answers, status_message, streams
 from kedge.daemon.buildkit.exporting import export
 from kedge.daemon.buildkit.history import History, HistoryEvent
 from kedge.daemon.buildkit.jobs import Job, Jobs
@@ -56,8 +56,7 @@ class Control:
         except BaseException as error:
             failure = error
             if isinstance(error, KedgeError):
-                error.vertex = job.log.failed(error.message)  # type: ignore[attr-defined]
-                error.traced = self._config.debug  # type: ignore[attr-defined]
+                also_tell(error, job.log.failed(error.message), traced=self._config.debug)
             raise
         finally:
             job.finish()

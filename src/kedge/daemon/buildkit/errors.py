@@ -11,7 +11,7 @@ import os
 import traceback
 from collections import namedtuple
 from collections.abc import Callable, Iterator
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NoReturn, TypeAlias, TypeVar
 
 import grpc
 
@@ -39,7 +39,9 @@ _MOST_LINES: Final = 1000
 _MOST_DETAILS: Final = 256_000  # bytes; they travel in a header
 
 Status = namedtuple("Status", ("code", "details", "trailing_metadata"))
-Function = TypeVar("Function", bound=Callable[..., Any])
+Me = TypeVar("Me")
+Answer = TypeVar("Answer")
+Method: TypeAlias = Callable[[Me, Any, grpc.ServicerContext], Answer]
 
 
 class Refused(InvalidInput):
@@ -169,15 +171,21 @@ def _definition_json(filename: str) -> dict[str, Any]:
     }
 
 
-def abort(context: grpc.ServicerContext, error: KedgeError) -> None:
+def abort(context: grpc.ServicerContext, error: KedgeError) -> NoReturn:
     """End a call with the error; does not return."""
     told = status_message(error)
     code = next(code for code in grpc.StatusCode if code.value[0] == (told.code or 2))
     trailer = (("grpc-status-details-bin", told.SerializeToString()),)
     context.abort_with_status(Status(code, told.message, trailer))
+    raise AssertionError("a call that was broken off went on")
 
 
-def _own(error: Exception) -> KedgeError:
+def also_tell(error: KedgeError, vertex: str, traced: bool) -> None:
+    """Let the error's details name the vertex that failed too, and where in this service it came up."""
+    vars(error).update(vertex=vertex, traced=traced)
+
+
+def own(error: Exception) -> KedgeError:
     """The error if it is one of ours; else a bug: the log gets its trace, the client its kind."""
     if isinstance(error, KedgeError):
         return error
@@ -185,27 +193,27 @@ def _own(error: Exception) -> KedgeError:
     return Bug(f"internal error: {type(error).__name__}: {str(error)[:500]}")
 
 
-def answers(function: Function) -> Function:
+def answers(function: Method[Me, Answer]) -> Method[Me, Answer]:
     """A method of a service whose KedgeErrors end the call properly."""
 
     @functools.wraps(function)
-    def wrapped(self: Any, request: Any, context: grpc.ServicerContext) -> Any:
+    def wrapped(self: Me, request: Any, context: grpc.ServicerContext) -> Answer:
         try:
             return function(self, request, context)
         except Exception as error:
-            abort(context, _own(error))
+            abort(context, own(error))
 
-    return wrapped  # type: ignore[return-value]
+    return wrapped
 
 
-def streams(function: Function) -> Function:
+def streams(function: Method[Me, Iterator[Answer]]) -> Method[Me, Iterator[Answer]]:
     """The same for a method that yields its answers."""
 
     @functools.wraps(function)
-    def wrapped(self: Any, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+    def wrapped(self: Me, request: Any, context: grpc.ServicerContext) -> Iterator[Answer]:
         try:
             yield from function(self, request, context)
         except Exception as error:
-            abort(context, _own(error))
+            abort(context, own(error))
 
-    return wrapped  # type: ignore[return-value]
+    return wrapped

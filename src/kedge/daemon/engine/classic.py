@@ -12,6 +12,7 @@ from typing import Final
 
 from kedge.dockerfile.instructions import From
 from kedge.dockerfile.parser import parse
+from kedge.dockerfile.read import Typed
 from kedge.dockerfile.stages import Stage, StagedFile, read_stages
 from kedge.model.digest import Digest, hex_part
 from kedge.model.errors import KedgeError, SourceFile
@@ -170,12 +171,11 @@ class ClassicProgress:
         except KedgeError:
             return  # said by the build itself
         wanted = needed_stages(file, self._target)
-        typed = [*file.args]
-        instructions = [(False, each) for each in typed]
+        instructions: list[tuple[bool, Typed]] = [(False, each) for each in file.args]
         for stage in file.stages:
             if stage.index in wanted:
-                instructions.append((True, stage.source))  # type: ignore[arg-type]
-                instructions += [(False, each) for each in stage.commands]  # type: ignore[misc]
+                instructions.append((True, stage.source))
+                instructions += [(False, each) for each in stage.commands]
         for number, (first, each) in enumerate(instructions, 1):
             step = _Step(number, " ".join(each.text.split()), first)
             self._steps.append(step)
