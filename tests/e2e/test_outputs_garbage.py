@@ -74,6 +74,14 @@ def test_filters(filled: Kedge, words: tuple[str, ...], gone: set[str], left: se
     assert left <= kinds
 
 
+def test_a_kind_that_there_is_not_is_told_before_anything_goes(filled: Kedge) -> None:
+    done = filled("prune", "--force", "--filter", "kind=cachemount", check=False)
+    assert done.returncode == 125
+    assert "invalid filter kind=cachemount" in done.stderr
+    assert "cache-mount" in done.stderr
+    assert "cache-mount" in {each["Kind"] for each in usage(filled)}
+
+
 def test_a_cap_is_never_exceeded(mirror: Path, tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text(mirror.read_text() + '\n[store]\nmax-size = "24MB"\n')

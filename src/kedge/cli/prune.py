@@ -1,7 +1,7 @@
 """kedge prune: room on the disk by removing what nothing needs."""
 
 import time
-from typing import Final
+from typing import TYPE_CHECKING, Final, get_args
 
 from kedge.cli.command import Command, Flag, Options
 from kedge.cli.console import Console
@@ -9,7 +9,11 @@ from kedge.cli.filters import FILTER, parse_filters
 from kedge.cli.parse import UsageError
 from kedge.cli.spelling import parse_duration, parse_size, size
 from kedge.model.errors import InvalidInput
+from kedge.model.suggest import did_you_mean
 from kedge.model.value import replace
+
+if TYPE_CHECKING:
+    from kedge.storage.accounts import Kind
 
 FILTERS: Final = ("id", "kind", "type", "until")
 
@@ -18,11 +22,11 @@ def work(options: Options, console: Console) -> int:
     from kedge.storage.gc import PruneOptions
 
     filters = parse_filters(options.filter, FILTERS, "prune")
+    kinds = tuple(map(_kind, filters.get("kind", []) + filters.get("type", [])))
     if not options.force and not _confirmed(options, console):
         return 1
     until = time.time() - _age(filters["until"][0]) if "until" in filters else None
-    kinds = tuple(filters.get("kind", []) + filters.get("type", []))
-    chosen = PruneOptions(options.all, until, tuple(filters.get("id", ())), kinds, options.keep_storage)  # type: ignore[arg-type]
+    chosen = PruneOptions(options.all, until, tuple(filters.get("id", ())), kinds, options.keep_storage)
     pruned = console.store().prune(chosen)
     if options.verbose:
         for item in pruned.records:
@@ -38,6 +42,16 @@ def _age(text: str) -> float:
         return parse_duration(text)
     except InvalidInput as error:
         raise UsageError(f"invalid filter until={text}: {error.message}", "prune", error.hint) from None
+
+
+def _kind(text: str) -> "Kind":
+    from kedge.storage.accounts import Kind
+
+    known: dict[str, Kind] = {kind: kind for kind in get_args(Kind)}
+    if text not in known:
+        hint = did_you_mean(text, known) or f"Kinds are {', '.join(known)}."
+        raise UsageError(f"invalid filter kind={text}: there is nothing of that kind", "prune", hint)
+    return known[text]
 
 
 def _confirmed(options: Options, console: Console) -> bool:
