@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import pickle
+from typing import ClassVar
 
 import pytest
 
@@ -37,6 +38,46 @@ def test_construction_defaults_and_wrong_arguments():
     for arguments, given in (((), {}), ((1, 2, "", 3), {}), ((1,), {"x": 1}), ((1,), {"w": 1})):
         with pytest.raises(TypeError):
             Point(*arguments, **given)
+
+
+def test_an_initialiser_does_the_same_once_it_is_compiled():
+    @value.dataclass(frozen=True, slots=True)
+    class Counted:
+        a: int
+        b: tuple = ()
+        c: list = value.field(default_factory=list)
+        d: int = value.field(default=0, init=False)
+
+        def __post_init__(self):
+            object.__setattr__(self, "d", self.a + len(self.b))
+
+    first = Counted.__init__
+    for number in range(100):
+        made = Counted(number, b=(1,))
+        assert (made.a, made.b, made.c, made.d) == (number, (1,), [], number + 1)
+        assert Counted(1).c is not Counted(1).c
+    assert Counted.__init__ is not first
+
+
+def test_the_first_wrong_arguments_are_refused_in_the_usual_words():
+    for given, words in (({}, "missing 1 required positional argument: 'a'"), ({"a": 1, "q": 2}, "argument 'q'")):
+
+        @value.dataclass(frozen=True, slots=True)
+        class One:
+            a: int
+
+        with pytest.raises(TypeError, match=words):
+            One(**given)
+
+
+def test_a_class_variable_is_no_field():
+    @value.dataclass
+    class Shared:
+        count: ClassVar[int] = 3
+        text: "ClassVar[str]" = ""
+        own: int = 1
+
+    assert repr(Shared()).endswith("(own=1)")
 
 
 def test_equality_hash_and_repr_leave_out_what_the_fields_say():

@@ -3,11 +3,11 @@
 Owns drop-in replacements for `dataclass`, `field`, `fields` and `replace`. The standard decorator compiles six methods
 for each class when its module is imported (half a millisecond each; a build imports two hundred such classes) and its
 module imports `inspect`; a fully cached build would spend most of its time on that. Here a class gets shared methods,
-and its `__init__` is compiled when the first instance is made. Types, checkers and the standard functions see ordinary
-dataclasses.
+and its `__init__` is compiled when it has made enough instances for it to pay. Types, checkers and the standard
+functions see ordinary dataclasses.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from dataclasses import FrozenInstanceError, dataclass, field, fields, is_dataclass, replace
@@ -16,6 +16,7 @@ else:
 
     _MISSING = object()
     _FIELDS, _GETTER = "__kedge_fields__", "__kedge_getter__"
+    _FIRST = 16  # instances
 
     class FrozenInstanceError(AttributeError):
         """A frozen value was to be changed."""
@@ -74,7 +75,7 @@ else:
         compared = [name for name, one in found.items() if one.compare]
         methods[_GETTER] = _getter(compared)
         if "__init__" not in body:
-            methods["__init__"] = _first_init
+            methods["__init__"] = _first_inits(found, frozen, hasattr(cls, "__post_init__"))
         if "__repr__" not in body:
             methods["__repr__"] = _repr
         if eq:
@@ -106,7 +107,7 @@ else:
             elif standard := base.__dict__.get("__dataclass_fields__"):
                 found |= {name: _converted(one) for name, one in standard.items()}
         for name, kind in cls.__dict__.get("__annotations__", {}).items():  # noqa: RUF063
-            if "ClassVar" in str(kind):
+            if _is_class_variable(kind):
                 continue
             default = cls.__dict__.get(name, _MISSING)
             one = default if isinstance(default, Field) else Field(default, _MISSING, True, True, True)
@@ -115,6 +116,9 @@ else:
             one.name, one.type = name, kind
             found[name] = one
         return found
+
+    def _is_class_variable(kind):
+        return "ClassVar" in kind if isinstance(kind, str) else getattr(kind, "__origin__", kind) is ClassVar
 
     def _converted(standard):
         import dataclasses
@@ -147,13 +151,42 @@ else:
             return staticmethod(lambda value: (get(value),))
         return staticmethod(attrgetter(*names) if names else lambda value: ())
 
-    # ---- the first instance ------------------------------------------------------------------------------------------
+    # ---- instances ---------------------------------------------------------------------------------------------------
 
-    def _first_init(self, /, *arguments, **given):
-        """Stands for `__init__` until it is needed; then the real one takes its place."""
-        cls = next(base for base in type(self).__mro__ if base.__dict__.get("__init__") is _first_init)
-        cls.__init__ = _make_init(cls)
-        cls.__init__(self, *arguments, **given)
+    def _first_inits(found, frozen, post):
+        """Stands for `__init__` for the first instances; then one that is compiled takes its place.
+
+        Compiling costs as much as thirty instances made by this, and most classes of a cached build have fewer.
+        """
+        left = _FIRST
+
+        def __init__(self, /, *arguments, **given):
+            nonlocal left
+            left -= 1
+            if left < 0 or not _filled(self, found, frozen, arguments, given):
+                cls = next(base for base in type(self).__mro__ if base.__dict__.get(_FIELDS) is found)
+                cls.__init__ = _make_init(cls)
+                cls.__init__(self, *arguments, **given)
+            elif post:
+                self.__post_init__()
+
+        return __init__
+
+    def _filled(self, found, frozen, arguments, given):
+        """Give the fields their values; False if the arguments do not fit: the compiled one says in words how."""
+        put = object.__setattr__ if frozen else setattr
+        positional, named = iter(arguments), 0
+        for name, one in found.items():
+            value = next(positional, _MISSING) if one.init else _MISSING
+            if value is _MISSING and one.init and name in given:
+                value, named = given[name], named + 1
+            if value is _MISSING:
+                value = one.default if one.default_factory is _MISSING else one.default_factory()
+            if value is not _MISSING:
+                put(self, name, value)
+            elif one.init:
+                return False
+        return named == len(given) and next(positional, _MISSING) is _MISSING
 
     def _make_init(cls):
         space = {"_set": object.__setattr__, "_missing": _MISSING}
