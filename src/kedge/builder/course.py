@@ -130,7 +130,8 @@ def solve_graph(parts: Parts, edge: Edge) -> Snapshot:
 def export_solved(parts: Parts, solved: Solved) -> BuildResult:
     """Make the outputs of the parts' request from what was solved before, in the same store."""
     built = parts.trunk.run(_export(parts, solved))
-    return BuildResult(built.images, built.names, solved.warnings, built.metadata, None, built.target)
+    made = BuildResult(built.images, built.names, solved.warnings, built.metadata, None, built.target)
+    return replace(made, exported=tuple(built.exported))
 
 
 async def _export(parts: Parts, solved: Solved, solver: Solver | None = None) -> "Built":

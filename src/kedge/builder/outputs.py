@@ -34,6 +34,7 @@ class Built:
     names: tuple[str, ...] = ()
     target: Descriptor | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    exported: list[Exported | None] = field(default_factory=list)  # of each output; None where it is no image
 
 
 _INLINE_CACHE = "moby.buildkit.cache.v0"
@@ -67,6 +68,7 @@ def export(parts: Parts, targets: Sequence[Target], snapshots: Sequence[Snapshot
     with ExitStack() as stack:
         for output in outputs:
             if output.kind == "cacheonly":
+                built.exported.append(None)
                 continue
             title = _TITLES.get(output.kind)
             if title is None:
@@ -74,6 +76,7 @@ def export(parts: Parts, targets: Sequence[Target], snapshots: Sequence[Snapshot
             work = stack.enter_context(step(parts.report, parts.trunk.cancel, title))
             exported = _export(parts, output, stages, work, attestor)
             stack.close()
+            built.exported.append(exported)
             if exported is not None:
                 _note(parts, built, exported, stages)
     built.metadata |= attestor.metadata if attestor else {}

@@ -6,7 +6,7 @@ all come through `build`.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from kedge.model.digest import Digest
 from kedge.model.event import WarningEvent
@@ -15,6 +15,9 @@ from kedge.model.image import Descriptor, ImageConfig
 from kedge.model.ops import Pairs, Ulimit
 from kedge.model.platform import Platform
 from kedge.model.value import dataclass, field
+
+if TYPE_CHECKING:
+    from kedge.exporters.image import Exported
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +152,7 @@ class BuildResult:
     answer: Any = None
     target: Descriptor | None = None  # manifest, or the index of several platforms
     misses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # name of a step that ran -> why it did
+    exported: "tuple[Exported | None, ...]" = ()  # the documents of each output's image; None where it is none
 
     @property
     def id(self) -> Digest:

@@ -33,7 +33,7 @@ class Service:
             pass  # tell what is wrong with it before anybody waits for us
         self.sessions = Sessions()
         self.jobs = Jobs(config, self.sessions)
-        self.history = History(config)
+        self.history = History(config, peer_of)
         self.server = Server(self.log, tls)
         self._stopped = threading.Event()
         self.server.add(
@@ -42,7 +42,7 @@ class Service:
                 Control(config, self.jobs, self.sessions, self.history, peer_of, self.log),
             ),
             handler(gateway.services["LLBBridge"], Gateway(self.jobs, peer_of)),
-            handler(content.services["Content"], self.history.records),
+            handler(content.services["Content"], self.history.documents),
             handler(health.services["Health"], _Health(self._stopped)),
         )
 

@@ -16,9 +16,11 @@ from kedge.builder.request import BuildRequest, Output
 from kedge.daemon.buildkit.attributes import read_attestations
 from kedge.daemon.buildkit.jobs import Job, Outcome, Result
 from kedge.daemon.buildkit.solving import BASE_CONFIG, CONFIG, EPOCH, PLATFORMS, empty_target, platform_of
+from kedge.daemon.buildkit.told import tell
 from kedge.daemon.sessions.layouts import send_blobs
 from kedge.daemon.sessions.send import ByteSink, send_directory
 from kedge.dockerfile.target import Target
+from kedge.exporters.image import Exported
 from kedge.model.errors import InvalidInput, KedgeError
 from kedge.model.image import ImageConfig
 from kedge.model.platform import Platform
@@ -44,14 +46,16 @@ def export(job: Job, result: Result, exporters: Sequence[Any]) -> dict[str, str]
         if one.Type not in _KINDS:
             raise InvalidInput(f"exporter {one.Type[:40]!r} could not be found")
     response: dict[str, str] = {}
+    images: dict[int, Exported] = {}
     wanted = [(number, one) for number, one in enumerate(exporters) if _KINDS[one.Type] != "cacheonly"]
     if wanted or job.cache_to:
-        response |= _export(job, result, wanted)
+        response |= _export(job, result, wanted, images)
+    job.told = tell(job, result.outcomes, images)
     response |= {k: v.decode(errors="replace") for k, v in result.metadata.items() if k.startswith("frontend.")}
     return response
 
 
-def _export(job: Job, result: Result, wanted: Sequence[tuple[int, Any]]) -> dict[str, str]:
+def _export(job: Job, result: Result, wanted: Sequence[tuple[int, Any]], images: dict[int, Exported]) -> dict[str, str]:
     parts, solved = _solved(job, result)
     for _, one in wanted:
         if "source-date-epoch" in one.Attrs:
@@ -71,6 +75,7 @@ def _export(job: Job, result: Result, wanted: Sequence[tuple[int, Any]]) -> dict
         )
         made = course.export_solved(job.again(parts, request), solved)
         job.caches.send()
+    images |= {number: one for (number, _), one in zip(wanted, made.exported, strict=False) if one}
     return _response(made.metadata)
 
 
@@ -129,7 +134,6 @@ def _solved(job: Job, result: Result) -> tuple[Parts, course.Solved]:
     if origin is not None and len(targets) == len(origin.solved.targets):
         return origin.parts, replace(origin.solved, targets=targets, snapshots=snapshots)
     parts = job.parts(BuildRequest(multi_platform=not result.is_single))
-    parts.solver("")  # what is attested to asks it
     return parts, course.Solved(targets, snapshots)
 
 

@@ -1,13 +1,13 @@
 """Records of builds, for `buildx history`: what was asked, how it ended, and everything it told.
 
-Owns the files `history/<ref>.record` and `.status` below the service's directory, their bound, and who hears of which:
-builds of one user are no other user's business. Does not know builds.
+Owns the files `history/<ref>.record` below the service's directory, their bound, and who hears of which: builds of one
+user are no other user's business. Does not know builds.
 """
 
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -18,10 +18,12 @@ from kedge.daemon.buildkit.config import ServiceConfig
 from kedge.daemon.buildkit.errors import Refused
 from kedge.daemon.buildkit.jobs import Job
 from kedge.daemon.buildkit.progress import to_timestamp
-from kedge.daemon.buildkit.records import STATUS_TYPE, Records
+from kedge.daemon.buildkit.records import LOGS_TYPE, STATUS_TYPE, Documents
 from kedge.daemon.buildkit.spans import TRACE_TYPE, spans
 from kedge.daemon.sessions.registry import Peer
 from kedge.daemon.wire import control
+from kedge.exporters.attest import IN_TOTO, PREDICATE_NOTE
+from kedge.exporters.provenance import PREDICATE
 from kedge.model.errors import NotFound
 from kedge.model.value import dataclass
 
@@ -48,10 +50,10 @@ class _Entry:
 class History:
     """All records: those on disk, and builds under way."""
 
-    def __init__(self, config: ServiceConfig) -> None:
+    def __init__(self, config: ServiceConfig, peer_of: Callable[[Any], Peer]) -> None:
         self._directory = config.root / "service" / "history"
         self._config = config
-        self.records = Records(self._directory / "blobs")
+        self.documents = Documents(self._directory, peer_of)
         self._changed = threading.Condition()
         self._entries: dict[str, _Entry] = {}
         self._events: list[tuple[str, HistoryEvent]] = []  # the last ones: listeners are woken for each
@@ -84,13 +86,31 @@ class History:
         record.numCompletedSteps, record.numWarnings = counts.completed, counts.warnings
         if error is not None:
             record.error.code, record.error.message = error.code, error.message
-            record.externalError.CopyFrom(self.records.put(STATUS_TYPE, error.SerializeToString()))
+            record.externalError.CopyFrom(self._put(job, STATUS_TYPE, error.SerializeToString()))
+        record.logs.CopyFrom(self._put(job, LOGS_TYPE, _write_messages(job.log.listen())))
+        self._tell_result(job, record)
         with self._changed:
             self._entries[job.ref] = _Entry(record, job.peer.realm, False)
             self._write(job.ref, job.peer.realm, record)
-            self._write_status(job)
             self._trim()
             self._tell(job.peer.realm, HistoryEvent(COMPLETE, record))
+
+    def _tell_result(self, job: Job, record: Any) -> None:
+        """How the result was made, and the documents of the images that it became."""
+        for key, data in job.told.provenance.items():
+            result = record.Results[key] if key else record.Result
+            notes = {PREDICATE_NOTE: PREDICATE}
+            result.Attestations.append(self._put(job, IN_TOTO, data, notes))
+        for number, image in sorted(job.told.images.items()):
+            for data in image.documents.values():
+                self._put(job, "", data)
+            told = self._put(job, image.target.media_type, image.document.data)
+            record.Result.Results[number].CopyFrom(told)
+            if not record.Result.HasField("ResultDeprecated"):
+                record.Result.ResultDeprecated.CopyFrom(told)
+
+    def _put(self, job: Job, media_type: str, data: bytes, notes: Mapping[str, str] | None = None) -> Any:
+        return self.documents.put(job.ref, job.peer.realm, media_type, data, notes)
 
     def pin(self, ref: str, peer: Peer, pinned: bool) -> None:
         """Keep a record for good, or no longer."""
@@ -108,7 +128,7 @@ class History:
                 return
         made = spans(entry.record, self.status(ref, peer) or ())
         with self._changed:
-            entry.record.trace.CopyFrom(self.records.put(TRACE_TYPE, made))
+            entry.record.trace.CopyFrom(self.documents.put(ref, entry.realm, TRACE_TYPE, made))
             self._write(ref, entry.realm, entry.record)
 
     def delete(self, ref: str, peer: Peer) -> None:
@@ -121,10 +141,8 @@ class History:
 
     def _forget(self, ref: str) -> None:
         entry = self._entries.pop(ref)
-        for document in (entry.record.externalError, entry.record.trace):
-            self.records.remove(document.digest)
-        for suffix in (".record", ".status"):
-            (self._directory / f"{ref}{suffix}").unlink(missing_ok=True)
+        (self._directory / f"{ref}.record").unlink(missing_ok=True)
+        self.documents.forget(ref)
         self._tell(entry.realm, HistoryEvent(DELETED, control.BuildHistoryRecord(Ref=ref)))
 
     def _own(self, ref: str, peer: Peer) -> _Entry:
@@ -167,11 +185,9 @@ class History:
             entry = self._entries.get(ref)
             if entry is None or entry.realm != peer.realm or entry.active:
                 return None
-        try:
-            data = (self._directory / f"{ref}.status").read_bytes()
-        except OSError:
-            return None
-        return list(_read_messages(data))
+            digest = entry.record.logs.digest
+        data = self.documents.get(ref, digest) if digest else None
+        return None if data is None else list(_read_messages(data))
 
     def _tell(self, realm: str, event: HistoryEvent) -> None:
         copy = control.BuildHistoryRecord()
@@ -189,20 +205,13 @@ class History:
             self._directory.mkdir(0o700, parents=True, exist_ok=True)
             _replace(self._directory / f"{ref}.record", realm.encode() + b"\n" + record.SerializeToString())
 
-    def _write_status(self, job: Job) -> None:
-        data = bytearray()
-        for message in job.log.listen():
-            one = message.SerializeToString()
-            data += len(one).to_bytes(4, "big") + one
-        with suppress(OSError):
-            _replace(self._directory / f"{job.ref}.status", bytes(data))
-
     def _load(self) -> None:
         for path in sorted(self._directory.glob("*.record")):
             with suppress(OSError, DecodeError, UnicodeDecodeError):
                 realm, _, data = path.read_bytes().partition(b"\n")
                 record = control.BuildHistoryRecord.FromString(data)
                 self._entries[path.stem] = _Entry(record, realm.decode(), False)
+                self.documents.load(path.stem, realm.decode())
 
     def _trim(self) -> None:
         """Only so many records, and only so old; pinned ones stay."""
@@ -219,6 +228,15 @@ def _replace(path: Path, data: bytes) -> None:
     aside = path.with_suffix(path.suffix + f".{os.getpid()}")
     aside.write_bytes(data)
     os.replace(aside, path)
+
+
+def _write_messages(messages: Iterable[Any]) -> bytes:
+    """BuildKit's form of a build's log: each status message after its length."""
+    data = bytearray()
+    for message in messages:
+        one = message.SerializeToString()
+        data += len(one).to_bytes(4, "big") + one
+    return bytes(data)
 
 
 def _read_messages(data: bytes) -> Iterator[Any]:

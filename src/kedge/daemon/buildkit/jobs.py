@@ -23,6 +23,7 @@ from kedge.daemon.buildkit.errors import NotGranted, Refused, UnknownRef
 from kedge.daemon.buildkit.makers import Makers
 from kedge.daemon.buildkit.policy import read_policies
 from kedge.daemon.buildkit.progress import EventLog
+from kedge.daemon.buildkit.told import Told
 from kedge.daemon.sessions.layouts import LentLayouts
 from kedge.daemon.sessions.lent import LentSession
 from kedge.daemon.sessions.registry import ClientSession, Peer, Sessions
@@ -33,7 +34,7 @@ from kedge.model.value import dataclass, field, replace
 from kedge.solver.trunk import Trunk
 from kedge.storage.store import Store
 
-_LONGEST_REF: Final = 256
+_LONGEST_REF: Final = 128
 _KEPT: Final = 64  # finished builds whose events can still be heard
 _PATIENCE: Final = 10.0  # seconds that a listener waits for a build to be asked for
 
@@ -87,6 +88,7 @@ class Job:
         self.granted = self._grant(request.Entitlements)
         self.cache_to = tuple(cache_spec(one.Type, one.Attrs) for one in request.Cache.Exports)
         self.cache_from = tuple(cache_spec(one.Type, one.Attrs) for one in request.Cache.Imports)
+        self.told = Told()  # what its record tells of the result
         self.returned: Result | BaseException | None = None  # what the client that drives the build returned
         self._changed = threading.Condition()
         self._stopped, self._finished = False, False
