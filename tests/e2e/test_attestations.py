@@ -235,7 +235,7 @@ def test_outputs_without_a_place_for_attestations_say_so(kedge: Kedge, context: 
     [
         (("--provenance", "mode=most"), "expected min or max"),
         (("--attest", "type=sbom,form=letter"), "expected referrer or index"),
-        (("--sbom", "generator=docker/scanner"), "Kedge reads the packages itself"),
+        (("--sbom", "generator=Not/A/Name"), "Not/A/Name"),
         (("--attest", "type=sbom,colour=red"), "unknown sbom attribute"),
         (("--sbom", "-o", "type=image,oci-mediatypes=false"), "need OCI media types"),
     ],

@@ -7,7 +7,7 @@ are attached (`exporters.attest`).
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -15,6 +15,7 @@ from urllib.parse import quote
 from kedge.builder.attested_steps import layers_of, steps_of
 from kedge.builder.parts import Parts
 from kedge.builder.request import BuildRequest
+from kedge.builder.scans import Scan
 from kedge.builder.steps import step
 from kedge.dockerfile import LANGUAGE
 from kedge.dockerfile.target import Target
@@ -24,7 +25,7 @@ from kedge.exporters.image import Exported
 from kedge.exporters.options import ImageOptions
 from kedge.exporters.provenance import BuildFacts, Material, without_credentials
 from kedge.model.digest import digest_of
-from kedge.model.graph import Vertex
+from kedge.model.graph import Snapshot, Vertex
 from kedge.model.ops import Exec, Source
 from kedge.model.value import replace
 
@@ -36,10 +37,16 @@ class Attestor:
     """The attestations of one build. `attach` may be called for several exports: trees are scanned once."""
 
     def __init__(
-        self, parts: Parts, asked: Sequence[AttestationOptions], targets: Sequence[Target], stages: Sequence[Stage]
+        self,
+        parts: Parts,
+        asked: Sequence[AttestationOptions],
+        targets: Sequence[Target],
+        stages: Sequence[Stage],
+        scans: Sequence[Scan] = (),
     ) -> None:
         self._parts, self._asked, self._targets, self._stages = parts, asked, targets, stages
-        self._inventories: dict[int, Inventory] = {}
+        self._scans = scans or [Scan() for _ in targets]
+        self._inventories: dict[Snapshot, Inventory] = {}
         self._lock = threading.Lock()
         self.metadata: dict[str, Any] = {}
 
@@ -49,17 +56,19 @@ class Attestor:
 
     def beside_files(self, number: int) -> list[Predicate]:
         """What is said of a target's files where there is no image."""
-        makers = {"provenance": self._provenance, "sbom": self._sbom}
-        return [makers[one.kind](one, number, None) for one in self._asked if not one.inline_only]
+        return self._said([one for one in self._asked if not one.inline_only], number, None)
 
     def _predicates(self, number: int, image: Assembled) -> list[Predicate]:
-        makers = {"provenance": self._provenance, "sbom": self._sbom}
-        return [makers[one.kind](one, number, image) for one in self._asked]
+        return self._said(self._asked, number, image)
 
-    def _provenance(self, asked: AttestationOptions, number: int, image: Assembled | None) -> Predicate:
+    def _said(self, asked: Sequence[AttestationOptions], number: int, image: Assembled | None) -> list[Predicate]:
+        makers = {"provenance": self._provenance, "sbom": self._sbom}
+        return [predicate for one in asked for predicate in makers[one.kind](one, number, image)]
+
+    def _provenance(self, asked: AttestationOptions, number: int, image: Assembled | None) -> list[Predicate]:
         from kedge.exporters.provenance import PREDICATE, PREDICATE_02, as_slsa02, provenance
 
-        facts = facts_of(self._parts, self._targets[number], image)
+        facts = facts_of(self._parts, self._targets[number], image, self._scans[number].scanner)
         # No clock in what an image's digest depends on.
         if asked.form == "referrer":
             facts = replace(
@@ -78,50 +87,65 @@ class Attestor:
         several = f"/{self._stages[number].config.platform}" if len(self._stages) > 1 else ""
         self.metadata["buildx.build.provenance" + several] = value
         if asked.old:
-            return Predicate(PREDICATE_02, as_slsa02(value), asked.form)
-        return Predicate(PREDICATE, value, asked.form)
+            return [Predicate(PREDICATE_02, as_slsa02(value), asked.form)]
+        return [Predicate(PREDICATE, value, asked.form)]
 
-    def _sbom(self, asked: AttestationOptions, number: int, image: Assembled | None) -> Predicate:
-        from kedge import __version__
-        from kedge.exporters.sbom.spdx import PREDICATE, document
+    def _sbom(self, asked: AttestationOptions, number: int, image: Assembled | None) -> list[Predicate]:
+        from kedge.exporters.sbom.bundle import CORE, EXTRA, read_bundle
+        from kedge.exporters.sbom.spdx import PREDICATE
 
+        made = self._scans[number]
+        if made.bundle is not None:
+            with self._parts.store.layers.mounted(made.bundle) as tree:
+                found = read_bundle(tree.fd)
+            return [Predicate(PREDICATE, one.predicate, asked.form, one.file, one.subjects) for one in found]
         names = self._parts.request.tags
-        created = timestamp(self._stages[number].clamp)
-        value = document(
-            self._inventory(number),
-            names[0] if names else "",
-            image.manifest_document.descriptor.digest if image else digest_of(self._stages[number].config.to_bytes()),
-            created,
-            f"kedge-{__version__}",
-        )
-        return Predicate(PREDICATE, value, asked.form)
+        config = self._stages[number].config
+        digest: str = image.manifest_document.descriptor.digest if image else digest_of(config.to_bytes())
+        trees = [(CORE, self._stages[number].snapshot, (names[0] if names else "", digest))]
+        trees += [(EXTRA + name, snapshot, (name, "")) for name, snapshot in made.extras]
+        return [
+            Predicate(PREDICATE, self._document(number, snapshot, *what), asked.form, f"{file}.spdx.json")
+            for file, snapshot, what in trees
+        ]
 
-    def _inventory(self, number: int) -> "Inventory":
+    def _document(self, number: int, snapshot: Snapshot, name: str, version: str) -> Mapping[str, Any]:
+        from kedge import __version__
+        from kedge.exporters.sbom.spdx import document
+
+        inventory = self._inventory(number, snapshot)
+        return document(inventory, name, version, timestamp(self._stages[number].clamp), f"kedge-{__version__}")
+
+    def _inventory(self, number: int, snapshot: Snapshot) -> "Inventory":
         from kedge.exporters.sbom.scan import scan
 
         with self._lock:
-            if number not in self._inventories:
+            if snapshot not in self._inventories:
                 platform = self._stages[number].config.platform
                 title = f"[{platform}] generating sbom" if len(self._stages) > 1 else "generating sbom"
                 with (
                     step(self._parts.report, self._parts.trunk.cancel, title),
-                    self._parts.store.layers.mounted(self._stages[number].snapshot) as tree,
+                    self._parts.store.layers.mounted(snapshot) as tree,
                 ):
-                    self._inventories[number] = scan(tree.fd)
-            return self._inventories[number]
+                    self._inventories[snapshot] = scan(tree.fd)
+            return self._inventories[snapshot]
 
 
 # ---- facts -----------------------------------------------------------------------------------------------------------
 
 
-def facts_of(parts: Parts, target: Target, image: Assembled | None) -> BuildFacts:
-    """What is told of one target of the build, without times; an image of it has layers to tell."""
+def facts_of(parts: Parts, target: Target, image: Assembled | None, scanner: Vertex | None = None) -> BuildFacts:
+    """What is told of one target of the build, without times; an image of it has layers to tell.
+
+    `scanner` is the image that made its bill of materials.
+    """
     from kedge import __version__
 
     request = parts.request
     steps = steps_of(target.edge) if target.edge else None
     vertices = list(steps.ids) if steps else []
     sources = [(vertex, vertex.op) for vertex in vertices if isinstance(vertex.op, Source)]
+    used = [vertex for vertex, _ in sources] + ([scanner] if scanner else [])
     remote, digest = parts.remote_context or ("", "")
     definition = parts.definition
     name = definition.name if definition else "Dockerfile"
@@ -138,7 +162,7 @@ def facts_of(parts: Parts, target: Target, image: Assembled | None) -> BuildFact
         ssh=tuple((use.id, not use.required) for use in target.ssh),
         locals=tuple(sorted(name for name in names if not (remote and name == "context"))),
         contexts=request.named_contexts,
-        materials=tuple(filter(None, (*(_material(parts, vertex) for vertex, _ in sources), _context(remote, digest)))),
+        materials=tuple(filter(None, (*(_material(parts, vertex) for vertex in used), _context(remote, digest)))),
         config_uri=remote,
         config_digest=digest,
         hermetic=all(op.network == "none" for op in (vertex.op for vertex in vertices) if isinstance(op, Exec)),
@@ -177,7 +201,7 @@ def _asked(parts: Parts, request: BuildRequest) -> BuildFacts:
 
 def _material(parts: Parts, vertex: Vertex) -> Material | None:
     """What a source was pinned to; a client's own directories are no materials."""
-    pin = parts.sources.pins.get(vertex)
+    pin = parts.pins.get(vertex)
     labels, op = dict(pin.labels) if pin else {}, vertex.op
     assert isinstance(op, Source)
     if text := labels.get("image"):

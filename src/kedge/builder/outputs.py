@@ -23,6 +23,8 @@ from kedge.sources.handler import Work
 
 if TYPE_CHECKING:
     from kedge.builder.attestations import Attestor
+    from kedge.builder.scans import Scan
+    from kedge.exporters.attest import AttestationOptions
     from kedge.storage.store import Store
 
 
@@ -54,8 +56,23 @@ def read_outputs(request: BuildRequest) -> None:
         _options(request, output)
 
 
-def export(parts: Parts, targets: Sequence[Target], snapshots: Sequence[Snapshot]) -> Built:
-    """Make every output. Raises KedgeError; an output that failed leaves nothing whole behind."""
+def attested(request: BuildRequest) -> "tuple[AttestationOptions, ...]":
+    """The attestations that are asked for and that some output has a place for."""
+    if not request.attestations:
+        return ()
+    from kedge.exporters.attest import read_attestations
+
+    asked = read_attestations(request.attestations)
+    kinds = {output.kind for output in request.outputs or (Output("image"),)} - _UNATTESTED
+    return tuple(one for one in asked if kinds - _FILES or (kinds and not one.inline_only))
+
+
+def export(
+    parts: Parts, targets: Sequence[Target], snapshots: Sequence[Snapshot], scans: "Sequence[Scan]" = ()
+) -> Built:
+    """Make every output; `scans` as `scans.scan` has them. Raises KedgeError; an output that failed leaves nothing
+    whole behind.
+    """
     outputs = parts.request.outputs or (Output("image"),)
     stages = [
         Stage(target.config, snapshot, target.base, target.epoch)
@@ -64,7 +81,7 @@ def export(parts: Parts, targets: Sequence[Target], snapshots: Sequence[Snapshot
     if parts.request.cache_to or any(_INLINE_CACHE in dict(stage.config.extra) for stage in stages):
         stages = [parts.caches.with_inline(stage) for stage in stages]
     built = Built()
-    attestor = _attestor(parts, targets, stages)
+    attestor = _attestor(parts, targets, stages, scans)
     with ExitStack() as stack:
         for output in outputs:
             if output.kind == "cacheonly":
@@ -83,14 +100,16 @@ def export(parts: Parts, targets: Sequence[Target], snapshots: Sequence[Snapshot
     return built
 
 
-def _attestor(parts: Parts, targets: Sequence[Target], stages: Sequence[Stage]) -> "Attestor | None":
+def _attestor(
+    parts: Parts, targets: Sequence[Target], stages: Sequence[Stage], scans: "Sequence[Scan]"
+) -> "Attestor | None":
     if not parts.request.attestations:
         return None
     from kedge.builder.attestations import Attestor
     from kedge.exporters.attest import read_attestations
 
     asked = read_attestations(parts.request.attestations)
-    return Attestor(parts, asked, targets, stages) if asked else None
+    return Attestor(parts, asked, targets, stages, scans) if asked else None
 
 
 def _export(
@@ -118,7 +137,8 @@ def _annotation(key: str) -> str:
 
 _ANNOTATED = ("manifest", "index", "manifest-descriptor", "index-descriptor")
 
-_UNATTESTED = ("docker", "tar")
+_UNATTESTED = frozenset(("docker", "tar", "cacheonly"))
+_FILES = frozenset(("local",))  # attestations are files beside the others
 
 
 @dataclass

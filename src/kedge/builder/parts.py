@@ -9,7 +9,7 @@ import time
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from kedge.builder.request import BuildRequest
 from kedge.model.errors import KedgeError, NotFound
@@ -29,7 +29,7 @@ from kedge.session.session import EVERYTHING, Progress, Session, Wanted, untold
 from kedge.solver.contracts import Operation
 from kedge.solver.solver import Solver
 from kedge.solver.trunk import Trunk
-from kedge.sources.handler import SourceHandler
+from kedge.sources.handler import Pin, SourceHandler
 from kedge.storage.store import Store
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from kedge.builder.caches import Caches
     from kedge.builder.definition import Definition
+    from kedge.model.graph import Vertex
     from kedge.model.image import Descriptor
     from kedge.model.reference import Reference
     from kedge.model.settings import Settings
@@ -47,6 +48,9 @@ if TYPE_CHECKING:
     from kedge.sources.policed import Policy
     from kedge.storage.blobs import BlobWriter
     from kedge.storage.unpacking import FetchProgress
+
+
+Part = TypeVar("Part")
 
 
 class Late:
@@ -86,6 +90,7 @@ class Parts:
         self.broken = set() if broken is None else broken  # origins of caches that are not to be asked
         self.relied_on: set[str] = set()  # origins of caches that bytes were asked of
         self.unkept: set[str] = set()  # those that did not give them
+        self.pins: dict[Vertex, Pin] = {}  # what each source was, in every run of these parts
 
     def __enter__(self) -> "Parts":
         return self
@@ -97,6 +102,12 @@ class Parts:
     def invocation(self) -> str:
         """A name for this one build."""
         return os.urandom(16).hex()
+
+    def _late(self, make: "Callable[[], Part]") -> "Part":
+        """What stands for a part until somebody needs it; closed with the build."""
+        late = Late(make)
+        self._closing.callback(late.close)
+        return cast("Part", late)  # it has all that the part has
 
     @cached_property
     def settings(self) -> "Settings":
@@ -122,9 +133,7 @@ class Parts:
 
             return Registry(self.settings, self.session.credential, self.trunk.cancel)
 
-        late: Any = Late(make)
-        self._closing.callback(late.close)
-        return late  # type: ignore[no-any-return]
+        return self._late(make)
 
     def insecure_registry(self, names: "Sequence[Reference]") -> "Registry":
         """Registries for one push whose certificates are not checked (`registry.insecure=true`)."""
@@ -187,9 +196,7 @@ class Parts:
 
             return LinuxExecutor(self.store.root / "sandbox")
 
-        late: Any = Late(make)
-        self._closing.callback(late.close)
-        return late  # type: ignore[no-any-return]
+        return self._late(make)
 
     @cached_property
     def entitlements(self) -> Entitlements:
@@ -198,7 +205,7 @@ class Parts:
     def solver(self, scope: str) -> Solver:
         """The solver over all operations."""
         content = Content(self.store)
-        self.sources = SourceOperation(self.trunk, self._handlers(), self.report)
+        self.sources = SourceOperation(self.trunk, self._handlers(), self.report, self.pins)
         operations: dict[type[Op], Operation] = {
             Source: self.sources,
             File: FileOperation(self.trunk, self.store, content),

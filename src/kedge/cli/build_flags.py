@@ -88,7 +88,9 @@ def attestation(text: str) -> tuple[str, str]:
     kind = attributes.pop("type", "")
     if kind not in ("provenance", "sbom"):
         raise InvalidInput(f"unknown attestation type {kind!r}", hint="Use type=provenance or type=sbom.")
-    return kind, ",".join(f"{key}={value}" for key, value in attributes.items())
+    from kedge.exporters.attest import write_fields
+
+    return kind, write_fields([f"{key}={value}" for key, value in attributes.items()])
 
 
 def pair(text: str) -> tuple[str, str]:

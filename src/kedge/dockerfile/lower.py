@@ -165,7 +165,8 @@ def _lowered(lowering: Lowering, one: StagePlan) -> LoweredStage:
     assert one.stage
     edge, config = lowering.drafts.finish(state.root), state.config.freeze()
     base = "" if _bottom(one).context else _bottom(one).base_name
-    return LoweredStage(one.stage.label, one.index, edge, config, one.location, _scans(state, SBOM_STAGE), base)
+    scan = one is not lowering.plan.target and _scans(state, SBOM_STAGE)
+    return LoweredStage(one.stage.label, one.index, edge, config, one.location, scan, base)
 
 
 def _scans(state: StageState, name: str) -> bool:

@@ -17,7 +17,7 @@ class LoweredStage:
     """What a stage became. `edge` is None for an empty root file system; `name` is `stage-N` for an unnamed one.
 
     `base` is the image at the bottom, as FROM names it ("scratch"; empty for a context). `scan` is set when
-    BUILDKIT_SBOM_SCAN_STAGE asks for the stage's packages in the SBOM.
+    BUILDKIT_SBOM_SCAN_STAGE asks for the stage's packages in the SBOM, which has those of the target anyway.
     """
 
     name: str

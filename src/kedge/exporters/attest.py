@@ -14,8 +14,9 @@ from kedge.exporters.options import ImageOptions, read_flag
 from kedge.model.digest import hex_part
 from kedge.model.errors import InvalidInput
 from kedge.model.image import OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, Descriptor, Index, Manifest, canonical_json
+from kedge.model.ops import Pairs
 from kedge.model.platform import Platform
-from kedge.model.reference import Reference
+from kedge.model.reference import Reference, parse_reference
 from kedge.model.value import dataclass, replace
 
 STATEMENT: Final = "https://in-toto.io/Statement/v1"
@@ -29,7 +30,7 @@ Kind: TypeAlias = Literal["provenance", "sbom"]
 Form: TypeAlias = Literal["referrer", "index"]
 _KNOWN: Final[dict[str, frozenset[str]]] = {
     "provenance": frozenset("mode builder-id reproducible build-args form version disabled inline-only".split()),
-    "sbom": frozenset("form disabled scan-stages generator inline-only".split()),
+    "sbom": frozenset("form disabled generator inline-only".split()),
 }
 
 
@@ -49,15 +50,37 @@ class AttestationOptions:
     build_args: bool = False
     old: bool = False  # SLSA 0.2 rather than 1
     inline_only: bool = False  # only where there is an image
+    generator: str = ""  # the image that makes the bill of materials; empty: Kedge itself
+    parameters: Pairs = ()  # what the generator is given
 
 
 @dataclass(frozen=True, slots=True)
 class Predicate:
-    """What is said of one image, and which way it is to be attached."""
+    """What is said of one image, and which way it is to be attached.
+
+    `file` is its name where there is no image; `subjects` what it is about (in-toto's form) if that is not the image.
+    """
 
     type: str
     value: Mapping[str, Any]
     form: Form = "referrer"
+    file: str = "provenance.json"
+    subjects: tuple[Mapping[str, Any], ...] = ()
+
+
+def read_fields(text: str) -> list[str]:
+    """The attributes of one attestation as written: CSV, so that one in double quotes may hold commas."""
+    import csv
+
+    try:
+        return [field for row in csv.reader([text], strict=True) for field in row if field]
+    except csv.Error as error:
+        raise InvalidInput(f"attestation attributes {text[:80]!r}: {error}") from None
+
+
+def write_fields(fields: Sequence[str]) -> str:
+    """The text that `read_fields` reads these from."""
+    return ",".join('"' + field.replace('"', '""') + '"' if set(field) & set(',"\r\n') else field for field in fields)
 
 
 def read_attestations(pairs: Sequence[tuple[str, str]]) -> tuple[AttestationOptions, ...]:
@@ -69,23 +92,23 @@ def read_attestations(pairs: Sequence[tuple[str, str]]) -> tuple[AttestationOpti
 def _read(kind: str, text: str) -> AttestationOptions | None:
     if kind not in _KNOWN:
         raise InvalidInput(f"unknown attestation type {kind[:40]!r}", hint="Use type=provenance or type=sbom.")
-    attributes = dict(part.partition("=")[::2] for part in text.split(",") if part)
+    attributes = dict(part.partition("=")[::2] for part in read_fields(text))
     if "min" in attributes or "max" in attributes:  # `--provenance max`, short for mode=max
         attributes["mode"] = "max" if attributes.pop("max", None) is not None else "min"
         attributes.pop("min", None)
     for word in ("true", "1"):
         attributes.pop(word, None)
-    if unknown := sorted(attributes.keys() - _KNOWN[kind]):
+    generator = attributes.get("generator", "") if kind == "sbom" else ""
+    unknown = sorted(attributes.keys() - _KNOWN[kind])
+    if unknown and not generator:
         raise InvalidInput(f"unknown {kind} attribute {unknown[0][:40]!r}", hint=f"Known: {_listed(kind)}.")
     if read_flag(attributes, "disabled", False):
         return None
     version = attributes.get("version", "v1")
     if version not in ("v1", "v0.2"):
         raise InvalidInput(f"provenance version {version[:20]!r}: expected v1 or v0.2")
-    if attributes.get("generator"):
-        raise InvalidInput(
-            "an SBOM generator image is not run: Kedge reads the packages itself", hint="Leave out generator=…"
-        )
+    if generator:
+        parse_reference(generator)
     form, mode = attributes.get("form", "referrer"), attributes.get("mode", "min")
     if form not in ("referrer", "index"):
         raise InvalidInput(f"attestation attribute form={form[:40]}: expected referrer or index")
@@ -100,11 +123,13 @@ def _read(kind: str, text: str) -> AttestationOptions | None:
         read_flag(attributes, "build-args", False),
         version == "v0.2",
         read_flag(attributes, "inline-only", False),
+        generator,
+        tuple((name, attributes[name]) for name in unknown),
     )
 
 
 def _listed(kind: str) -> str:
-    return ", ".join(sorted(_KNOWN[kind] - {"disabled", "inline-only", "version", "generator", "scan-stages"}))
+    return ", ".join(sorted(_KNOWN[kind] - {"disabled", "inline-only", "version"}))
 
 
 # ---- documents -------------------------------------------------------------------------------------------------------
@@ -140,7 +165,7 @@ def _statement(predicate: Predicate, image: Assembled, names: Sequence[Reference
     value = {
         "_type": STATEMENT,
         "predicateType": predicate.type,
-        "subject": [{"name": name, "digest": {"sha256": digest}} for name in subjects],
+        "subject": list(predicate.subjects) or [{"name": name, "digest": {"sha256": digest}} for name in subjects],
         "predicate": predicate.value,
     }
     return predicate.type, canonical_json(value)

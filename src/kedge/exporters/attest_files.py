@@ -12,7 +12,6 @@ from typing import Final
 from kedge.exporters.attest import STATEMENT, Predicate
 from kedge.model.image import canonical_json
 
-_NAMES: Final = {"https://spdx.dev/Document": "sbom.spdx.json"}  # anything else is a provenance
 _PIECE: Final = 1 << 20
 
 
@@ -21,9 +20,10 @@ def statement_files(tree: int, predicates: Sequence[Predicate], platform: str) -
     subjects = _subjects(tree) if predicates else []
     found = []
     for one in predicates:
-        value = {"_type": STATEMENT, "predicateType": one.type, "subject": subjects, "predicate": one.value}
-        stem, end = _NAMES.get(one.type, "provenance.json").split(".", 1)
-        found.append((f"{stem}.{platform}.{end}" if platform else f"{stem}.{end}", canonical_json(value)))
+        about = list(one.subjects) or subjects
+        value = {"_type": STATEMENT, "predicateType": one.type, "subject": about, "predicate": one.value}
+        stem, end = os.path.splitext(one.file)
+        found.append((f"{stem}.{platform}{end}" if platform else one.file, canonical_json(value)))
     return found
 
 

@@ -80,14 +80,14 @@ class Preparer:
         layers = self._store.layers
         if mount.output != NO_OUTPUT:
             snapshot = layers.kept(snapshot)
-        if mount.readonly:
-            if mount.output != NO_OUTPUT:
-                prepared.unchanged[mount.output] = snapshot
+        if mount.readonly and mount.output != NO_OUTPUT:
+            prepared.unchanged[mount.output] = snapshot
+        if mount.readonly and snapshot:
             return Overlay(tuple(map(str, layers.directories(snapshot))))
         # Also where nothing is kept: writes go to a layer that is thrown away, never to what was mounted
-        # (CVE-2025-4953).
+        # (CVE-2025-4953). An overlay of nothing but that is what scratch is mounted as: there is none without a layer.
         draft = stack.enter_context(layers.draft(snapshot))
-        if mount.output != NO_OUTPUT:
+        if mount.output != NO_OUTPUT and not mount.readonly:
             prepared.drafts[mount.output] = (snapshot, draft)
         return Overlay(tuple(map(str, draft.lowers)), str(draft.upper), str(draft.work))
 

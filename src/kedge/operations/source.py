@@ -15,11 +15,20 @@ from kedge.sources.handler import Pin, SourceHandler, Work
 
 
 class SourceOperation:
-    """Operation for Source. A vertex is pinned once a build, and what was pinned is what is fetched."""
+    """Operation for Source. A vertex is pinned once a build, and what was pinned is what is fetched.
 
-    def __init__(self, trunk: Trunk, handlers: Mapping[str, SourceHandler], report: Report) -> None:
+    `pins` is what was asked for so far.
+    """
+
+    def __init__(
+        self,
+        trunk: Trunk,
+        handlers: Mapping[str, SourceHandler],
+        report: Report,
+        pins: dict[Vertex, Pin] | None = None,
+    ) -> None:
         self._trunk, self._handlers, self._report = trunk, handlers, report
-        self.pins: dict[Vertex, Pin] = {}  # what was asked for so far
+        self.pins = {} if pins is None else pins
 
     async def cache_map(self, vertex: Vertex) -> CacheMap:
         """By what the source is now."""

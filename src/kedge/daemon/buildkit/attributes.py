@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 from kedge.builder.request import BuildRequest, CacheSpec, Lent
 from kedge.daemon.buildkit.errors import UnknownFrontendCap, UnknownSubrequest
 from kedge.dockerfile.gitref import parse_git_reference
+from kedge.exporters.attest import read_fields, write_fields
 from kedge.model.errors import InvalidInput
 from kedge.model.ops import Pairs, Ulimit
 from kedge.model.value import dataclass, field
@@ -225,34 +226,26 @@ def cache_spec(kind: str, attrs: Mapping[str, Any]) -> CacheSpec:
     return CacheSpec(kind, tuple(sorted((str(key), str(value)) for key, value in attrs.items())))
 
 
-_USUAL_SCANNER: Final = "docker/buildkit-syft-scanner"
-
-
 def read_attestations(attrs: Mapping[str, str]) -> Pairs:
     """`attest:KIND=…`, and the older spelling `build-arg:BUILDKIT_ATTEST_KIND`. `disabled=true` stays as it is."""
-    found = {key.lower(): _without_type(value) for key, value in _prefixed(attrs, "attest:").items()}
-    if (text := found.get("provenance")) is not None:
-        found["provenance"] = _asked_of_provenance(text)
-    if (text := found.get("sbom")) is not None:
-        # The scanner that clients name unasked is an image; what it would find, Kedge finds itself.
-        parts = (part for part in text.split(",") if not part.startswith(f"generator={_USUAL_SCANNER}"))
-        found["sbom"] = ",".join(parts)
-    # BuildKit's place for attestations is the index, where its clients look for them.
-    return tuple(
-        sorted((key, value if "form=" in value else f"{value},form=index".lstrip(",")) for key, value in found.items())
-    )
+    found = _prefixed(attrs, "build-arg:BUILDKIT_ATTEST_") | _prefixed(attrs, "attest:")
+    return tuple(sorted((key.lower(), _attestation(key.lower(), value)) for key, value in found.items()))
 
 
-def _without_type(text: str) -> str:
-    """Clients repeat the attestation's type among its attributes."""
-    return ",".join(part for part in text.split(",") if not part.startswith("type="))
+def _attestation(kind: str, text: str) -> str:
+    """One attestation's attributes. Clients repeat its type among them."""
+    words = [word for word in read_fields(text) if not word.startswith("type=")]
+    if kind == "provenance":
+        words = _asked_of_provenance(words)
+    if not any(word.startswith("form=") for word in words):
+        words.append("form=index")  # BuildKit's place for attestations is the index, where its clients look for them
+    return write_fields(words)
 
 
-def _asked_of_provenance(text: str) -> str:
+def _asked_of_provenance(words: list[str]) -> list[str]:
     """BuildKit's attributes as ours: there, nothing said is mode=max, and that asks for build arguments' values."""
-    words = [word for word in text.split(",") if word]
     if not any(word.startswith("mode=") or word in ("min", "max") for word in words):
         words.append("mode=max")
     if ("mode=max" in words or "max" in words) and not any(word.startswith("build-args") for word in words):
         words.append("build-args=true")
-    return ",".join(words)
+    return words
