@@ -1,7 +1,5 @@
 """`python -m kedge` is the command line."""
 
-import sys
+from kedge.cli import program
 
-from kedge.cli import main
-
-sys.exit(main())
+program()
