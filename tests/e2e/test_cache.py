@@ -113,6 +113,22 @@ def test_an_inline_cache_travels_in_the_image(kedge, context, bases, tmp_path):
     assert layers_of(second) == 0
 
 
+def test_an_image_that_came_from_its_own_inline_cache_is_the_same_image(kedge, context, bases, tmp_path):
+    """Also where only the last step was looked up: what the cache has of those before travels on."""
+    (context / "Dockerfile").write_text(
+        "FROM busybox AS build\nRUN head -c 16 /dev/urandom > /a && head -c 16 /dev/urandom > /b\n"
+        "FROM scratch\nCOPY --from=build /a /\nCOPY --from=build /b /\n"
+    )
+    name = f"{bases.address}/test-{tmp_path.name}/again:v1".lower()
+    digests = []
+    for number in range(3):
+        machine = other(kedge, f"machine-{number}")
+        flags = ("--metadata-file", f"{tmp_path}/m.json", "--cache-from", name, "--cache-to", "type=inline")
+        machine.build(context, *flags, "--push", "-t", name)
+        digests.append(json.loads((tmp_path / "m.json").read_text())["containerimage.digest"])
+    assert len(set(digests)) == 1
+
+
 def test_a_minimal_cache_serves_the_final_stage_now_and_without_it_later(kedge, context, tmp_path):
     kedge.build(context, "--cache-to", f"type=local,dest={tmp_path}/cache")
     blobs = {layer["digest"] for layer in manifest_of(tmp_path / "cache")["layers"]}

@@ -255,6 +255,8 @@ class _Teller:
         snapshots = None
         if not isinstance(vertex.op, Source):  # what everyone can pull is not carried along
             snapshots = await self._travelling.solver.stored(vertex, self._memory)
+            if snapshots is None:  # what an imported cache has of it travels on, or caches would shrink as they travel
+                snapshots = await self._travelling.found(vertex, look=False)
         for output in range(key.outputs):
             snapshot = snapshots[output] if snapshots and output < len(snapshots) else None
             for digest in key.records(output):
