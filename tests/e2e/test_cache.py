@@ -116,7 +116,8 @@ def test_an_inline_cache_travels_in_the_image(kedge, context, bases, tmp_path):
 def test_an_image_that_came_from_its_own_inline_cache_is_the_same_image(kedge, context, bases, tmp_path):
     """Also where only the last step was looked up: what the cache has of those before travels on."""
     (context / "Dockerfile").write_text(
-        "FROM busybox AS build\nRUN head -c 16 /dev/urandom > /a && head -c 16 /dev/urandom > /b\n"
+        "FROM --platform=$BUILDPLATFORM busybox AS build\nARG TARGETARCH\n"
+        "RUN head -c 16 /dev/urandom > /a && echo $TARGETARCH > /b\n"
         "FROM scratch\nCOPY --from=build /a /\nCOPY --from=build /b /\n"
     )
     name = f"{bases.address}/test-{tmp_path.name}/again:v1".lower()
@@ -124,6 +125,7 @@ def test_an_image_that_came_from_its_own_inline_cache_is_the_same_image(kedge, c
     for number in range(3):
         machine = other(kedge, f"machine-{number}")
         flags = ("--metadata-file", f"{tmp_path}/m.json", "--cache-from", name, "--cache-to", "type=inline")
+        flags += ("--platform", "linux/amd64,linux/arm64")
         machine.build(context, *flags, "--push", "-t", name)
         digests.append(json.loads((tmp_path / "m.json").read_text())["containerimage.digest"])
     assert len(set(digests)) == 1
