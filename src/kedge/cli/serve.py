@@ -3,31 +3,28 @@
 Owns the flags. Does not know what is served.
 """
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from kedge.cli.command import Command, Flag, Options
 from kedge.cli.console import Console
-from kedge.cli.parse import UsageError
 from kedge.model.errors import Unsupported
 
 if TYPE_CHECKING:
-    import socket
-
+    from kedge.daemon.engine.api import EngineService
     from kedge.daemon.service import Service
-    from kedge.model.settings import Settings
 
 
 def work(options: Options, console: Console) -> int:
     try:
         import grpc  # noqa: F401
+        import h11  # noqa: F401
     except ImportError:
         raise Unsupported("the service's libraries are not installed", hint="pip install 'kedge[serve]'") from None
     from kedge.cli.buildkitd import asked_to_end
     from kedge.daemon.buildkit.config import ServiceConfig
+    from kedge.daemon.listening import default_path
     from kedge.daemon.service import Service
     from kedge.storage.store import default_root
 
@@ -39,12 +36,14 @@ def work(options: Options, console: Console) -> int:
         debug=console.debug,
     )
     asked = asked_to_end()
-    listeners = _listeners(options)
     service = Service(config)
-    service.start(options.buildkit, options.group)
-    for address in options.buildkit:
-        service.log(f"serving BuildKit's API at {address}")
-    with _engine(config.root, config.settings, listeners, service):
+    with ExitStack() as running:
+        # Without any address at all, the default one.
+        if addresses := options.listen or ([] if options.buildkit else [f"unix://{default_path()}"]):
+            running.callback(_engine(service, addresses, options.group).close)
+        service.start(options.buildkit, options.group)
+        for address in options.buildkit:
+            service.log(f"serving BuildKit's API at {address}")
         while not asked.wait(3600):
             pass
         service.log("stopping")
@@ -52,58 +51,18 @@ def work(options: Options, console: Console) -> int:
     return 0
 
 
-def _listeners(options: Options) -> "list[socket.socket]":
-    """The sockets of Docker's API. Without any address at all, the default one."""
-    from kedge.daemon.engine.server import default_path, listen, passed_sockets
-
-    addresses = options.listen or ([] if options.buildkit else [f"unix://{default_path()}"])
-    found: list[socket.socket] = []
-    for address in addresses:
-        scheme, separator, path = address.partition("://")
-        if scheme == "fd" and separator:
-            found += passed_sockets()
-            if not found:
-                raise UsageError("fd:// needs a socket passed by systemd", "serve")
-        elif scheme == "unix" and path.startswith("/"):
-            found.append(listen(Path(path), _group_id(options.group)))
-        else:
-            raise UsageError(f"cannot listen at {address[:100]}: expected unix:///PATH or fd://", "serve")
-    return found
-
-
-def _group_id(name: str) -> int:
-    import grp
-
-    if not name or name.isdecimal():
-        return int(name or -1)
-    try:
-        return grp.getgrnam(name).gr_gid
-    except KeyError:
-        raise UsageError(f"there is no group {name[:60]}", "serve") from None
-
-
-@contextmanager
-def _engine(root: Path, settings: "Settings", listeners: "list[socket.socket]", service: "Service") -> "Iterator[None]":
-    """Docker's API at these sockets, in a thread of its own, while the context lasts."""
-    if not listeners:
-        yield
-        return
-    try:
-        from kedge.daemon.engine.api import EngineService
-    except ImportError:
-        raise Unsupported("the service's libraries are not installed", hint="pip install 'kedge[serve]'") from None
+def _engine(service: "Service", addresses: Sequence[str], group: str) -> "EngineService":
+    """Docker's API at these addresses, already serving."""
+    from kedge.daemon.engine.api import EngineService
     from kedge.daemon.engine.bridge import ServiceBridge
 
-    engine = EngineService(root, settings, listeners, ServiceBridge(service))
-    thread = threading.Thread(target=engine.run, name="engine", daemon=True)
-    thread.start()
-    for listener in listeners:
-        service.log(f"serving Docker's API at unix://{listener.getsockname()}")
-    try:
-        yield
-    finally:
-        engine.close()
-        thread.join(5)
+    engine = EngineService(service.config.root, service.config.settings, ServiceBridge(service))
+    for address in addresses:
+        engine.server.listen(address, group)
+    engine.server.start()
+    for address in addresses:
+        service.log(f"serving Docker's API at {address}")
+    return engine
 
 
 COMMAND = Command(

@@ -14,7 +14,8 @@ from kedge.daemon.buildkit.control import Control
 from kedge.daemon.buildkit.gateway import Gateway
 from kedge.daemon.buildkit.history import History
 from kedge.daemon.buildkit.jobs import Jobs
-from kedge.daemon.server import Server, Tls, peer_of
+from kedge.daemon.listening import Tls
+from kedge.daemon.server import Server
 from kedge.daemon.sessions.registry import Sessions
 from kedge.daemon.wire import content, control, gateway, health
 from kedge.daemon.wire.calls import handler
@@ -33,15 +34,15 @@ class Service:
             pass  # tell what is wrong with it before anybody waits for us
         self.sessions = Sessions()
         self.jobs = Jobs(config, self.sessions)
-        self.history = History(config, peer_of)
         self.server = Server(self.log, tls)
+        self.history = History(config, self.server.peer_of)
         self._stopped = threading.Event()
         self.server.add(
             handler(
                 control.services["Control"],
-                Control(config, self.jobs, self.sessions, self.history, peer_of, self.log),
+                Control(config, self.jobs, self.sessions, self.history, self.server.peer_of, self.log),
             ),
-            handler(gateway.services["LLBBridge"], Gateway(self.jobs, peer_of)),
+            handler(gateway.services["LLBBridge"], Gateway(self.jobs, self.server.peer_of)),
             handler(content.services["Content"], self.history.documents),
             handler(health.services["Health"], _Health(self._stopped)),
         )

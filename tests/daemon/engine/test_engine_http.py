@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -262,11 +261,9 @@ def test_authorization_sees_what_the_handler_sees(tmp_path: Path) -> None:
         seen.append(ask)
         return "no" if b"Evil" in (ask.body or b"") else ""
 
-    from kedge.daemon.engine.server import listen
-
-    listener = listen(tmp_path / "sock")
-    own = EngineService(tmp_path / "store", Settings(), [listener], authorize=authorize)
-    threading.Thread(target=own.run, daemon=True).start()
+    own = EngineService(tmp_path / "store", Settings(), authorize=authorize)
+    own.server.listen(f"unix://{tmp_path}/sock")
+    own.server.start()
     try:
         service: Any = type("Own", (), {"socket": tmp_path / "sock"})
         body = {"Image": "Evil", "pad": "x" * (2 << 20)}

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from kedge.daemon.buildkit.config import GcPolicy, ServiceConfig
-from kedge.daemon.server import Tls
+from kedge.daemon.listening import Tls
 from kedge.model.errors import InvalidInput
 from kedge.model.platform import parse_platform
 from kedge.model.settings import RegistryHost, Settings

@@ -3,8 +3,6 @@
 Owns which path is handled by what, and the order of start and stop. Does not know what handlers do.
 """
 
-import socket
-from collections.abc import Sequence
 from pathlib import Path
 
 from kedge.daemon.engine import (
@@ -23,7 +21,7 @@ from kedge.daemon.engine import (
 )
 from kedge.daemon.engine.containers import unsupported
 from kedge.daemon.engine.routes import Authorize, Call, Route, Router, allow
-from kedge.daemon.engine.server import Server, listen
+from kedge.daemon.engine.server import Server
 from kedge.daemon.engine.service import Engine
 from kedge.daemon.engine.upgrade import BuildKit
 from kedge.model.settings import Settings
@@ -112,31 +110,13 @@ ROUTES = [
 
 
 class EngineService:
-    """The Engine API on listening sockets. `run` serves until `stop`; `close` ends containers and connections."""
+    """The Engine API. Use: `server.listen` for each address, then `server.start`, then `close`."""
 
     def __init__(
-        self,
-        root: Path | None,
-        settings: Settings,
-        listeners: Sequence[socket.socket],
-        buildkit: BuildKit | None = None,
-        authorize: Authorize = allow,
+        self, root: Path | None, settings: Settings, buildkit: BuildKit | None = None, authorize: Authorize = allow
     ) -> None:
         self.engine = Engine(root, settings, buildkit)
-        self.server = Server(list(listeners), Router(self.engine, ROUTES, authorize))
-
-    @classmethod
-    def at(cls, path: Path, root: Path | None, settings: Settings, buildkit: BuildKit | None = None) -> "EngineService":
-        """A service with a socket of its own."""
-        return cls(root, settings, [listen(path)], buildkit)
-
-    def run(self) -> None:
-        """Serve until `stop`."""
-        self.server.run()
-
-    def stop(self) -> None:
-        """Let `run` return; may be called from a signal handler."""
-        self.server.stop()
+        self.server = Server(Router(self.engine, ROUTES, authorize))
 
     def close(self, patience: float = 10.0) -> None:
         """End containers, then connections."""

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from kedge.daemon.engine.http import Peer
-from kedge.daemon.sessions import registry
+from kedge.daemon.peer import Peer
 from kedge.daemon.sessions.tunnel import Tunnel, socket_pieces
 from kedge.daemon.wire import control
 from kedge.daemon.wire.calls import Calls
@@ -31,7 +30,7 @@ class ServiceBridge:
     def session(
         self, metadata: Sequence[tuple[str, str]], peer: Peer, incoming: Iterator[bytes]
     ) -> Generator[bytes, None, None]:
-        return self._service.sessions.serve(metadata, registry.Peer(peer.uid, peer.pid), incoming)
+        return self._service.sessions.serve(metadata, peer, incoming)
 
     def solve(
         self, peer: Peer, ref: str, session: str, attrs: dict[str, str], names: str, tell: Callable[[bytes], None]
@@ -39,8 +38,10 @@ class ServiceBridge:
         """As a client of our own service would, on behalf of the peer."""
         ours, theirs = socket.socketpair()
         tunnel = Tunnel()
-        self._service.server.carry(theirs, registry.Peer(peer.uid, peer.pid))
-        threads = [threading.Thread(target=_pump, args=(tunnel, ours), name="solve", daemon=True)]
+        threads = [
+            threading.Thread(target=self.serve, args=(theirs, peer), name="carry", daemon=True),
+            threading.Thread(target=_pump, args=(tunnel, ours), name="solve", daemon=True),
+        ]
         calls = Calls(tunnel.channel, control.services["Control"])
         threads.append(threading.Thread(target=_listen, args=(calls, ref, tell), name="status", daemon=True))
         try:
@@ -51,7 +52,7 @@ class ServiceBridge:
                 Ref=ref, Session=session, Frontend="dockerfile.v0", FrontendAttrs=attrs, Exporters=[exporter]
             )
             response = calls.unary("Solve", request).ExporterResponse
-            threads[1].join(10)
+            threads[-1].join(10)
             return str(response.get("containerimage.config.digest", ""))
         except grpc.RpcError as error:
             raise KedgeError(str(error.details() or "the build failed")) from None
@@ -60,7 +61,7 @@ class ServiceBridge:
             ours.close()
 
     def serve(self, connection: socket.socket, peer: Peer) -> None:
-        self._service.server.carry(connection, registry.Peer(peer.uid, peer.pid))
+        self._service.server.carry(connection, peer)
 
 
 def _pump(tunnel: Tunnel, connection: socket.socket) -> None:

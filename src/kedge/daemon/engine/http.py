@@ -7,7 +7,6 @@ connection ends.
 import json
 import select
 import socket
-import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,27 +15,14 @@ from typing import Any, Final
 
 import h11
 
+from kedge.daemon.peer import Peer
 from kedge.model.errors import Cancelled, InvalidInput
-from kedge.model.value import dataclass
 
 LARGEST_HEAD: Final = 1 << 20  # bytes; X-Registry-Config may hold many credentials
 LARGEST_BODY: Final = 8 << 20  # bytes of a JSON body
 IDLE: Final = 600.0  # seconds between two requests, and for each piece of one
 _PIECE: Final = 1 << 16
 _DRAIN: Final = 1 << 20  # bytes of a body nobody wanted that are read so that the connection can go on
-
-
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """Who connected, as the kernel says: SO_PEERCRED of unix(7)."""
-
-    pid: int
-    uid: int
-    gid: int
-
-    @classmethod
-    def of(cls, connection: socket.socket) -> "Peer":
-        return cls(*struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)))
 
 
 class Disconnected(Exception):

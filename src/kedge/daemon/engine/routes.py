@@ -15,7 +15,8 @@ from urllib.parse import parse_qsl, unquote
 
 from kedge.containers.supervisor import NotStarted
 from kedge.daemon.engine.fields import Fields, checked_text, read_filters, read_flag, read_number
-from kedge.daemon.engine.http import Disconnected, Exchange, Peer
+from kedge.daemon.engine.http import Disconnected, Exchange
+from kedge.daemon.peer import Peer
 from kedge.model.errors import (
     Cancelled,
     Conflict,

@@ -9,8 +9,9 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, suppress
 from typing import Protocol
 
-from kedge.daemon.engine.http import Peer
 from kedge.daemon.engine.routes import Call
+from kedge.daemon.listening import splice
+from kedge.daemon.peer import Peer
 from kedge.model.errors import InvalidInput, Unsupported
 
 _PIECE = 1 << 16
@@ -75,23 +76,6 @@ def grpc(call: Call) -> None:
         if early := exchange.early:
             ours.sendall(early)
         splice(connection, ours)
-
-
-def splice(one: socket.socket, other: socket.socket) -> None:
-    """Carry bytes both ways until either side ends."""
-
-    def carry(source: socket.socket, target: socket.socket) -> None:
-        with suppress(OSError):
-            while data := source.recv(_PIECE):
-                target.sendall(data)
-        for each in (source, target):
-            with suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-
-    thread = threading.Thread(target=carry, args=(other, one), name="splice", daemon=True)
-    thread.start()
-    carry(one, other)
-    thread.join()
 
 
 def _required(call: Call) -> BuildKit:

@@ -9,33 +9,16 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 
 import grpc
 
+from kedge.daemon.peer import Peer as Peer
 from kedge.daemon.sessions.tunnel import Tunnel
 from kedge.daemon.wire.calls import Calls
 from kedge.model.errors import Conflict, InvalidInput, NotFound
-from kedge.model.value import dataclass
 
 # As BuildKit's client names them in its metadata (session/session.go).
 ID, SHARED_KEY = "x-docker-expose-session-uuid", "x-docker-expose-session-sharedkey"
 _LONGEST_ID = 256
 MOST_OF_ONE = 250  # sessions of one client at once: each holds a thread of the service, and a build holds three more
 PATIENCE = 10.0  # seconds that a build waits for its session: the client opens both at the same time
-
-
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """Who is at the other end: a user of this machine, a certificate's name, or nobody known."""
-
-    uid: int | None = None
-    pid: int | None = None
-    name: str = ""
-
-    @property
-    def realm(self) -> str:
-        """What sessions of one client have in common, and no other client has."""
-        return f"uid {self.uid}" if self.uid is not None else f"name {self.name}"
-
-    def __str__(self) -> str:
-        return f"uid={self.uid} pid={self.pid}" if self.uid is not None else self.name or "unknown"
 
 
 class ClientSession:
