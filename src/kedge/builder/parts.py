@@ -83,6 +83,7 @@ class Parts:
         self.host: Platform = of_machine(os.uname().machine)
         self.decode: Decode | None = None  # reads the definition in a Build op, where somebody can
         self.policy: Policy | None = None  # what may be used, and what replaces it
+        self.keeps_remains = False  # is a failed vertex's tree to be kept, for one who looks into it
         self._closing = ExitStack()
         self.started = time.time()
         self.definition: Definition | None = None  # once it is read
@@ -208,7 +209,7 @@ class Parts:
         self.sources = SourceOperation(self.trunk, self._handlers(), self.report, self.pins)
         operations: dict[type[Op], Operation] = {
             Source: self.sources,
-            File: FileOperation(self.trunk, self.store, content),
+            File: FileOperation(self.trunk, self.store, content, self.keeps_remains),
             Merge: MergeOperation(self.trunk, self.store.layers),
             Diff: DiffOperation(self.trunk, self.store.layers),
             Passthrough: PassthroughOperation(),
@@ -237,6 +238,7 @@ class Parts:
             Machine(self.host, self.store.root),
             limits,
             request.max_parallelism,
+            self.keeps_remains,
         )
 
     def handler(self, scheme: str) -> SourceHandler:

@@ -5,8 +5,12 @@ A foreign exception is translated where it is understood, at the border of the p
 """
 
 import re
+from typing import TYPE_CHECKING
 
 from kedge.model.value import dataclass
+
+if TYPE_CHECKING:
+    from kedge.model.remains import Remains
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,8 @@ class KedgeError(Exception):
 
     `message` is one sentence without a final full stop; `location` the text at fault; `hint` what to do, a sentence;
     `stage` the build stage. None of them may contain a secret. `fault` is the part of the text that is wrong, as the
-    user wrote it: when the location comes to be known, it is narrowed to that.
+    user wrote it: when the location comes to be known, it is narrowed to that. `remains` are the failed vertex's files,
+    where somebody is to look into them.
     """
 
     def __init__(
@@ -67,6 +72,7 @@ class KedgeError(Exception):
         self.stage = stage
         self.retryable = retryable
         self.fault = fault
+        self.remains: Remains | None = None
 
     def at(self, location: Location | None, stage: str = "") -> "KedgeError":
         """This error, pointing at `location` and `stage` unless it already points somewhere; returns itself."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from kedge.model.errors import InvalidInput
 from kedge.model.graph import Edge, Vertex, walk
-from kedge.model.ops import Exec
+from kedge.model.ops import Exec, Op
 
 KNOWN = ("network.host", "security.insecure", "device")
 
@@ -24,10 +24,16 @@ class Entitlements:
 
     def require(self, vertex: Vertex) -> None:
         """Raise InvalidInput when the vertex needs what is not allowed."""
-        for name in needed(vertex):
+        try:
+            self.require_op(vertex.op)
+        except InvalidInput as error:
+            raise error.at(vertex.hints.location, vertex.hints.stage) from None
+
+    def require_op(self, op: Op) -> None:
+        """The same for an op that is in no graph."""
+        for name in needed(op):
             if name not in self._allowed and name.partition("=")[0] not in self._allowed:
-                error = InvalidInput(f"the step needs the entitlement {name}", hint=f"Allow it with --allow {name}.")
-                raise error.at(vertex.hints.location, vertex.hints.stage)
+                raise InvalidInput(f"the step needs the entitlement {name}", hint=f"Allow it with --allow {name}.")
 
     def require_all(self, edge: Edge) -> None:
         """Raise InvalidInput unless the whole graph is allowed."""
@@ -35,9 +41,8 @@ class Entitlements:
             self.require(vertex)
 
 
-def needed(vertex: Vertex) -> list[str]:
-    """The entitlements that a vertex needs."""
-    op = vertex.op
+def needed(op: Op) -> list[str]:
+    """The entitlements that an op needs."""
     if not isinstance(op, Exec):
         return []
     names = ["network.host"] * (op.network == "host") + ["security.insecure"] * (op.security == "insecure")

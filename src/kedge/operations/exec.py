@@ -15,6 +15,7 @@ from kedge.model.errors import InvalidInput, StepFailed
 from kedge.model.event import Report
 from kedge.model.graph import Snapshot, Vertex
 from kedge.model.ops import NO_INPUT, NO_OUTPUT, Exec, Mount
+from kedge.model.remains import Remains
 from kedge.model.value import replace
 from kedge.operations.entitlements import Entitlements
 from kedge.operations.exec_mounts import Prepared, Preparer, missing_secret
@@ -34,7 +35,10 @@ TAIL = 16 << 10  # bytes of a failed step's output that its error carries
 
 
 class ExecOperation:
-    """Operation for Exec. `most` steps run at once; 0 is no limit, since steps wait more than they compute."""
+    """Operation for Exec. `most` steps run at once; 0 is no limit, since steps wait more than they compute.
+
+    With `keeps_remains` a failed step's files are kept and its error tells of them.
+    """
 
     def __init__(
         self,
@@ -47,11 +51,13 @@ class ExecOperation:
         machine: Machine,
         limits: "Limits | None" = None,
         most: int = 0,
+        keeps_remains: bool = False,
     ) -> None:
         self._trunk, self._store, self._executor, self._session = trunk, store, executor, session
         self._report, self._entitlements, self._limits = report, entitlements, limits
         self._machine = machine
         self._preparer = Preparer(store, session)
+        self._keeps_remains = keeps_remains
         self._turns = threading.Semaphore(most) if most else None
 
     async def cache_map(self, vertex: Vertex) -> CacheMap:
@@ -84,8 +90,16 @@ class ExecOperation:
             log = stack.enter_context(self._store.logs.writer(vertex.digest, vertex.hints.name))
             code, tail = self._execute(process, prepared, log, work)
             if code not in op.valid_exit_codes:
-                raise _failure(vertex, op, code, tail)
+                failure = _failure(vertex, op, code, tail)
+                if self._keeps_remains:
+                    failure.remains = self._remains(vertex, inputs, prepared)
+                raise failure
             return prepared.commit(vertex.hints.name)
+
+    def _remains(self, vertex: Vertex, inputs: list[Snapshot], prepared: Prepared) -> Remains:
+        kept = [self._store.layers.kept(snapshot) for snapshot in inputs]
+        before = tuple(None if m.input == NO_INPUT else kept[m.input] for m in _exec(vertex).mounts)
+        return Remains(vertex, before, prepared.left(before))
 
     def _execute(self, process: "Process", prepared: Prepared, log: "LogWriter", work: Work) -> tuple[int, bytes]:
         from kedge.sandbox.process import Stdio

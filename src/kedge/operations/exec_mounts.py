@@ -27,17 +27,25 @@ if TYPE_CHECKING:
 
 @dataclass
 class Prepared:
-    """The mounts of one run. `drafts` holds, by output index, what is committed if the process ends well."""
+    """The mounts of one run. `drafts` holds, by output index, what is committed if the process ends well; `written` by
+    the mounts' own numbers all that the process can write to.
+    """
 
     points: list[MountPoint] = field(default_factory=list)
     drafts: dict[int, "tuple[Snapshot, Draft]"] = field(default_factory=dict)
     unchanged: dict[int, Snapshot] = field(default_factory=dict)
+    written: dict[int, "tuple[Snapshot, Draft]"] = field(default_factory=dict)
 
     def commit(self, description: str) -> list[Snapshot]:
         """The results, in the order of their numbers."""
         made = {number: (*base, draft.commit(description)) for number, (base, draft) in self.drafts.items()}
         results = made | self.unchanged
         return [results[number] for number in sorted(results)]
+
+    def left(self, mounts: Sequence[Snapshot | None]) -> tuple[Snapshot | None, ...]:
+        """What became of what was mounted, also where no result is made of it; instead of `commit`."""
+        made = {number: (*base, draft.commit()) for number, (base, draft) in self.written.items()}
+        return tuple(made.get(number, snapshot) for number, snapshot in enumerate(mounts))
 
 
 class Preparer:
@@ -49,11 +57,11 @@ class Preparer:
     def prepare(self, op: Exec, inputs: Sequence[Snapshot], stack: ExitStack, work: Work) -> Prepared:
         """Everything to be mounted for `op`. Raises NotFound for a secret or agent that was not lent."""
         prepared = Prepared()
-        for mount in op.mounts:
+        for number, mount in enumerate(op.mounts):
             if not NO_INPUT <= mount.input < len(inputs):
                 raise InvalidInput(f"the mount at {mount.dest} refers to input {mount.input}, which does not exist")
             snapshot = () if mount.input == NO_INPUT else inputs[mount.input]
-            source = self._source(mount, snapshot, prepared, stack, work)
+            source = self._source(number, mount, snapshot, prepared, stack, work)
             if source is not None:
                 # A cache's selector was resolved when the cache was filled: nothing that a step can change meanwhile is
                 # resolved while mounting (CVE-2024-23651).
@@ -62,11 +70,11 @@ class Preparer:
         return prepared
 
     def _source(
-        self, mount: Mount, snapshot: Snapshot, prepared: Prepared, stack: ExitStack, work: Work
+        self, number: int, mount: Mount, snapshot: Snapshot, prepared: Prepared, stack: ExitStack, work: Work
     ) -> MountSource | None:
         match mount.kind:
             case "bind":
-                return self._bind(mount, snapshot, prepared, stack, work)
+                return self._bind(number, mount, snapshot, prepared, stack)
             case "cache":
                 return self._cache(mount, snapshot, stack, work)
             case "tmpfs":
@@ -76,7 +84,7 @@ class Preparer:
             case "ssh":
                 return self._ssh(mount, stack)
 
-    def _bind(self, mount: Mount, snapshot: Snapshot, prepared: Prepared, stack: ExitStack, work: Work) -> MountSource:
+    def _bind(self, number: int, mount: Mount, snapshot: Snapshot, prepared: Prepared, stack: ExitStack) -> MountSource:
         layers = self._store.layers
         if mount.output != NO_OUTPUT:
             snapshot = layers.kept(snapshot)
@@ -87,6 +95,7 @@ class Preparer:
         # Also where nothing is kept: writes go to a layer that is thrown away, never to what was mounted
         # (CVE-2025-4953). An overlay of nothing but that is what scratch is mounted as: there is none without a layer.
         draft = stack.enter_context(layers.draft(snapshot))
+        prepared.written[number] = (snapshot, draft)
         if mount.output != NO_OUTPUT and not mount.readonly:
             prepared.drafts[mount.output] = (snapshot, draft)
         return Overlay(tuple(map(str, draft.lowers)), str(draft.upper), str(draft.work))

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 from kedge.model.cachekey import CacheMap, Selection, Selections
 from kedge.model.digest import digest_of
-from kedge.model.errors import InvalidInput
+from kedge.model.errors import InvalidInput, KedgeError
 from kedge.model.graph import Snapshot, Vertex
 from kedge.model.ops import NO_INPUT, NO_OUTPUT, Action, Copy, File, MakeDir, MakeFile, Remove, Symlink
+from kedge.model.remains import Remains
 from kedge.operations.content import Content
 from kedge.solver.trunk import Trunk
 
@@ -27,10 +28,11 @@ if TYPE_CHECKING:
 
 
 class FileOperation:
-    """Operation for File."""
+    """Operation for File. With `keeps_remains` the files of what failed are kept and its error tells of them."""
 
-    def __init__(self, trunk: Trunk, store: "Store", content: Content) -> None:
+    def __init__(self, trunk: Trunk, store: "Store", content: Content, keeps_remains: bool = False) -> None:
         self._trunk, self._store, self._content = trunk, store, content
+        self._keeps_remains = keeps_remains
 
     async def cache_map(self, vertex: Vertex) -> CacheMap:
         """What is only copied from is known by the copied files' content; what is changed, by its key."""
@@ -40,12 +42,18 @@ class FileOperation:
 
     async def run(self, vertex: Vertex, inputs: Sequence[Snapshot]) -> list[Snapshot]:
         """One snapshot for each action with an `output`, in the order of the outputs' numbers."""
-        return await self._trunk.call(self._perform, _file(vertex), list(inputs))
+        return await self._trunk.call(self._perform, vertex, list(inputs))
 
-    def _perform(self, op: File, inputs: list[Snapshot]) -> list[Snapshot]:
+    def _perform(self, vertex: Vertex, inputs: list[Snapshot]) -> list[Snapshot]:
+        op = _file(vertex)
         with _Sheet(self._store, self._content, op, inputs) as sheet:
-            for action in op.actions:
-                sheet.perform(action)
+            for number, action in enumerate(op.actions):
+                try:
+                    sheet.perform(action)
+                except KedgeError as error:
+                    if self._keeps_remains:
+                        error.remains = Remains(vertex, *sheet.remains(), action=number)
+                    raise
             return sheet.results()
 
 
@@ -88,6 +96,12 @@ class _Sheet:
         outputs = {a.output: i for i, a in enumerate(self._op.actions, self._inputs) if a.output != NO_OUTPUT}
         return [self._snapshot(outputs[number]) for number in sorted(outputs)]
 
+    def remains(self) -> tuple[tuple[Snapshot | None, ...], tuple[Snapshot | None, ...]]:
+        """The inputs, and what became of each action; instead of `results`."""
+        states = [self._store.layers.kept(self._snapshot(index)) for index in range(len(self._states))]
+        missing = self._inputs + len(self._op.actions) - len(states)
+        return tuple(states[: self._inputs]), (*states[self._inputs :], *[None] * missing)
+
     def _check(self, index: int) -> None:
         if not NO_INPUT <= index < len(self._states):
             raise InvalidInput(f"a file action refers to input {index}, which does not exist")
@@ -115,7 +129,7 @@ class _Sheet:
         if isinstance(state, tuple):
             return state
         snapshot = (*self._bases[index], state.commit())
-        self._states[index] = snapshot
+        self._states = [snapshot if other is state else other for other in self._states]
         return snapshot
 
     def _mount(self, stack: ExitStack, index: int) -> "Tree":

@@ -24,6 +24,7 @@ from kedge.model.errors import Cancelled, KedgeError
 from kedge.model.event import Report, VertexEvent, silent
 from kedge.model.graph import Edge, Snapshot, Vertex, uncached, walk
 from kedge.model.ops import Op
+from kedge.model.remains import Remains
 from kedge.model.value import dataclass, replace
 from kedge.solver.contracts import CacheStore, Checksum, Elsewhere, Manifest, Operation
 from kedge.solver.explain import Miss, explain, place_of
@@ -250,6 +251,8 @@ class Solver:
         try:
             return await self._trunk.call(self._checksum, snapshot, selections)
         except KedgeError as error:
+            index = next(i for i, one in enumerate(vertex.inputs) if one == edge)
+            error.remains = Remains(vertex, (snapshot,), content=index)
             self._fail(vertex, error)
             raise
 

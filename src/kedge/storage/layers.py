@@ -7,7 +7,7 @@ bytes in `layer_bytes`.
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -125,7 +125,14 @@ class LayerStore:
             with _opened(adopted.directory) as fd:
                 yield Tree(fd, adopted.patterns, in_place=True)
             return
-        directories = self.directories(snapshot, progress)
+        with self.seen(self.directories(snapshot, progress)) as tree:
+            yield tree
+
+    @contextmanager
+    def seen(self, directories: Sequence[Path]) -> Iterator[Tree]:
+        """The merged, read-only tree of directories in overlayfs form, bottom first; the last may be an upper one of a
+        mount that lives, whose changes may be seen or not.
+        """
         if not directories:
             with _opened(self._root / "empty") as fd:
                 yield Tree(fd)

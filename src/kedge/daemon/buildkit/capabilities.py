@@ -8,7 +8,8 @@ from typing import Final
 FRONTEND_CAPS: Final = tuple(
     "solve.base solve.inlinereturn resolveimage resolveimage.resolvemode readfile return returnmap readdir statfile "
     "importcaches proto.refarray reference.output frontend.inputs gateway.solve.metadata frontend.caps "
-    "gateway.solve.evaluate gateway.evaluate gateway.warnings source.metaresolver".split()
+    "gateway.solve.evaluate gateway.evaluate gateway.warnings gateway.exec gateway.exec.extrahosts "
+    "gateway.exec.secretenv gateway.exec.signals gateway.exec.filesystem source.metaresolver".split()
 )
 LLB_CAPS: Final = tuple(
     "source.image source.image.resolvemode source.local source.local.unique source.local.sessionid "

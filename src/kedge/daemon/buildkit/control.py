@@ -149,4 +149,5 @@ def _run(job: Job) -> dict[str, str]:
         result = solve_definition(job, request.Definition)
     else:
         result = job.wait_for_client()
+    result.evaluate()
     return export(job, result, exporters(request))

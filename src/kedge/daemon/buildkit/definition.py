@@ -13,7 +13,8 @@ from typing import Any, Final
 
 from google.protobuf.message import DecodeError
 
-from kedge.daemon.buildkit.ops import encode_op, name_of, output_count, read_op
+from kedge.daemon.buildkit.encoding import encode_op
+from kedge.daemon.buildkit.ops import name_of, output_count, read_op
 from kedge.daemon.wire import llb
 from kedge.model.digest import Digest
 from kedge.model.errors import InvalidInput, InvalidPlatform, Location, SourceFile

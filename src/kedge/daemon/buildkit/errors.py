@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, NoReturn, TypeAlias, TypeVar
 
 import grpc
+from google.protobuf.json_format import MessageToDict
 
 from kedge.daemon.buildkit.config import BUILDKIT_VERSION
 from kedge.daemon.buildkit.definition import encode
@@ -130,6 +131,8 @@ def _details(error: KedgeError) -> Iterator[tuple[str, Any]]:
         yield "errdefs.FrontendCap", {"name": error.name}
     if isinstance(error, StepFailed):
         yield "gatewayapi.ExitMessage", {"Code": error.exit_code}
+    if (solve := getattr(error, "offered", None)) is not None:
+        yield "errdefs.Solve", MessageToDict(solve)
     if getattr(error, "traced", False):
         yield "stack.Stack", _stack_json(error)
     if vertex := getattr(error, "vertex", ""):
@@ -183,6 +186,11 @@ def abort(context: grpc.ServicerContext, error: KedgeError) -> NoReturn:
 def also_tell(error: KedgeError, vertex: str, traced: bool) -> None:
     """Let the error's details name the vertex that failed too, and where in this service it came up."""
     vars(error).update(vertex=vertex, traced=traced)
+
+
+def offer(error: KedgeError, solve: Any) -> None:
+    """Let the error's details tell, by an errdefs.Solve, the ids of what a failed step left."""
+    vars(error).update(offered=solve)
 
 
 def own(error: Exception) -> KedgeError:

@@ -14,8 +14,8 @@ from kedge.builder import course
 from kedge.builder.parts import Parts
 from kedge.builder.request import BuildRequest, Output
 from kedge.daemon.buildkit.attributes import read_attestations
-from kedge.daemon.buildkit.jobs import Job, Outcome, Result
-from kedge.daemon.buildkit.solving import BASE_CONFIG, CONFIG, EPOCH, PLATFORMS, empty_target, platform_of
+from kedge.daemon.buildkit.jobs import Job, Outcome, Result, empty_target
+from kedge.daemon.buildkit.solving import BASE_CONFIG, CONFIG, EPOCH, PLATFORMS, platform_of
 from kedge.daemon.buildkit.told import tell
 from kedge.daemon.sessions.layouts import send_blobs
 from kedge.daemon.sessions.send import ByteSink, send_directory

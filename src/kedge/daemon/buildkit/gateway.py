@@ -4,24 +4,24 @@ Owns the translation of its calls. Each names its build in the metadata, and rea
 not know how anything is solved.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any, Final
 
 import grpc
 
 from kedge.daemon.buildkit.capabilities import FRONTEND_CAPS, LLB_CAPS
 from kedge.daemon.buildkit.definition import encode, read_platform
-from kedge.daemon.buildkit.errors import ForeignError, Refused, answers
+from kedge.daemon.buildkit.errors import ForeignError, Refused, answers, streams
 from kedge.daemon.buildkit.jobs import Job, Jobs, Outcome, Result
 from kedge.daemon.buildkit.metadata import resolve_image, resolve_layout, resolve_source
+from kedge.daemon.buildkit.processes import Conversation
 from kedge.daemon.buildkit.reading import read_directory, read_file, stat_file
 from kedge.daemon.buildkit.solving import solve_definition, solve_frontend
 from kedge.daemon.buildkit.workers import worker_record
 from kedge.daemon.sessions.registry import Peer
 from kedge.daemon.wire import caps, control, gateway
-from kedge.model.errors import Unsupported
-from kedge.model.graph import Snapshot
-from kedge.storage.store import Store
+from kedge.storage.tree import Tree
 
 BUILD_ID: Final = "buildkit-controlapi-buildid"
 
@@ -57,33 +57,34 @@ class Gateway:
             result = solve_frontend(job, request.Frontend, attrs, inputs, request.SourcePolicies)
         else:
             result = solve_definition(job, request.Definition, request.SourcePolicies)
+        if request.Evaluate:
+            result.evaluate()
         return _answer(job, request, result)
 
     @answers
     def ReadFile(self, request: Any, context: grpc.ServicerContext) -> Any:
-        store, snapshot = self._snapshot(request.Ref, context)
-        data = read_file(store, snapshot, request.FilePath, request.Range.Offset, request.Range.Length)
+        with self._tree(request.Ref, context) as tree:
+            data = read_file(tree.fd, request.FilePath, request.Range.Offset, request.Range.Length)
         return gateway.ReadFileResponse(Data=data)
 
     @answers
     def ReadDir(self, request: Any, context: grpc.ServicerContext) -> Any:
-        store, snapshot = self._snapshot(request.Ref, context)
-        entries = read_directory(store, snapshot, request.DirPath, request.IncludePattern)
-        return gateway.ReadDirResponse(entries=entries)
+        with self._tree(request.Ref, context) as tree:
+            return gateway.ReadDirResponse(entries=read_directory(tree.fd, request.DirPath, request.IncludePattern))
 
     @answers
     def StatFile(self, request: Any, context: grpc.ServicerContext) -> Any:
-        store, snapshot = self._snapshot(request.Ref, context)
-        return gateway.StatFileResponse(stat=stat_file(store, snapshot, request.Path))
+        with self._tree(request.Ref, context) as tree:
+            return gateway.StatFileResponse(stat=stat_file(tree.fd, request.Path))
 
-    def _snapshot(self, ref: str, context: grpc.ServicerContext) -> tuple[Store, Snapshot]:
+    def _tree(self, ref: str, context: grpc.ServicerContext) -> AbstractContextManager[Tree]:
         job = self._job(context)
         outcome = job.result(ref)
-        return (outcome.store, outcome.snapshot) if outcome else (job.store, ())
+        return outcome.store.layers.mounted(outcome.snapshot) if outcome else job.store.layers.mounted(())
 
     @answers
     def Evaluate(self, request: Any, context: grpc.ServicerContext) -> Any:
-        self._job(context).result(request.Ref)  # what has an id is evaluated
+        Result({"": self._job(context).result(request.Ref)}).evaluate()
         return gateway.EvaluateResponse()
 
     @answers
@@ -132,9 +133,40 @@ class Gateway:
             raise Refused("source is required")
         return resolve_source(self._job(context), request)
 
+    # ---- containers --------------------------------------------------------------------------------------------------
+
     @answers
     def NewContainer(self, request: Any, context: grpc.ServicerContext) -> Any:
-        raise Unsupported("containers of the gateway's are not supported")
+        self._job(context).containers.create(request)
+        return gateway.NewContainerResponse()
+
+    @answers
+    def ReleaseContainer(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self._job(context).containers.release(request.ContainerID)
+        return gateway.ReleaseContainerResponse()
+
+    @streams
+    def ExecProcess(self, requests: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+        conversation = Conversation(self._job(context).containers)
+        context.add_callback(conversation.leave)
+        yield from conversation.serve(requests)
+
+    @answers
+    def ReadFileContainer(self, request: Any, context: grpc.ServicerContext) -> Any:
+        with self._job(context).containers.get(request.Ref).tree(request.MountIndex) as root:
+            data = read_file(root, request.FilePath, request.Range.Offset, request.Range.Length)
+        return gateway.ReadFileResponse(Data=data)
+
+    @answers
+    def ReadDirContainer(self, request: Any, context: grpc.ServicerContext) -> Any:
+        with self._job(context).containers.get(request.Ref).tree(request.MountIndex) as root:
+            entries = read_directory(root, request.DirPath, request.IncludePattern)
+        return gateway.ReadDirResponse(entries=entries)
+
+    @answers
+    def StatFileContainer(self, request: Any, context: grpc.ServicerContext) -> Any:
+        with self._job(context).containers.get(request.Ref).tree(request.MountIndex) as root:
+            return gateway.StatFileResponse(stat=stat_file(root, request.Path))
 
 
 def _answer(job: Job, request: Any, result: Result) -> Any:

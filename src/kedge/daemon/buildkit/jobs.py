@@ -18,6 +18,7 @@ from kedge.builder.request import BuildRequest
 from kedge.daemon.buildkit.attributes import cache_spec
 from kedge.daemon.buildkit.caches import LentCaches
 from kedge.daemon.buildkit.config import ServiceConfig
+from kedge.daemon.buildkit.containers import Containers
 from kedge.daemon.buildkit.definition import decode_edge
 from kedge.daemon.buildkit.errors import NotGranted, Refused, UnknownRef
 from kedge.daemon.buildkit.makers import Makers
@@ -27,25 +28,34 @@ from kedge.daemon.buildkit.told import Told
 from kedge.daemon.sessions.layouts import LentLayouts
 from kedge.daemon.sessions.lent import LentSession
 from kedge.daemon.sessions.registry import ClientSession, Peer, Sessions
+from kedge.dockerfile.outline import Outline
 from kedge.dockerfile.target import Target
 from kedge.model.errors import Cancelled, Conflict, Unsupported
 from kedge.model.graph import Snapshot
+from kedge.model.image import ImageConfig
+from kedge.model.platform import Platform
 from kedge.model.value import dataclass, field, replace
 from kedge.solver.trunk import Trunk
 from kedge.storage.store import Store
 
 _LONGEST_REF: Final = 128
 _KEPT: Final = 64  # finished builds whose events can still be heard
+_NOTHING: Final = Outline("", "", (), (), (), "")
 _PATIENCE: Final = 10.0  # seconds that a listener waits for a build to be asked for
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Something solved: a stage or graph, and its files. `origin` is what it was solved with and as a part of."""
+    """A stage or graph, number `index` of the request that it is a part of, and its files."""
 
     target: Target
-    snapshot: Snapshot
     origin: "Origin"
+    index: int = 0
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The files: solved when they are first asked for. Raises what the solving raises."""
+        return self.origin.solved.snapshots[self.index]
 
     @property
     def store(self) -> Store:
@@ -53,12 +63,39 @@ class Outcome:
         return self.origin.parts.store
 
 
-@dataclass(frozen=True, eq=False, slots=True)
 class Origin:
-    """One solved request: its parts, still open, and all that it came to."""
+    """One request: its parts, still open, and all that it comes to once somebody needs it. Thread-safe."""
 
-    parts: Parts
-    solved: Solved
+    def __init__(self, parts: Parts, solve: Callable[[], Solved]) -> None:
+        self.parts, self._solve = parts, solve
+        self._lock = threading.Lock()
+        self._solved: Solved | None = None
+        self._error: BaseException | None = None
+
+    @property
+    def solved(self) -> Solved:
+        """What it came to; solved once, and an error is raised to everybody who asks."""
+        with self._lock:
+            if self._error is not None:
+                raise self._error
+            if self._solved is None:
+                try:
+                    self._solved = self._solve()
+                except BaseException as error:
+                    self._error = error
+                    raise
+            return self._solved
+
+
+def outcome_of(parts: Parts, snapshot: Snapshot) -> Outcome:
+    """Files of which nothing more is known."""
+    target = empty_target(parts.host)
+    return Outcome(target, Origin(parts, lambda: Solved((target,), (snapshot,))))
+
+
+def empty_target(platform: Platform) -> Target:
+    """A stage of which nothing is known but its platform."""
+    return Target(None, ImageConfig(platform), _NOTHING)
 
 
 @dataclass
@@ -71,6 +108,12 @@ class Result:
     @property
     def is_single(self) -> bool:
         return set(self.outcomes) <= {""}
+
+    def evaluate(self) -> None:
+        """Solve what was only promised so far. Raises what the solving raises."""
+        for outcome in self.outcomes.values():
+            if outcome is not None:
+                outcome.snapshot  # noqa: B018 - asking for it makes it
 
 
 class Job:
@@ -100,6 +143,7 @@ class Job:
         self._policies = (request.SourcePolicy,) if request.HasField("SourcePolicy") else ()
         if request.SourcePolicySession:
             raise Unsupported("policies that the client decides itself are not supported", hint="Give rules instead.")
+        self.containers = Containers(lambda: self.parts(BuildRequest()), self.result)
         self.caches = LentCaches(self.store, lambda: self.lent.session, self.cache_to)
 
     def _grant(self, wanted: Any) -> tuple[str, ...]:
@@ -119,6 +163,11 @@ class Job:
 
         return LentSession(session, self.store, find)
 
+    @property
+    def is_driven(self) -> bool:
+        """Does the client drive it, call by call?"""
+        return not self.request.Frontend and not self.request.Definition.ByteSize()
+
     # ---- solving -----------------------------------------------------------------------------------------------------
 
     def parts(self, request: BuildRequest, policies: Sequence[Any] = ()) -> Parts:
@@ -132,6 +181,7 @@ class Job:
         parts = Parts(request, self.lent, self.log.report)
         parts.settings = self.config.settings
         parts.decode = decode_edge
+        parts.keeps_remains = self.is_driven
         parts.policy = read_policies((*self._policies, *policies))
         layouts: Any = LentLayouts(self.store, parts.host, self.lent.lender)
         parts.layouts = layouts
@@ -208,6 +258,7 @@ class Job:
             if self._finished:
                 return
             self._finished = True
+        self.containers.close()
         for parts in self._parts:
             parts.__exit__()
         self.caches.close()

@@ -1,4 +1,4 @@
-"""One op of a definition as one of the model's, and back.
+"""One op of a definition as one of the model's (`encoding` is the way back).
 
 Owns the fields of all seven ops, and what may stand in them. Does not know the graph around.
 """
@@ -12,16 +12,16 @@ from kedge.model import ops
 from kedge.model.errors import InvalidInput, Unsupported
 from kedge.model.graph import Edge
 
-_MOST_BELOW_ONE_OP: Final = 10_000  # inputs, mounts, actions
+MOST_BELOW_ONE_OP: Final = 10_000  # inputs, mounts, actions
 _LONGEST_TEXT: Final = 1 << 20
 _SCHEMES: Final = ("docker-image", "local", "git", "http", "https", "oci-layout")
-_PROXIES: Final = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
-_MOUNT_KINDS: Final = {llb.BIND: "bind", llb.SECRET: "secret", llb.SSH: "ssh", llb.CACHE: "cache", llb.TMPFS: "tmpfs"}
-_SHARING: Final = {llb.SHARED: "shared", llb.PRIVATE: "private", llb.LOCKED: "locked"}
-_NETWORKS: Final = {llb.UNSET: "sandbox", llb.HOST: "host", llb.NONE: "none"}
-_SECURITY: Final = {llb.SANDBOX: "sandbox", llb.INSECURE: "insecure"}
+PROXIES: Final = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
+MOUNT_KINDS: Final = {llb.BIND: "bind", llb.SECRET: "secret", llb.SSH: "ssh", llb.CACHE: "cache", llb.TMPFS: "tmpfs"}
+SHARING: Final = {llb.SHARED: "shared", llb.PRIVATE: "private", llb.LOCKED: "locked"}
+NETWORKS: Final = {llb.UNSET: "sandbox", llb.HOST: "host", llb.NONE: "none"}
+SECURITY: Final = {llb.SANDBOX: "sandbox", llb.INSECURE: "insecure"}
 _CONTENT_CACHE: Final = (llb.DEFAULT, llb.ON, llb.OFF)
-_INPUT_OF_BUILDER: Final = -1
+INPUT_OF_BUILDER: Final = -1
 DEFINITION_INPUT: Final = "buildkit.llb.definition"
 
 
@@ -30,7 +30,7 @@ def read_op(told: Any, inputs: int) -> ops.Op:
     kind = told.WhichOneof("op")
     if kind is None:
         raise InvalidInput("invalid definition: an op that does nothing")
-    if inputs > _MOST_BELOW_ONE_OP:
+    if inputs > MOST_BELOW_ONE_OP:
         raise InvalidInput("invalid definition: an op has too many inputs")
     return _READERS[kind](getattr(told, kind), inputs)
 
@@ -48,7 +48,8 @@ def output_count(op: ops.Op) -> int:
             return 1
 
 
-def _text(text: str, what: str) -> str:
+def read_text(text: str, what: str) -> str:
+    """A text of a client's, as far as it can be one of ours. Raises InvalidInput."""
     if "\0" in text or len(text) > _LONGEST_TEXT:
         raise InvalidInput(f"invalid {what} {text[:40]!r} in a definition")
     return text
@@ -67,10 +68,10 @@ def _word(value: int, table: dict[int, str], what: str) -> Any:
     return table[value]
 
 
-def _path(text: str, what: str) -> str:
+def read_path(text: str, what: str) -> str:
     """An absolute path, without dots: what leads out of the root stops at it, as for any process inside."""
     parts: list[str] = []
-    for part in _text(text, what).split("/"):
+    for part in read_text(text, what).split("/"):
         if part == "..":
             del parts[-1:]
         elif part not in ("", "."):
@@ -83,14 +84,14 @@ def _path(text: str, what: str) -> str:
 
 def read_source(told: Any, inputs: int) -> ops.Source:
     """A source op."""
-    scheme, separator, rest = _text(told.identifier, "source").partition("://")
+    scheme, separator, rest = read_text(told.identifier, "source").partition("://")
     if not separator or not rest:
         raise InvalidInput(f"invalid source {told.identifier[:80]!r}: expected scheme://name")
     if scheme not in _SCHEMES:
         raise Unsupported(f"sources of the kind {scheme[:40]!r} are not supported")
     if inputs:
         raise InvalidInput("invalid definition: a source has no inputs")
-    attrs = sorted((_text(key, "attribute"), _text(value, "attribute")) for key, value in told.attrs.items())
+    attrs = sorted((read_text(key, "attribute"), read_text(value, "attribute")) for key, value in told.attrs.items())
     return ops.Source(told.identifier, tuple(attrs))
 
 
@@ -101,9 +102,9 @@ def _read_exec(told: Any, inputs: int) -> ops.Exec:
     meta = told.meta
     if not told.HasField("meta") or not meta.args:
         raise InvalidInput("invalid definition: an exec without arguments")
-    if len(told.mounts) > _MOST_BELOW_ONE_OP:
+    if len(told.mounts) > MOST_BELOW_ONE_OP:
         raise InvalidInput("invalid definition: an exec has too many mounts")
-    mounts = tuple(_read_mount(mount, inputs) for mount in told.mounts)
+    mounts = tuple(read_mount(mount, inputs) for mount in told.mounts)
     roots = [mount for mount in mounts if mount.dest == "/"]
     if len(roots) != 1 or roots[0].kind != "bind":
         raise InvalidInput("invalid definition: an exec without one root file system")
@@ -111,27 +112,28 @@ def _read_exec(told: Any, inputs: int) -> ops.Exec:
     if len(set(used)) != len(used) or any(output >= len(mounts) for output in used):
         raise InvalidInput("invalid definition: mounts of an exec share an output")
     return ops.Exec(
-        tuple(_text(arg, "argument") for arg in meta.args),
+        tuple(read_text(arg, "argument") for arg in meta.args),
         mounts,
-        tuple(_variable(entry) for entry in meta.env),
-        _path(meta.cwd, "working directory"),
-        _text(meta.user, "user"),
-        _text(meta.hostname, "host name")[:253],
-        _word(told.network, _NETWORKS, "network mode"),
-        _word(told.security, _SECURITY, "security mode"),
+        tuple(read_variable(entry) for entry in meta.env),
+        read_path(meta.cwd, "working directory"),
+        read_text(meta.user, "user"),
+        read_text(meta.hostname, "host name")[:253],
+        read_network(told.network),
+        read_security(told.security),
         _proxies(meta.proxy_env) if meta.HasField("proxy_env") else (),
-        tuple(_host(host) for host in meta.extraHosts),
-        tuple(ops.Ulimit(_text(one.Name, "ulimit").lower(), one.Soft, one.Hard) for one in meta.ulimit),
-        _text(meta.cgroupParent, "cgroup"),
+        tuple(read_host(host) for host in meta.extraHosts),
+        tuple(ops.Ulimit(read_text(one.Name, "ulimit").lower(), one.Soft, one.Hard) for one in meta.ulimit),
+        read_text(meta.cgroupParent, "cgroup"),
         _shm_size(told),
-        tuple(ops.SecretEnv(_text(s.ID, "secret"), _text(s.name, "variable"), s.optional) for s in told.secretenv),
-        tuple((_text(device.name, "device"), device.optional) for device in told.cdiDevices),
+        tuple(map(read_secret_env, told.secretenv)),
+        tuple((read_text(device.name, "device"), device.optional) for device in told.cdiDevices),
         tuple(sorted(set(meta.validExitCodes))) or (0,),
     )
 
 
-def _variable(entry: str) -> str:
-    name, equals, _ = _text(entry, "environment").partition("=")
+def read_variable(entry: str) -> str:
+    """An environment entry, `NAME=value`."""
+    name, equals, _ = read_text(entry, "environment").partition("=")
     if not name or not equals:
         raise InvalidInput(f"invalid environment entry {entry[:40]!r} in a definition")
     return entry
@@ -139,11 +141,12 @@ def _variable(entry: str) -> str:
 
 def _proxies(told: Any) -> ops.Pairs:
     """Both spellings of each proxy that is set, as programs look for either."""
-    found = {name: _text(getattr(told, name), "proxy") for name in _PROXIES if getattr(told, name)}
+    found = {name: read_text(getattr(told, name), "proxy") for name in PROXIES if getattr(told, name)}
     return tuple(sorted({**found, **{name.upper(): value for name, value in found.items()}}.items()))
 
 
-def _host(told: Any) -> tuple[str, str]:
+def read_host(told: Any) -> tuple[str, str]:
+    """A host of /etc/hosts: its name and address."""
     try:
         ipaddress.ip_address(told.IP)
     except ValueError:
@@ -153,31 +156,51 @@ def _host(told: Any) -> tuple[str, str]:
     return told.Host, told.IP
 
 
+def read_network(value: int) -> Any:
+    """A network mode, as the model calls it."""
+    return _word(value, NETWORKS, "network mode")
+
+
+def read_security(value: int) -> Any:
+    """A security mode, as the model calls it."""
+    if value not in SECURITY:
+        raise InvalidInput(f"invalid security mode {value}")
+    return SECURITY[value]
+
+
+def read_secret_env(told: Any) -> ops.SecretEnv:
+    """A secret that becomes a variable."""
+    return ops.SecretEnv(read_text(told.ID, "secret"), read_text(told.name, "variable"), told.optional)
+
+
 def _shm_size(told: Any) -> int:
     """BuildKit's frontend asks for shared memory by a tmpfs on /dev/shm; that is a mount like any other here."""
     return 0
 
 
-def _read_mount(told: Any, inputs: int) -> ops.Mount:
-    kind = _word(told.mountType, _MOUNT_KINDS, "mount type")
+def read_mount(told: Any, inputs: int) -> ops.Mount:
+    """A mount of a process that has so many inputs."""
+    kind = _word(told.mountType, MOUNT_KINDS, "mount type")
     if told.contentCache not in _CONTENT_CACHE:
         raise InvalidInput(f"unknown content cache {told.contentCache} in a definition")
     if not told.dest:
         raise InvalidInput("invalid definition: a mount without a destination")
     output = int(told.output)
-    if not -1 <= output <= _MOST_BELOW_ONE_OP:
+    if not -1 <= output <= MOST_BELOW_ONE_OP:
         raise InvalidInput(f"invalid output {output} of a mount")
     if kind != "bind" and output != -1:
         output = -1  # clients leave the field at 0 for mounts that cannot have a result
     readonly = bool(told.readonly)
     return ops.Mount(
-        _path(told.dest, "mount destination"),
+        read_path(told.dest, "mount destination"),
         _index(told.input, inputs, "mount input"),
         -1 if readonly else output,
-        _text(told.selector, "mount selector"),
+        read_text(told.selector, "mount selector"),
         readonly,
         kind,
-        ops.CacheOptions(_text(told.cacheOpt.ID, "cache id"), _word(told.cacheOpt.sharing, _SHARING, "cache sharing"))
+        ops.CacheOptions(
+            read_text(told.cacheOpt.ID, "cache id"), _word(told.cacheOpt.sharing, SHARING, "cache sharing")
+        )
         if kind == "cache"
         else None,
         _read_secret(told) if kind == "secret" else None,
@@ -199,12 +222,12 @@ def _id(value: int) -> int:
 
 def _read_secret(told: Any) -> ops.SecretOptions:
     one = told.secretOpt
-    return ops.SecretOptions(_text(one.ID, "secret id"), _id(one.uid), _id(one.gid), _mode(one.mode), one.optional)
+    return ops.SecretOptions(read_text(one.ID, "secret id"), _id(one.uid), _id(one.gid), _mode(one.mode), one.optional)
 
 
 def _read_ssh(told: Any) -> ops.SshOptions:
     one = told.SSHOpt
-    id = _text(one.ID, "agent id") or "default"
+    id = read_text(one.ID, "agent id") or "default"
     return ops.SshOptions(id, _id(one.uid), _id(one.gid), _mode(one.mode), one.optional)
 
 
@@ -218,7 +241,7 @@ def _read_tmpfs(told: Any) -> ops.TmpfsOptions:
 
 
 def _read_file(told: Any, inputs: int) -> ops.File:
-    if not 0 < len(told.actions) <= _MOST_BELOW_ONE_OP:
+    if not 0 < len(told.actions) <= MOST_BELOW_ONE_OP:
         raise InvalidInput("invalid definition: a file op has no actions, or too many")
     actions = tuple(_read_action(action, inputs + number, inputs) for number, action in enumerate(told.actions))
     outputs = [action.output for action in actions if action.output >= 0]
@@ -233,41 +256,43 @@ def _read_action(told: Any, known: int, inputs: int) -> ops.Action:
         raise InvalidInput("invalid definition: a file action that does nothing")
     one = getattr(told, kind)
     base = _index(told.input, known, "input of a file action")
-    output = _index(told.output, _MOST_BELOW_ONE_OP, "output of a file action")
+    output = _index(told.output, MOST_BELOW_ONE_OP, "output of a file action")
     if kind == "copy":
         secondary = _index(told.secondaryInput, known, "input of a file action")
         return _read_copy(one, base, secondary, output, inputs)
     if kind == "rm":
-        return ops.Remove(_text(one.path, "path"), one.allowNotFound, one.allowWildcard, base, output)
+        return ops.Remove(read_text(one.path, "path"), one.allowNotFound, one.allowWildcard, base, output)
     owner = _owner(one, inputs)
     if kind == "mkfile":
-        return ops.MakeFile(_text(one.path, "path"), one.data, _mode(one.mode), base, output, owner, one.timestamp)
+        return ops.MakeFile(read_text(one.path, "path"), one.data, _mode(one.mode), base, output, owner, one.timestamp)
     if kind == "mkdir":
         return ops.MakeDir(
-            _text(one.path, "path"), _mode(one.mode), one.makeParents, base, output, owner, one.timestamp
+            read_text(one.path, "path"), _mode(one.mode), one.makeParents, base, output, owner, one.timestamp
         )
-    return ops.Symlink(_text(one.oldpath, "link"), _text(one.newpath, "path"), base, output, owner, one.timestamp)
+    return ops.Symlink(
+        read_text(one.oldpath, "link"), read_text(one.newpath, "path"), base, output, owner, one.timestamp
+    )
 
 
 def _read_copy(one: Any, base: int, secondary: int, output: int, inputs: int) -> ops.Copy:
     return ops.Copy(
-        _text(one.src, "path"),
-        _text(one.dest, "path"),
+        read_text(one.src, "path"),
+        read_text(one.dest, "path"),
         base,
         secondary,
         output,
         _owner(one, inputs),
         -1 if one.mode < 0 else _mode(one.mode),
-        _text(one.modeStr, "mode"),
+        read_text(one.modeStr, "mode"),
         one.followSymlink,
         one.dirCopyContents,
         one.attemptUnpackDockerCompatibility,
         one.createDestPath,
         one.allowWildcard,
         one.allowEmptyWildcard,
-        tuple(_text(pattern, "pattern") for pattern in one.include_patterns),
-        tuple(_text(pattern, "pattern") for pattern in one.exclude_patterns),
-        tuple(_text(path, "path") for path in one.required_paths),
+        tuple(read_text(pattern, "pattern") for pattern in one.include_patterns),
+        tuple(read_text(pattern, "pattern") for pattern in one.exclude_patterns),
+        tuple(read_text(path, "path") for path in one.required_paths),
         one.alwaysReplaceExistingDestPaths,
         one.timestamp,
     )
@@ -290,7 +315,7 @@ def _principal(told: Any, inputs: int) -> tuple[int | str | None, int | None]:
         return None, None
     if kind == "byID":
         return _id(told.byID), None
-    return _text(told.byName.name, "user name"), _index(told.byName.input, inputs, "input of a user name")
+    return read_text(told.byName.name, "user name"), _index(told.byName.input, inputs, "input of a user name")
 
 
 # ---- snapshots -------------------------------------------------------------------------------------------------------
@@ -298,7 +323,7 @@ def _principal(told: Any, inputs: int) -> tuple[int | str | None, int | None]:
 
 def _read_merge(told: Any, inputs: int) -> ops.Merge:
     found = tuple(_index(one.input, inputs, "merge input") for one in told.inputs)
-    if len(found) < 2 or len(found) > _MOST_BELOW_ONE_OP or -1 in found:
+    if len(found) < 2 or len(found) > MOST_BELOW_ONE_OP or -1 in found:
         raise InvalidInput("invalid definition: a merge needs two inputs or more")
     return ops.Merge(found)
 
@@ -310,7 +335,7 @@ def _read_diff(told: Any, inputs: int) -> ops.Diff:
 
 
 def _read_build(told: Any, inputs: int) -> ops.Build:
-    if told.builder != _INPUT_OF_BUILDER:
+    if told.builder != INPUT_OF_BUILDER:
         raise Unsupported("builds by a builder of their own are not supported")
     if DEFINITION_INPUT not in told.inputs:
         raise InvalidInput("invalid definition: a build without a definition")
@@ -318,12 +343,12 @@ def _read_build(told: Any, inputs: int) -> ops.Build:
     if not 0 <= index < inputs:
         raise InvalidInput(f"invalid input {index} of a build")
     return ops.Build(
-        index, tuple(sorted((_text(k, "attribute"), _text(v, "attribute")) for k, v in told.attrs.items()))
+        index, tuple(sorted((read_text(k, "attribute"), read_text(v, "attribute")) for k, v in told.attrs.items()))
     )
 
 
 def _read_passthrough(told: Any, inputs: int) -> ops.Passthrough:
-    if not told.id or not 0 < len(told.outputs) <= _MOST_BELOW_ONE_OP:
+    if not told.id or not 0 < len(told.outputs) <= MOST_BELOW_ONE_OP:
         raise InvalidInput("invalid definition: a passthrough needs an id and outputs")
     if any(not 0 <= output < inputs for output in told.outputs):
         raise InvalidInput("invalid definition: a passthrough of what is no input")
@@ -376,121 +401,3 @@ def _action_name(action: ops.Action) -> str:
             return f"rm {action.path}"
         case _:
             return f"symlink {action.path} -> {action.target}"
-
-
-# ---- the way back ----------------------------------------------------------------------------------------------------
-
-
-def encode_op(op: ops.Op) -> Any:
-    """The pb.Op of an op, without inputs."""
-    told = llb.Op()
-    match op:
-        case ops.Source():
-            told.source.identifier = op.identifier
-            told.source.attrs.update(op.attrs)
-        case ops.Exec():
-            _write_exec(told.exec, op)
-        case ops.File():
-            told.file.SetInParent()
-            for action in op.actions:
-                _write_action(told.file.actions.add(), action)
-        case ops.Merge():
-            told.merge.SetInParent()
-            for index in op.inputs:
-                told.merge.inputs.add(input=index)
-        case ops.Diff():
-            told.diff.lower.input, told.diff.upper.input = op.lower, op.upper
-            told.diff.lower.SetInParent()
-            told.diff.upper.SetInParent()
-        case ops.Build():
-            told.build.builder = _INPUT_OF_BUILDER
-            told.build.inputs[DEFINITION_INPUT].input = op.definition_input
-            told.build.attrs.update(op.attrs)
-        case ops.Passthrough():
-            told.passthrough.id = "kedge"
-            told.passthrough.outputs.extend(op.outputs)
-    return told
-
-
-def _key_of(table: dict[int, str], word: str) -> int:
-    return next(number for number, text in table.items() if text == word)
-
-
-def _write_exec(told: Any, op: ops.Exec) -> None:
-    meta = told.meta
-    meta.args.extend(op.args)
-    meta.env.extend(op.env)
-    meta.cwd, meta.user, meta.hostname, meta.cgroupParent = op.cwd, op.user, op.hostname, op.cgroup_parent
-    for name, value in op.proxy_env:
-        if name in _PROXIES:
-            setattr(meta.proxy_env, name, value)
-    for host, address in op.extra_hosts:
-        meta.extraHosts.add(Host=host, IP=address)
-    for limit in op.ulimits:
-        meta.ulimit.add(Name=limit.name, Soft=limit.soft, Hard=limit.hard)
-    if op.valid_exit_codes != (0,):
-        meta.validExitCodes.extend(op.valid_exit_codes)
-    told.network, told.security = _key_of(_NETWORKS, op.network), _key_of(_SECURITY, op.security)
-    for secret in op.secret_env:
-        told.secretenv.add(ID=secret.id, name=secret.name, optional=secret.optional)
-    for device, optional in op.devices:
-        told.cdiDevices.add(name=device, optional=optional)
-    for mount in op.mounts:
-        _write_mount(told.mounts.add(), mount)
-
-
-def _write_mount(told: Any, mount: ops.Mount) -> None:
-    told.input, told.output, told.dest = mount.input, mount.output, mount.dest
-    told.selector, told.readonly = mount.selector, mount.readonly
-    told.mountType = _key_of(_MOUNT_KINDS, mount.kind)
-    if mount.cache:
-        told.cacheOpt.ID, told.cacheOpt.sharing = mount.cache.id, _key_of(_SHARING, mount.cache.sharing)
-    if mount.tmpfs:
-        told.TmpfsOpt.size = mount.tmpfs.size
-    for options, field in ((mount.secret, "secretOpt"), (mount.ssh, "SSHOpt")):
-        if options:
-            one = getattr(told, field)
-            one.ID, one.uid, one.gid, one.mode = options.id, options.uid, options.gid, options.mode
-            one.optional = options.optional
-    if mount.by_content:
-        told.contentCache = llb.ON
-
-
-def _write_action(told: Any, action: ops.Action) -> None:
-    told.input, told.output = action.input, action.output
-    told.secondaryInput = action.secondary if isinstance(action, ops.Copy) else -1
-    match action:
-        case ops.Copy():
-            one = told.copy
-            one.src, one.dest, one.mode, one.modeStr = action.src, action.dest, action.mode, action.mode_text
-            one.followSymlink, one.dirCopyContents = action.follow_symlinks, action.contents_only
-            one.attemptUnpackDockerCompatibility, one.createDestPath = action.unpack, action.create_dest_path
-            one.allowWildcard, one.allowEmptyWildcard = action.wildcard, action.allow_empty_wildcard
-            one.include_patterns.extend(action.include)
-            one.exclude_patterns.extend(action.exclude)
-            one.required_paths.extend(action.required_paths)
-            one.alwaysReplaceExistingDestPaths = action.always_replace
-        case ops.MakeFile():
-            one = told.mkfile
-            one.path, one.data, one.mode = action.path, action.data, action.mode
-        case ops.MakeDir():
-            one = told.mkdir
-            one.path, one.mode, one.makeParents = action.path, action.mode, action.parents
-        case ops.Symlink():
-            one = told.symlink
-            one.oldpath, one.newpath = action.target, action.path
-        case ops.Remove():
-            one = told.rm
-            one.path, one.allowNotFound, one.allowWildcard = action.path, action.allow_not_found, action.wildcard
-            return
-    one.timestamp = action.timestamp
-    if action.owner:
-        _write_owner(one.owner, action.owner)
-
-
-def _write_owner(told: Any, owner: ops.Owner) -> None:
-    for value, one in ((owner.user, told.user), (owner.group, told.group)):
-        if isinstance(value, int):
-            one.byID = value
-        elif value is not None:
-            one.byName.name, one.byName.input = value, owner.input

@@ -1,6 +1,7 @@
-"""Looking into something solved: files, directories and their metadata, for the gateway.
+"""Looking into a tree: files, directories and their metadata, for the gateway.
 
-Owns the look; every path is resolved inside the tree (openat2), links included. Does not know who asks.
+Owns the look; every path is resolved inside the tree (openat2), links included. Does not know who asks, nor what the
+tree is of.
 """
 
 import os
@@ -12,64 +13,59 @@ from kedge.daemon.wire import fsutil_stat
 from kedge.kernel.paths import open_in_root, resolve_in_root
 from kedge.model.errors import InvalidInput, NotFound
 from kedge.model.globs import glob_match
-from kedge.model.graph import Snapshot
-from kedge.storage.store import Store
 
 LARGEST_READ: Final = 16 << 20  # bytes in one answer; clients' messages hold no more
 _MOST_ENTRIES: Final = 100_000
 
 
-def read_file(store: Store, snapshot: Snapshot, path: str, offset: int, length: int) -> bytes:
-    """Bytes of a regular file. Raises NotFound, InvalidInput."""
+def read_file(root: int, path: str, offset: int, length: int) -> bytes:
+    """Bytes of a regular file below a root directory's descriptor. Raises NotFound, InvalidInput."""
     if offset < 0 or length < 0 or "\0" in path:
         raise InvalidInput("invalid range")
-    with store.layers.mounted(snapshot) as tree:
-        try:
-            fd = open_in_root(tree.fd, path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError as error:
-            raise _missing(path, error) from None
-        with open(fd, "rb") as file:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise InvalidInput(f"{path[:200]} is no regular file")
-            file.seek(offset)
-            data = file.read(min(length or LARGEST_READ + 1, LARGEST_READ + 1))
+    try:
+        fd = open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise _missing(path, error) from None
+    with open(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise InvalidInput(f"{path[:200]} is no regular file")
+        file.seek(offset)
+        data = file.read(min(length or LARGEST_READ + 1, LARGEST_READ + 1))
     if len(data) > LARGEST_READ:
         raise InvalidInput(f"{path[:200]} has more than {LARGEST_READ >> 20} MiB: read it in parts")
     return data
 
 
-def read_directory(store: Store, snapshot: Snapshot, path: str, pattern: str) -> list[Any]:
+def read_directory(root: int, path: str, pattern: str) -> list[Any]:
     """The Stat of every entry whose name matches `pattern` (all, if it is empty), by name."""
-    with store.layers.mounted(snapshot) as tree:
-        try:
-            fd = open_in_root(tree.fd, path or "/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as error:
-            raise _missing(path, error) from None
-        try:
-            names = sorted(os.listdir(fd))
-            if len(names) > _MOST_ENTRIES:
-                raise InvalidInput(f"{path[:200]} has more than {_MOST_ENTRIES} entries")
-            return [_stat(fd, name, name) for name in names if not pattern or glob_match(pattern, name)]
-        finally:
-            os.close(fd)
+    try:
+        fd = open_in_root(root, path or "/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise _missing(path, error) from None
+    try:
+        names = sorted(os.listdir(fd))
+        if len(names) > _MOST_ENTRIES:
+            raise InvalidInput(f"{path[:200]} has more than {_MOST_ENTRIES} entries")
+        return [_stat(fd, name, name) for name in names if not pattern or glob_match(pattern, name)]
+    finally:
+        os.close(fd)
 
 
-def stat_file(store: Store, snapshot: Snapshot, path: str) -> Any:
+def stat_file(root: int, path: str) -> Any:
     """The Stat of one path; a final link is not followed."""
-    with store.layers.mounted(snapshot) as tree:
-        folder, _, name = path.rstrip("/").rpartition("/")
-        try:
-            if name in ("", ".", ".."):
-                folder, name = resolve_in_root(tree.fd, path or "/"), "."
-            fd = open_in_root(tree.fd, folder or "/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as error:
-            raise _missing(path, error) from None
-        try:
-            return _stat(fd, name, os.path.basename(path) if name != "." else "/")
-        except OSError as error:
-            raise _missing(path, error) from None
-        finally:
-            os.close(fd)
+    folder, _, name = path.rstrip("/").rpartition("/")
+    try:
+        if name in ("", ".", ".."):
+            folder, name = resolve_in_root(root, path or "/"), "."
+        fd = open_in_root(root, folder or "/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:
+        raise _missing(path, error) from None
+    try:
+        return _stat(fd, name, os.path.basename(path) if name != "." else "/")
+    except (OSError, ValueError) as error:
+        raise _missing(path, error) from None
+    finally:
+        os.close(fd)
 
 
 def _stat(fd: int, name: str, shown: str) -> Any:
@@ -88,5 +84,6 @@ def _stat(fd: int, name: str, shown: str) -> Any:
     )
 
 
-def _missing(path: str, error: OSError) -> NotFound:
-    return NotFound(f"open {path[:200]}: {(error.strerror or 'failed').lower()}")
+def _missing(path: str, error: OSError | ValueError) -> NotFound:
+    reason = getattr(error, "strerror", None) or "no such file or directory"  # a NUL is in no name
+    return NotFound(f"open {path[:200]}: {reason.lower()}")

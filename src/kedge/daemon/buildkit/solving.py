@@ -14,12 +14,11 @@ from kedge.daemon.buildkit.attributes import read_attributes
 from kedge.daemon.buildkit.definition import decode
 from kedge.daemon.buildkit.describe import describe
 from kedge.daemon.buildkit.errors import Refused
-from kedge.daemon.buildkit.jobs import Job, Origin, Outcome, Result
+from kedge.daemon.buildkit.jobs import Job, Origin, Outcome, Result, empty_target
 from kedge.daemon.buildkit.reading import read_file
+from kedge.daemon.buildkit.remains import offered
 from kedge.daemon.buildkit.wording import worded
 from kedge.daemon.wire import control
-from kedge.dockerfile.outline import Outline
-from kedge.dockerfile.target import Target
 from kedge.model.errors import DockerfileError, InvalidInput, KedgeError, Unsupported
 from kedge.model.event import WarningEvent
 from kedge.model.graph import Edge
@@ -29,7 +28,6 @@ from kedge.model.value import replace
 
 _OWN_FRONTENDS: Final = ("docker/dockerfile", "docker/dockerfile-upstream", "docker.io/docker/dockerfile")
 _IMAGES: Final = ("image", "moby", "oci", "docker")
-_NOTHING: Final = Outline("", "", (), (), (), "")
 _LARGEST_DOCKERFILE: Final = 16 << 20
 CONFIG, BASE_CONFIG, EPOCH, PLATFORMS = (
     "containerimage.config",
@@ -40,7 +38,7 @@ CONFIG, BASE_CONFIG, EPOCH, PLATFORMS = (
 
 
 def solve_definition(job: Job, definition: Any, policies: Sequence[Any] = ()) -> Result:
-    """The files of a graph."""
+    """A graph, solved when its files are asked for."""
     decoded = decode(definition)
     job.log.names |= decoded.names
     if decoded.edge is None:
@@ -49,16 +47,17 @@ def solve_definition(job: Job, definition: Any, policies: Sequence[Any] = ()) ->
 
 
 def solve_edge(job: Job, edge: Edge, policies: Sequence[Any] = ()) -> Outcome:
-    """The files of a graph, without an image config of their own."""
+    """A graph, without an image config of its own; solved when its files are asked for."""
     parts = job.parts(BuildRequest(), policies)
-    snapshot = course.solve_graph(parts, edge)
+    parts.entitlements.require_all(edge)
+
     target = replace(empty_target(edge.vertex.platform or parts.host), edge=edge)
-    return Outcome(target, snapshot, Origin(parts, course.Solved((target,), (snapshot,))))
 
+    def solve() -> course.Solved:
+        with offered(job, parts):
+            return course.Solved((target,), (course.solve_graph(parts, edge),))
 
-def empty_target(platform: Platform) -> Target:
-    """A stage of which nothing is known but its platform."""
-    return Target(None, ImageConfig(platform), _NOTHING)
+    return Outcome(target, Origin(parts, solve))
 
 
 def solve_frontend(
@@ -88,10 +87,11 @@ def solve_frontend(
     if frontend.upload:
         request = replace(request, context=job.lent.upload(frontend.upload))
     parts = job.parts(request, policies)
-    solved = course.solve(parts)
+    with offered(job, parts):
+        solved = course.solve(parts)
     for edge in (target.edge for target in solved.targets if target.edge):
         job.makers.note(job.peer, edge, request)
-    return _answer(request, solved) if request.call != "build" else _result(Origin(parts, solved))
+    return _answer(request, solved) if request.call != "build" else _result(Origin(parts, lambda: solved))
 
 
 def exporters(request: Any) -> list[Any]:
@@ -162,7 +162,8 @@ def _with_inputs(job: Job, request: BuildRequest) -> BuildRequest:
         request = replace(request, context=None)
     if (edge := edges.get("dockerfile")) is not None:
         outcome = solve_edge(job, edge)
-        data = read_file(outcome.store, outcome.snapshot, request.dockerfile, 0, _LARGEST_DOCKERFILE)
+        with outcome.store.layers.mounted(outcome.snapshot) as tree:
+            data = read_file(tree.fd, request.dockerfile, 0, _LARGEST_DOCKERFILE)
         request = replace(request, dockerfile_text=data, dockerfile_lent=request.dockerfile_lent or "dockerfile")
     return request
 
@@ -172,10 +173,10 @@ def _result(origin: Origin) -> Result:
     request, solved = origin.parts.request, origin.solved
     several = request.multi_platform or len(solved.targets) > 1
     result, platforms = Result(), []
-    for target, snapshot in zip(solved.targets, solved.snapshots, strict=True):
+    for index, target in enumerate(solved.targets):
         key = target.config.platform.full
         suffix = f"/{key}" if several else ""
-        result.outcomes[key if several else ""] = Outcome(target, snapshot, origin)
+        result.outcomes[key if several else ""] = Outcome(target, origin, index)
         result.metadata[CONFIG + suffix] = target.config.to_bytes()
         if target.base:
             result.metadata[BASE_CONFIG + suffix] = target.base.to_bytes()

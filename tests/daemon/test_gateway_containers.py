@@ -1,0 +1,240 @@
+"""Containers that a client of the gateway asks for, and the processes in them."""
+
+import shutil
+import signal
+import time
+
+import grpc
+import pytest
+
+from kedge.daemon.wire import gateway, llb
+from kedge.model.graph import Edge, Vertex
+from kedge.model.ops import Copy, File, MakeDir, MakeFile, Source
+from tests.daemon.driver import Driver, Processes
+
+pytestmark = pytest.mark.namespace
+
+
+@pytest.fixture
+def driver(connect, tmp_path):
+    program = shutil.which("busybox")
+    if not program:
+        pytest.skip("busybox is not installed (apt-get install busybox-static)")
+    shutil.copy(program, tmp_path / "busybox")
+    client = connect(directories={"tools": tmp_path}, lent={"s": b"the secret"})
+    return Driver(client)
+
+
+@pytest.fixture
+def root(driver):
+    """The reference of a file system with a shell and a user."""
+    make = File(
+        (
+            Copy("/busybox", "/bin/sh", -1, 0, -1, create_dest_path=True),
+            MakeDir("/etc", 0o755, False, 1, -1),
+            MakeFile("/etc/passwd", b"root:x:0:0::/root:/bin/sh\napp:x:7:8::/home/app:/bin/sh\n", 0o644, 2, -1),
+            MakeDir("/tmp", 0o1777, False, 3, 0),
+        )
+    )
+    return driver.solve(Edge(Vertex(make, (Edge(Vertex(Source("local://tools"))),)))).ref.id
+
+
+def shell(text):
+    return ("/bin/sh", "-c", text)
+
+
+def test_a_process_says_what_it_did_in_order(driver, root):
+    processes = Processes(driver)
+    id = processes.start(driver.container(root), *shell("echo out; echo err >&2; exit 3"), fds=(1, 2))
+    exit = processes.wait(id)
+    assert exit.Code == 3
+    assert exit.Error.message == "exit code: 3"
+    assert (processes.output[id, 1], processes.output[id, 2]) == (b"out\n", b"err\n")
+    kinds = [kind for _, kind in processes.told]
+    assert kinds[0] == "Started"
+    assert kinds[-4:] == ["Exit", "File", "File", "Done"]
+    processes.end()
+    assert processes.failure is None
+
+
+def test_processes_of_a_container_share_its_files_and_end_with_its_first(driver, root):
+    processes, container = Processes(driver), driver.container(root)
+    first = processes.start(container, *shell("cat"))
+    assert processes.run(container, *shell("echo kept > /tmp/x")) == (0, b"")
+    assert processes.run(container, *shell("cat /tmp/x")) == (0, b"kept\n")
+    second = processes.start(container, *shell("echo here; sleep 1000"))
+    processes.wait_for_output(second, b"here")
+    processes.give(first, b"the end", end=True)
+    assert processes.wait(first).Code == 0
+    assert processes.output[first, 1] == b"the end"
+    assert processes.wait(second).Code == 128 + signal.SIGKILL
+    assert "has ended" in processes.wait(processes.start(container, *shell("true"))).Error.message
+    other = driver.container(root)
+    assert processes.run(other, *shell("cat /tmp/x"))[0] == 1  # what one wrote, no other sees
+
+
+def test_a_terminal_has_its_size_and_echoes(driver, root):
+    processes = Processes(driver)
+    id = processes.start(driver.container(root), *shell("read x; stty size; echo $TERM"), fds=(0, 1), Tty=True)
+    processes.wait_for(id, "Started")
+    processes.send(id, Resize=gateway.ResizeMessage(Rows=41, Cols=83))
+    processes.give(id, b"go\n")
+    assert processes.wait(id).Code == 0
+    assert processes.output[id, 1].split() == [b"go", b"41", b"83", b"xterm"]
+
+
+def test_signals_reach_the_process_they_are_for(driver, root):
+    processes, container = Processes(driver), driver.container(root)
+    first = processes.start(container, *shell("cat"))
+    second = processes.start(container, *shell("trap 'exit 9' HUP; echo set; while :; do sleep 0.1; done"))
+    processes.wait_for_output(second, b"set")
+    processes.send(second, Signal=gateway.SignalMessage(Name="HUP"))
+    assert processes.wait(second).Code == 9
+    processes.send(first, Signal=gateway.SignalMessage(Name="KILL"))
+    assert processes.wait(first).Code == 128 + signal.SIGKILL
+
+
+def test_environment_user_and_secrets_are_what_was_asked_for(driver, root):
+    processes = Processes(driver)
+    secret = llb.SecretEnv(ID="s", name="S")
+    meta = {"env": ["A=1"], "user": "app", "cwd": "/work"}
+    code, said = processes.run(
+        driver.container(root, hostname="there", extraHosts=[llb.HostIP(Host="far", IP="10.1.2.3")]),
+        *shell('echo $A $S $HOME; id -u; pwd; hostname; grep -c far /etc/hosts; echo "$PATH"'),
+        meta=meta,
+        secretenv=[secret],
+    )
+    assert code == 0, said
+    lines = said.decode().splitlines()
+    assert lines[:5] == ["1 the secret /home/app", "7", "/work", "there", "1"]
+    assert lines[5].startswith("/usr/local/sbin:")
+    missing = processes.start(driver.container(root), *shell("true"), secretenv=[llb.SecretEnv(ID="none", name="S")])
+    assert processes.wait(missing).Error.message.startswith("secret none: not found")
+
+
+def test_every_kind_of_mount_is_there_and_can_be_looked_into(driver, root):
+    data = driver.solve(Edge(Vertex(File((MakeFile("/f", b"mounted", 0o644, -1, 0),))))).ref.id
+    cache = llb.CacheOpt(ID="c", sharing=llb.SHARED)
+    container = driver.container(
+        root,
+        llb.Mount(dest="/data", resultID=data, readonly=True),
+        llb.Mount(dest="/rw", resultID=data),
+        llb.Mount(dest="/cache", mountType=llb.CACHE, cacheOpt=cache),
+        llb.Mount(dest="/mem", mountType=llb.TMPFS),
+        llb.Mount(dest="/s", mountType=llb.SECRET, secretOpt=llb.SecretOpt(ID="s", mode=0o400)),
+        llb.Mount(dest="/none", mountType=llb.SECRET, secretOpt=llb.SecretOpt(ID="none", optional=True)),
+    )
+    processes = Processes(driver)
+    text = "cat /data/f /rw/f /s; echo new > /rw/f; echo kept > /cache/f; echo x > /mem/f; echo no > /data/f"
+    code, said = processes.run(container, *shell(text))
+    assert code == 1
+    assert said.startswith(b"mountedmountedthe secret")
+    assert b"Read-only" in said
+
+    def read(index, path):
+        request = gateway.ReadFileRequest(Ref=container, MountIndex=index, FilePath=path)
+        return driver.call("ReadFileContainer", request).Data
+
+    assert [read(1, "/f"), read(2, "/f"), read(3, "/f")] == [b"mounted", b"new\n", b"kept\n"]
+    told = driver.call("StatFileContainer", gateway.StatFileRequest(Ref=container, MountIndex=2, Path="/f"))
+    assert told.stat.size == 4
+    listed = driver.call("ReadDirContainer", gateway.ReadDirRequest(Ref=container, MountIndex=0, DirPath="/"))
+    assert {"bin", "etc", "tmp"} <= {one.path for one in listed.entries}
+    for index, path in ((2, "/../../../../etc/passwd"), (9, "/f"), (-1, "/f"), (5, "/"), (2, "/f\0")):
+        with pytest.raises(grpc.RpcError):
+            read(index, path)
+    assert read(0, "/../../etc/passwd").startswith(b"root:x:0:0::/root")  # the root's own: a path stops at it
+
+
+def test_privileges_that_the_build_has_not_are_refused(driver, root):
+    processes = Processes(driver)
+    insecure = processes.start(driver.container(root), *shell("true"), Security=llb.INSECURE)
+    assert processes.wait(insecure).Error.message.startswith("security.insecure is not allowed")
+    host = processes.start(driver.container(root, Network=llb.HOST), *shell("true"))
+    assert processes.wait(host).Error.message.startswith("network.host is not allowed")
+    assert processes.wait(host).Code == 255
+    odd = processes.start(driver.container(root), *shell("true"), Security=77)
+    assert "invalid security mode" in processes.wait(odd).Error.message
+
+
+def test_a_released_container_runs_nothing_more(driver, root):
+    processes, container = Processes(driver), driver.container(root)
+    first = processes.start(container, *shell("echo here; sleep 1000"))
+    processes.wait_for_output(first, b"here")
+    with pytest.raises(grpc.RpcError) as caught:
+        driver.call("ReleaseContainer", gateway.ReleaseContainerRequest(ContainerID=container))
+    assert caught.value.details() == "context canceled"
+    assert processes.wait(first).Error.message == "context canceled"
+    with pytest.raises(grpc.RpcError):
+        driver.call("ReleaseContainer", gateway.ReleaseContainerRequest(ContainerID=container))
+    processes.start(container, *shell("true"))
+    assert processes.wait_for_failure().code() == grpc.StatusCode.NOT_FOUND
+
+
+def test_what_a_client_leaves_behind_ends_with_it(driver, root, service):
+    mark = f"{time.time_ns()}"
+    processes, container = Processes(driver), driver.container(root)
+    id = processes.start(container, *shell(f"echo {mark}; while :; do sleep 1; done"))
+    processes.wait_for_output(id, mark.encode())
+    assert running(mark)
+    driver.client.close()
+    end = time.monotonic() + 60
+    while running(mark):
+        assert time.monotonic() < end, "the process outlives its client"
+        time.sleep(0.1)
+
+
+def running(mark):
+    import glob
+
+    found = []
+    for path in glob.glob("/proc/[0-9]*/cmdline"):
+        try:
+            with open(path, "rb") as file:
+                found.append(mark.encode() in file.read())
+        except OSError:
+            continue
+    return any(found)
+
+
+@pytest.mark.parametrize(
+    "mounts",
+    [
+        [],
+        [llb.Mount(dest="/x")],
+        [llb.Mount(dest="/", mountType=llb.TMPFS)],
+        [llb.Mount(dest="/"), llb.Mount(dest="/")],
+        [llb.Mount(dest="/", resultID="unknown")],
+        [llb.Mount(dest="/"), llb.Mount(dest="")],
+        [llb.Mount(dest="/"), llb.Mount(dest="/a", mountType=99)],
+        [llb.Mount(dest="/"), llb.Mount(dest="/a\0b")],
+        [llb.Mount(dest="/"), llb.Mount(dest="/a", mountType=llb.CACHE, cacheOpt=llb.CacheOpt(sharing=77))],
+        [llb.Mount(dest="/"), llb.Mount(dest="/a", mountType=llb.SECRET, secretOpt=llb.SecretOpt(ID="none"))],
+    ],
+)
+def test_containers_that_make_no_sense_are_refused(driver, mounts):
+    with pytest.raises(grpc.RpcError):
+        driver.container(*mounts)
+
+
+@pytest.mark.parametrize(
+    ("what", "code"),
+    [
+        ({"Init": gateway.InitMessage(ContainerID="none")}, grpc.StatusCode.NOT_FOUND),
+        ({"Signal": gateway.SignalMessage(Name="KILL")}, grpc.StatusCode.NOT_FOUND),
+        ({"Done": gateway.DoneMessage()}, grpc.StatusCode.NOT_FOUND),
+        ({"File": gateway.FdMessage(Fd=77)}, grpc.StatusCode.NOT_FOUND),
+    ],
+)
+def test_messages_about_nothing_end_the_conversation(driver, what, code):
+    processes = Processes(driver)
+    processes.send("p", **what)
+    assert processes.wait_for_failure().code() == code
+
+
+def test_another_clients_containers_are_not_found(driver, root, connect):
+    container = driver.container(root)
+    other = Driver(connect())
+    with pytest.raises(grpc.RpcError) as caught:
+        other.call("ReadFileContainer", gateway.ReadFileRequest(Ref=container, FilePath="/etc/passwd"))
+    assert caught.value.code() == grpc.StatusCode.NOT_FOUND
