@@ -74,6 +74,7 @@ def test_the_file_tells_registries_labels_and_limits(tmp_path):
     assert config.worker_platforms == (Platform("linux", "amd64"), Platform("linux", "arm64"))
     assert (config.max_parallelism, config.settings.store.max_size) == (3, 20_000_000_000)
     assert (config.history_seconds, config.history_entries) == (5400, 7)
+    assert config.recorded_times  # as images of buildkitd have them
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Caches that travel: written by one store, used by another that has nothing; and every way in which one can be bad."""
 
+import datetime
 import json
 import os
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from kedge.registry.fake import FakeRegistry, Reply, Seen
+from kedge.storage.store import Store
 from tests.e2e.conftest import Kedge, steps, write_tree
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="builds need root here; tests/builder covers namespaces")
@@ -129,6 +131,21 @@ def test_an_image_that_came_from_its_own_inline_cache_is_the_same_image(kedge, c
         machine.build(context, *flags, "--push", "-t", name)
         digests.append(json.loads((tmp_path / "m.json").read_text())["containerimage.digest"])
     assert len(set(digests)) == 1
+
+
+def test_a_layer_is_as_old_as_its_cache_says(kedge, context, tmp_path):
+    kedge.build(context, "--cache-to", f"type=local,dest={tmp_path}/cache,mode=max")
+    notes = [dict(one["annotations"]) for one in manifest_of(tmp_path / "cache")["layers"]]
+    told = {note["containerd.io/uncompressed"]: note["buildkit/createdat"] for note in notes}
+    second = other(kedge)
+    second.build(context, "--cache-from", f"type=local,src={tmp_path}/cache")
+    asked = "SELECT diff_id, created FROM layers JOIN sources ON layer = id WHERE origin LIKE 'cache+%'"
+    asked += " AND NOT EXISTS (SELECT 1 FROM sources WHERE layer = id AND origin LIKE 'docker-image%')"
+    with Store.open(second.store) as store:
+        rows = store.layers._records._database.rows(asked)
+    found = {diff_id: datetime.datetime.fromtimestamp(created, datetime.UTC) for diff_id, created in rows}
+    assert found
+    assert {diff_id: datetime.datetime.fromisoformat(told[diff_id]) for diff_id in found} == found
 
 
 def test_a_minimal_cache_serves_the_final_stage_now_and_without_it_later(kedge, context, tmp_path):

@@ -91,6 +91,30 @@ def test_history_of_the_base_keeps_its_times() -> None:
     assert [entry.created for entry in done.history] == ["2024-05-06T07:08:09.123456789Z", "1980-01-01T00:00:01Z"]
 
 
+def test_recorded_times_are_those_of_the_layers_and_a_base_keeps_its_own() -> None:
+    base = ImageConfig(AMD64, history=(History("base", created="2024-05-06T07:08:09.123456789Z"),), diff_ids=(ONE,))
+    mine = (History("env", empty_layer=True), History("run"), History("cmd", empty_layer=True))
+    config = ImageConfig(AMD64, history=(*base.history, *mine))
+    one = Stage(config, (Layer("a"), Layer("b")), base, recorded=True)
+    done = complete_config(one, [ONE, TWO], [5.0, 1_700_000_000.25])
+    late = "2023-11-14T22:13:20.250000Z"
+    assert [entry.created for entry in done.history] == ["2024-05-06T07:08:09.123456789Z", late, late, late]
+    assert done.created == late
+
+
+def test_an_epoch_is_stronger_than_recorded_times(store: Store) -> None:
+    one = layer(store, {"a": "x"})
+    made = assemble(store, Stage(ImageConfig(AMD64), (one,), epoch=0, recorded=True), ImageOptions(), None)
+    assert made.config.created == "1970-01-01T00:00:00Z"
+
+
+def test_an_image_of_recorded_times_is_the_same_from_the_same_store(store: Store) -> None:
+    one = Stage(ImageConfig(AMD64), (layer(store, {"a": "x"}),), recorded=True)
+    first, second = (assemble(store, one, ImageOptions(), None) for _ in range(2))
+    assert first.id == second.id
+    assert first.config.created > "2025"
+
+
 @pytest.mark.parametrize("entries", [0, 1, 2, 3, 4])
 def test_history_has_one_entry_for_each_layer(entries: int) -> None:
     config = ImageConfig(AMD64, history=tuple(History(f"step {n}") for n in range(entries)))

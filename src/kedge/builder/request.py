@@ -110,6 +110,7 @@ class BuildRequest:
     entitlements: tuple[str, ...] = ()  # network.host, security.insecure, device[=NAME]
     call: Literal["build", "check", "outline", "targets", "lint"] = "build"
     call_format: str = ""
+    recorded_times: bool = False  # without an epoch, documents carry when the store came to have their layers
     source_date_epoch: int | None = None  # seconds; a build argument SOURCE_DATE_EPOCH sets it too
     max_parallelism: int = 0  # running steps at once; 0: no limit
     store: Path | None = None  # the store's root; None: KEDGE_ROOT or the user's default

@@ -5,7 +5,8 @@ nor what made the files.
 
 Times. New layers' file times are lowered to `DEFAULT_EPOCH` and new documents carry it, unless SOURCE_DATE_EPOCH
 says otherwise: so two builds give the same digests without being asked to. Layers and history of the base image stay
-as they were published.
+as they were published. Where a service stands in for BuildKit's, documents carry the times at which the store came to
+have the layers: there is a clock in them then, but the same store makes the same documents again.
 """
 
 import datetime
@@ -57,13 +58,15 @@ class Stage:
 
     `config` lacks diff ids and times; its history's entries that are not `empty_layer` stand in the order of
     `snapshot`. `base` is the config of the image it started from. `epoch` is SOURCE_DATE_EPOCH in seconds.
-    `extra_config` are top-level config fields as (key, JSON text), such as an inline cache.
+    `recorded`: without an epoch, documents carry the times of the store's own records. `extra_config` are top-level
+    config fields as (key, JSON text), such as an inline cache.
     """
 
     config: ImageConfig
     snapshot: Snapshot
     base: ImageConfig | None = None
     epoch: int | None = None
+    recorded: bool = False
     extra_config: tuple[tuple[str, str], ...] = ()
 
     @property
@@ -108,7 +111,9 @@ def assemble(
     oci = options.oci_types is not False
     made = _each(store, stage, lambda layer: _layer(store, layer, stage, options, compression, progress))
     blobs = [_marked(store, layer, blob, stage, options) for layer, (blob, _) in zip(stage.snapshot, made, strict=True)]
-    config = complete_config(stage, [diff_id for _, diff_id in made])
+    recorded = stage.recorded and stage.epoch is None
+    times = [store.layers.info(layer).created for layer in stage.snapshot] if recorded else []
+    config = complete_config(stage, [diff_id for _, diff_id in made], times)
     config_document = document(OCI_CONFIG if oci else DOCKER_CONFIG, config.to_bytes())
     manifest = Manifest(
         config_document.descriptor,
@@ -200,14 +205,20 @@ def index_document(images: Sequence[Document], options: ImageOptions, platforms:
 # ------------------------------------------------------------------------------------------------------------
 
 
-def complete_config(stage: Stage, diff_ids: Sequence[Digest]) -> ImageConfig:
-    """The stage's config with its layers, a history entry for each of them, and times."""
+def complete_config(stage: Stage, diff_ids: Sequence[Digest], times: Sequence[float] = ()) -> ImageConfig:
+    """The stage's config with its layers, a history entry for each of them, and times: `times` of the layers in
+    seconds, or without any the stage's limit.
+    """
     history = _aligned(stage.config.history, len(diff_ids))
     inherited = _common_length(history, stage.base.history if stage.base else ())
+    before = [entry.created for entry in history[:inherited]]
     text = timestamp(stage.clamp)
-    times = [entry.created for entry in history[:inherited]]
-    dated = [replace(entry, created=_earlier(entry.created, text)) for entry in history[inherited:]]
-    created = _earlier(stage.config.created, text) if dated or not times else stage.config.created or times[-1]
+    if times:
+        dated = _recorded(history, inherited, times)
+        created = dated[-1].created if dated else stage.config.created or before[-1]
+    else:
+        dated = [replace(entry, created=_earlier(entry.created, text)) for entry in history[inherited:]]
+        created = _earlier(stage.config.created, text) if dated or not before else stage.config.created or before[-1]
     return replace(
         stage.config,
         diff_ids=tuple(diff_ids),
@@ -215,6 +226,24 @@ def complete_config(stage: Stage, diff_ids: Sequence[Digest]) -> ImageConfig:
         created=created,
         extra=tuple(sorted((dict(stage.config.extra) | dict(stage.extra_config)).items())),
     )
+
+
+def _recorded(history: Sequence[History], inherited: int, times: Sequence[float]) -> list[History]:
+    """New entries with the times of their layers. One that made none has that of the layer below it, or if that is the
+    base's, of the first new one.
+    """
+    left = iter(times)
+    texts = ["" if entry.empty_layer else _moment(next(left)) for entry in history]
+    current = next(filter(None, texts[inherited:]), next(filter(None, reversed(texts)), ""))
+    dated = []
+    for entry, text in zip(history[inherited:], texts[inherited:], strict=True):
+        current = text or current
+        dated.append(replace(entry, created=current))
+    return dated
+
+
+def _moment(seconds: float) -> str:
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat().replace("+00:00", "Z")
 
 
 def _aligned(history: Sequence[History], layers: int) -> list[History]:

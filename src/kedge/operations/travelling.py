@@ -85,7 +85,7 @@ class Travelling:
             blobs = [cache.blobs.get(cache.document.layers[index].blob) for index in result.layers]
             if blobs and all(blobs):
                 self.used |= {blob.descriptor.digest: (cache, blob.descriptor) for blob in blobs if blob}
-                layers = [Declared(blob.diff_id, blob.descriptor, cache.origin) for blob in blobs if blob]
+                layers = [Declared(blob.diff_id, blob.descriptor, cache.origin, blob.created) for blob in blobs if blob]
                 return self._store.layers.declare_all(layers)
         return None
 

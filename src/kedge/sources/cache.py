@@ -30,15 +30,20 @@ if TYPE_CHECKING:
     from kedge.registry.client import Registry
 
 UNCOMPRESSED = "containerd.io/uncompressed"  # annotation: the diff id of a layer
+CREATED = "buildkit/createdat"  # annotation: when a layer was made
 Attributes = Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class CacheBlob:
-    """A layer of a cache: its blob and its diff id, which is checked when the blob is unpacked."""
+    """A layer of a cache: its blob and its diff id, which is checked when the blob is unpacked.
+
+    `created` is when it was made, in seconds since the epoch, as far as the cache says.
+    """
 
     descriptor: Descriptor
     diff_id: Digest
+    created: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,15 +166,25 @@ def _blobs(layers: list[Descriptor]) -> dict[Digest, CacheBlob]:
     """The layers that say what they are when unpacked; others cannot be checked, and are left out."""
     blobs = {}
     for layer in layers:
-        diff_id = dict(layer.annotations).get(UNCOMPRESSED)
-        if diff_id and layer.media_type in COMPRESSION_OF:
-            blobs[layer.digest] = cache_blob(layer, parse_digest(diff_id))
+        notes = dict(layer.annotations)
+        if notes.get(UNCOMPRESSED) and layer.media_type in COMPRESSION_OF:
+            blobs[layer.digest] = cache_blob(layer, parse_digest(notes[UNCOMPRESSED]), notes.get(CREATED, ""))
     return blobs
 
 
-def cache_blob(layer: Descriptor, diff_id: Digest) -> CacheBlob:
-    """A layer of a cache, without what is only said about it."""
-    return CacheBlob(replace(layer, annotations=(), platform=None), diff_id)
+def cache_blob(layer: Descriptor, diff_id: Digest, created: str = "") -> CacheBlob:
+    """A layer of a cache, without what is only said about it; `created` as RFC 3339."""
+    return CacheBlob(replace(layer, annotations=(), platform=None), diff_id, _seconds(created))
+
+
+def _seconds(text: str) -> float | None:
+    """A time as seconds since the epoch; None for what is none, which costs nobody anything."""
+    import datetime
+
+    try:
+        return datetime.datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError):
+        return None
 
 
 # ---- inline ----------------------------------------------------------------------------------------------------------
@@ -204,8 +219,10 @@ def _inline_cache(name: str, text: str, config: ImageConfig, manifest: Manifest,
         records = read_records(entries, chains)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, InvalidDigest) as error:
         raise IntegrityError(f"the cache in {name} cannot be read: {error}") from None
-    pairs = zip(manifest.layers, config.diff_ids, strict=True)
-    blobs = {layer.digest: cache_blob(layer, diff_id) for layer, diff_id in pairs}
+    times = [entry.created for entry in config.history if not entry.empty_layer]
+    times += [""] * (len(layers) - len(times))
+    parts = zip(manifest.layers, config.diff_ids, times, strict=False)
+    blobs = {layer.digest: cache_blob(layer, diff_id, created) for layer, diff_id, created in parts}
     return Cache(name, CacheDocument(layers, records), blobs, origin)
 
 

@@ -28,12 +28,14 @@ class Declared:
     """A layer as an image's manifest and config declare it: `origin` is where `Store.fetch` gets `descriptor`'s bytes
     from.
 
-    An empty origin means the bytes are, or will be, put into the blob store by the caller.
+    An empty origin means the bytes are, or will be, put into the blob store by the caller. `created` is when it was
+    made where it was made, in seconds since the epoch; without it, a layer is as old as the store's knowledge of it.
     """
 
     diff_id: Digest
     descriptor: Descriptor
     origin: str = ""
+    created: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +221,7 @@ def _declare(rows: sqlite3.Connection, declared: Declared, now: float) -> Layer:
     if not found:
         rows.execute(
             "INSERT INTO layers (id, diff_id, state, created, used) VALUES (?, ?, ?, ?, ?)",
-            (layer, declared.diff_id, LAZY, now, now),
+            (layer, declared.diff_id, LAZY, now if declared.created is None else declared.created, now),
         )
     blob = declared.descriptor
     if not declared.origin and found and _makes(rows, layer, blob.digest):

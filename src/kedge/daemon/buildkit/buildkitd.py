@@ -107,6 +107,7 @@ def configure(words: Sequence[str]) -> Daemon:
         history_entries=_count(_table(table, "history").get("maxEntries", 0)) or 50,
         history_seconds=_seconds(_table(table, "history").get("maxAge", 0)) or 48 * 3600.0,
         images_are_cache=True,
+        recorded_times=True,
         debug=_is_true(flags.debug) or bool(table.get("debug")),
     )
     addresses = flags.addr or _texts(grpc, "address") or [DEFAULT_ADDRESS]

@@ -43,6 +43,7 @@ class ServiceConfig:
     history_entries: int = 50
     history_seconds: float = 48 * 3600.0
     debug: bool = False
+    recorded_times: bool = False  # images say when their layers were made, as BuildKit's do, where no epoch is given
     images_are_cache: bool = False  # nobody lists images of this store: what was pulled or built may go when asked to
 
     def grants(self, name: str) -> bool:

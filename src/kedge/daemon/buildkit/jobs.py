@@ -177,6 +177,7 @@ class Job:
             store=self.store.root,
             entitlements=self.granted,
             max_parallelism=self.config.max_parallelism,
+            recorded_times=self.config.recorded_times,
         )
         parts = Parts(request, self.lent, self.log.report)
         parts.settings = self.config.settings
