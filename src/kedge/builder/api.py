@@ -66,10 +66,9 @@ def build(
 
 def run(request: BuildRequest, secrets: "Sequence[Secret]", report: Report) -> BuildResult:
     """Build in this process, or in a child with a user namespace if this one may not mount."""
-    from kedge.kernel.identity import current, has_capability
+    from kedge.kernel.identity import can_mount
 
-    who = current()
-    if who.uid == 0 and (who.privileged or has_capability("sys_admin")):
+    if can_mount():
         from kedge.builder.course import build as build_here
 
         return build_here(request, session_for(secrets), report)

@@ -3,7 +3,6 @@
 Owns the way in and out of that program. Does not know what is served.
 """
 
-import os
 import signal
 import sys
 import threading
@@ -16,10 +15,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT; the exit code is 0 then, 1 for an error."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        if os.geteuid() != 0:
-            from kedge.kernel.identity import enter_user_namespace
+        from kedge.kernel.identity import enter_user_namespace
 
-            enter_user_namespace()  # before any thread: gRPC starts some
+        enter_user_namespace()  # before any thread: gRPC starts some
         return _serve(words)
     except KedgeError as error:
         sys.stderr.write(f"kedge-buildkitd: {error.message}\n")

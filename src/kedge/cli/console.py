@@ -93,11 +93,10 @@ class Console:
         self.complain("\nERROR: interrupted" if self.stderr.isatty() else "ERROR: interrupted")
 
     def enter_user_namespace(self) -> None:
-        """As an ordinary user, go where Kedge may mount; as root, do nothing. Before any thread starts."""
-        if os.geteuid() != 0:
-            from kedge.kernel.identity import enter_user_namespace
+        """Go where Kedge may mount, unless it may already. Before any thread starts."""
+        from kedge.kernel.identity import enter_user_namespace
 
-            enter_user_namespace()
+        enter_user_namespace()
 
     def store(self) -> "Store":
         """The store, opened on first use. Layers that are not here yet come from where their image was found."""

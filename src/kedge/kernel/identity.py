@@ -1,6 +1,6 @@
 """Who this process is to the kernel: privileged or in a user namespace, and with how many ids.
 
-Owns entering a user namespace as an ordinary user. Does not know what the privileges are for.
+Owns entering a user namespace where this process may not mount. Does not know what the privileges are for.
 """
 
 import os
@@ -62,6 +62,11 @@ def has_capability(name: str) -> bool:
     return bool(mask >> syscalls.CAPABILITIES.index(name) & 1)
 
 
+def can_mount() -> bool:
+    """Is this process root enough to mount: uid 0 with CAP_SYS_ADMIN, of whatever user namespace?"""
+    return os.geteuid() == 0 and has_capability("sys_admin")
+
+
 def subordinate_ids(file: str, uid: int) -> list[tuple[int, int]]:
     """The (start, count) ranges that `file` (/etc/subuid or /etc/subgid) grants the user: subuid(5)."""
     try:
@@ -92,15 +97,15 @@ def _granted(file: str) -> list[tuple[str, int, int]]:
 
 
 def enter_user_namespace() -> Identity:
-    """Become uid 0 of a new user namespace with a private mount namespace, unless already privileged or inside one.
+    """Become uid 0 of a new user namespace with a private mount namespace, unless this process can mount already.
 
     Maps all of /etc/subuid and /etc/subgid through newuidmap(1) and newgidmap(1) where both work, else the single own
-    id. Must be called before any thread is started. Idempotent. Raises Unsupported when the machine forbids user
-    namespaces.
+    id. Root without CAP_SYS_ADMIN, as in a plain Kubernetes pod, keeps all its ids if it has CAP_SETUID, CAP_SETGID and
+    CAP_SETFCAP. Must be called before any thread is started. Idempotent. Raises Unsupported when user namespaces are
+    forbidden.
     """
-    identity = current()
-    if identity.privileged or (identity.in_user_namespace and identity.uid == 0 and has_capability("sys_admin")):
-        return identity
+    if can_mount():
+        return current()
     if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:  # as some supervisors start us: no child could be waited for
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     uid, gid = os.geteuid(), os.getegid()
@@ -155,9 +160,25 @@ def _start_mapper(uid: int, gid: int) -> _Mapper:
     status = 1
     try:
         if os.read(wait, 1):
-            status = 0 if _run_mappers(parent, uid, gid) else 1
+            status = 0 if _map_as_root(parent, uid) or _run_mappers(parent, uid, gid) else 1
     finally:
         os._exit(status)
+
+
+def _map_as_root(target: int, uid: int) -> bool:
+    """As root, give the namespace the ids that we have, under their own numbers; False where the kernel refuses."""
+    if uid != 0:
+        return False
+    for name in ("uid_map", "gid_map"):
+        ranges = _id_map(f"/proc/self/{name}")
+        # One less than all of them: who has all is taken for the initial namespace.
+        text = "".join(f"{start} {start} {min(count, _ALL_IDS - 1)}\n" for start, _, count in ranges)
+        try:
+            with open(f"/proc/{target}/{name}", "w") as file:
+                file.write(text)
+        except OSError:
+            return False
+    return True
 
 
 def _run_mappers(target: int, uid: int, gid: int) -> bool:
@@ -191,7 +212,8 @@ def _map_single(uid: int, gid: int) -> None:
                 continue  # newuidmap worked and newgidmap did not
             raise Unsupported(
                 f"cannot map ids in a user namespace (/proc/self/{name})",
-                hint="see what `kedge doctor` says about user namespaces",
+                # Since Linux 5.12 nobody may map root who could not give a file capabilities: capabilities(7).
+                hint="see what `kedge doctor` says about user namespaces" if uid else "keep the capability SETFCAP",
             ) from None
 
 
