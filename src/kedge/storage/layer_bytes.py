@@ -7,7 +7,6 @@ Owns the choice between what came with a layer, what was made before and what mu
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from kedge.model.digest import Digest
@@ -51,18 +50,10 @@ class Estargz:
 
 
 class LayerBytes:
-    """See LayerStore's methods of the same names. `directory(layer, progress)` makes a layer ready."""
+    """See LayerStore's methods of the same names."""
 
-    def __init__(
-        self,
-        records: LayerRecords,
-        unpacker: Unpacker,
-        blobs: BlobStore,
-        locks: Locks,
-        directory: Callable[[Layer, Progress | None], Path],
-    ) -> None:
+    def __init__(self, records: LayerRecords, unpacker: Unpacker, blobs: BlobStore, locks: Locks) -> None:
         self._records, self._unpacker, self._blobs, self._locks = records, unpacker, blobs, locks
-        self._directory = directory
         unpacker.remake = self.remake
 
     def diff_id(self, layer: Layer, clamp: int | None, progress: Progress | None) -> tuple[Digest, int]:
@@ -229,7 +220,8 @@ class LayerBytes:
         else:
             from kedge.storage.tar_write import TarOptions, write_tar
 
-            write_tar(self._directory(info.id, progress), packer, TarOptions(clamp=clamp), report)
+            self._records.use([info.id])  # what was made here is there, and stays while it is used
+            write_tar(self._records.directory(info.id), packer, TarOptions(clamp=clamp), report)
         packer.finish()
 
     def _feed_original(

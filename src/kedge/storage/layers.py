@@ -18,14 +18,11 @@ from kedge.model.graph import Layer, Snapshot
 from kedge.model.image import Descriptor
 from kedge.model.value import dataclass, field
 from kedge.storage import overlay
-from kedge.storage.blobs import BlobStore
-from kedge.storage.budget import Budget
 from kedge.storage.drafts import Draft
 from kedge.storage.layer_bytes import Compression, Estargz, LayerBytes
 from kedge.storage.layer_records import Declared, LayerInfo, LayerRecords, State
-from kedge.storage.locks import Lease, Locks
 from kedge.storage.tree import Filter, Tree
-from kedge.storage.unpacking import Fetch, Progress, Unpacker
+from kedge.storage.unpacking import Progress, Unpacker
 
 if TYPE_CHECKING:
     from kedge.storage.packing import Writable
@@ -51,15 +48,12 @@ class LayerStore:
         self,
         root: Path,
         records: LayerRecords,
-        blobs: BlobStore,
-        locks: Locks,
-        lease: Lease,
-        budget: Budget,
-        fetch: Callable[[], Fetch | None],
+        unpacker: Unpacker,
+        layer_bytes: LayerBytes,
+        start_draft: Callable[[tuple[Path, ...]], Draft],
     ) -> None:
-        self._root, self._records, self._lease, self._budget = root, records, lease, budget
-        self._unpacker = Unpacker(root, records, blobs, locks, lease, budget, fetch)
-        self._bytes = LayerBytes(records, self._unpacker, blobs, locks, self.directory)
+        self._root, self._records = root, records
+        self._unpacker, self._bytes, self._start_draft = unpacker, layer_bytes, start_draft
         self.watch: Progress | None = None  # told of fetching and unpacking where the caller gives no progress
         self._ready: dict[Layer, State] = {}  # known to be ready, and kept so by our lease
         self._adopted: dict[Layer, _Adopted] = {}
@@ -76,8 +70,7 @@ class LayerStore:
 
     def draft(self, snapshot: Snapshot = (), progress: Progress | None = None) -> Draft:
         """A new layer on top of `snapshot`, whose directories are fetched and unpacked if need be."""
-        lowers = self.directories(snapshot, progress)
-        return Draft(self._root / "drafts" / self._lease.new_name(), lowers, self._records, self._budget)
+        return self._start_draft(self.directories(snapshot, progress))
 
     def adopt(self, directory: Path, patterns: Filter | None = None) -> Layer:
         """A layer that stands for a client's directory, seen through a filter, for as long as this store is open.
@@ -214,8 +207,8 @@ class LayerStore:
     # ---- having directories ------------------------------------------------------------------------------------------
 
     def _have(self, layers: tuple[Layer, ...], progress: Progress | None) -> None:
-        progress = progress or self.watch
         """Make the layers ready, several at a time."""
+        progress = progress or self.watch
         unknown = [layer for layer in dict.fromkeys(layers) if layer not in self._ready]
         if not unknown:
             return

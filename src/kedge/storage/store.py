@@ -32,7 +32,9 @@ from kedge.storage.budget import Budget
 from kedge.storage.cache_mounts import CacheMounts
 from kedge.storage.database import Database
 from kedge.storage.disk import drop_ballast, sync_file_system, take_ballast, this_boot, translated
+from kedge.storage.drafts import Draft
 from kedge.storage.images import ImageStore
+from kedge.storage.layer_bytes import LayerBytes
 from kedge.storage.layer_records import LayerRecords
 from kedge.storage.layers import LayerStore
 from kedge.storage.locks import Lease, Locks
@@ -41,7 +43,7 @@ from kedge.storage.notes import NoteStore
 from kedge.storage.ownership import overlay_prefix
 from kedge.storage.results import ResultStore
 from kedge.storage.stats import StatCache
-from kedge.storage.unpacking import Fetch
+from kedge.storage.unpacking import Fetch, Unpacker
 
 # Counting and collecting are not on the path of a build: kedge.storage.accounts and gc are imported when first needed.
 if TYPE_CHECKING:
@@ -77,9 +79,7 @@ class Store:
         self._budget = Budget(self._database, self._locks, self._lease, max_size)
         self._records = LayerRecords(root, self._database, self._lease)
         self.blobs = BlobStore(root, self._locks, self._lease, self._budget)
-        self.layers = LayerStore(
-            root, self._records, self.blobs, self._locks, self._lease, self._budget, lambda: self.fetch
-        )
+        self.layers = self._layers()
         self.results = ResultStore(self._database, self._locks, self._lease)
         self.images = ImageStore(self._database, self.flush)
         self.stats = StatCache(self._database)
@@ -102,6 +102,17 @@ class Store:
                 for part in _PARTS:
                     (root / part).mkdir(0o755, exist_ok=True)
         return cls(root, fetch, max_size)
+
+    def _layers(self) -> LayerStore:
+        unpacker = Unpacker(
+            self.root, self._records, self.blobs, self._locks, self._lease, self._budget, lambda: self.fetch
+        )
+        layer_bytes = LayerBytes(self._records, unpacker, self.blobs, self._locks)
+
+        def start_draft(lowers: tuple[Path, ...]) -> Draft:
+            return Draft(self.root / "drafts" / self._lease.new_name(), lowers, self._records, self._budget)
+
+        return LayerStore(self.root, self._records, unpacker, layer_bytes, start_draft)
 
     def protect(self) -> None:
         """Protect from now on, until it is closed, what anybody uses: for one who passes on what others made."""
