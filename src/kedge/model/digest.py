@@ -17,6 +17,8 @@ Digest = NewType("Digest", str)
 # OCI image specification, descriptor.md: only these algorithms are registered; each fixes the length of its hex part.
 _REGISTERED = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
 
+_JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+
 
 def parse_digest(text: str) -> Digest:
     """The digest that `text` spells; raises InvalidDigest for anything but a registered algorithm with lower-case hex.
@@ -40,24 +42,29 @@ def hex_part(digest: Digest) -> str:
 
 def digest_of(value: object) -> Digest:
     """The digest of a frozen value: its type names and comparable fields, independent of process and machine."""
-    text = json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return Digest("sha256:" + hashlib.sha256(text.encode()).hexdigest())
+    return sha256(_JSON.encode(_plain(value)).encode())
 
 
 def _plain(value: Any) -> Any:
-    if value is None or (isinstance(value, (str, int, float)) and not isinstance(value, enum.Enum)):
+    kind = type(value)
+    if kind is str or value is None or kind is int or kind is bool:  # first what there is most of
         return value
-    if values.is_dataclass(value) and not isinstance(value, type):
-        fields = ((f.name, getattr(value, f.name)) for f in values.fields(value) if f.compare)
-        return {"": type(value).__name__} | {name: _plain(v) for name, v in fields}
+    if kind is tuple or kind is list:
+        return [_plain(each) for each in value]
+    if values.is_dataclass(kind):
+        return {"": kind.__name__} | {
+            one.name: _plain(getattr(value, one.name)) for one in values.fields(kind) if one.compare
+        }
+    if isinstance(value, enum.Enum):
+        return [kind.__name__, value.name]
+    if isinstance(value, (str, int, float)):
+        return value
     if isinstance(value, (tuple, list)):
         return [_plain(v) for v in value]
     if isinstance(value, (set, frozenset)):
         return ["set", sorted(json.dumps(_plain(v), sort_keys=True) for v in value)]
     if isinstance(value, bytes):
         return ["bytes", value.hex()]
-    if isinstance(value, enum.Enum):
-        return [type(value).__name__, value.name]
     if isinstance(value, dict):
         return ["dict", sorted((str(k), _plain(v)) for k, v in value.items())]
-    raise TypeError(f"{type(value).__name__} has no digest")
+    raise TypeError(f"{kind.__name__} has no digest")
