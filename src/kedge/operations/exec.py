@@ -23,6 +23,7 @@ from kedge.operations.machine import Machine
 from kedge.session.session import Session
 from kedge.solver.trunk import Trunk
 from kedge.sources.handler import Work
+from kedge.sources.once import Once
 
 if TYPE_CHECKING:
     from kedge.sandbox.process import Executor, Limits, Process
@@ -57,6 +58,7 @@ class ExecOperation:
         self._report, self._entitlements, self._limits = report, entitlements, limits
         self._machine = machine
         self._preparer = Preparer(store, session)
+        self._users = Once["User"]()  # stages side by side have one base, and one user in it
         self._keeps_remains = keeps_remains
         self._turns = threading.Semaphore(most) if most else None
 
@@ -129,8 +131,13 @@ class ExecOperation:
 
         if op.root.input == NO_INPUT:
             return resolve_user(None, op.user)
-        with self._store.layers.mounted(inputs[op.root.input]) as tree:
-            return resolve_user(tree, op.user)
+        root = inputs[op.root.input]
+
+        def resolve() -> "User":
+            with self._store.layers.mounted(root) as tree:
+                return resolve_user(tree, op.user)
+
+        return self._users.ask((root, op.user), resolve)
 
     def _starts_own_program(self, op: Exec, inputs: Sequence[Snapshot]) -> bool:
         from kedge.operations.programs import starts_own_program

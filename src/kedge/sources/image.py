@@ -5,9 +5,8 @@ picked out of an index (`pick`), nor how layers are unpacked.
 """
 
 import os
-import threading
 import time
-from typing import TYPE_CHECKING, Final, Generic, Literal, TypeAlias, TypeVar, get_args
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 
 from kedge.model.digest import Digest
 from kedge.model.errors import IntegrityError, InvalidInput, NotFound, Unauthorized
@@ -16,13 +15,12 @@ from kedge.model.image import INDEXES, MANIFESTS, OCI_INDEX, OCI_MANIFEST, Descr
 from kedge.model.ops import Source
 from kedge.model.platform import Platform, best_match, of_machine
 from kedge.model.reference import Reference, parse_reference
-from kedge.model.value import dataclass, field, replace
+from kedge.model.value import dataclass, replace
 from kedge.sources.handler import Pin, Work
+from kedge.sources.once import Once
 from kedge.sources.pick import PickedImage, buildkit_names, declare_layers, pick_image
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from kedge.registry.client import Registry
     from kedge.storage.images import ImageRecord
     from kedge.storage.store import Store
@@ -31,25 +29,6 @@ ResolveMode: TypeAlias = Literal["default", "pull", "local", "never"]
 _MODES: Final[dict[str, ResolveMode]] = {word: word for word in get_args(ResolveMode)}
 _DOCUMENT_LIMIT = 4 << 20
 _CONFIG_LIMIT = 8 << 20
-
-Answer = TypeVar("Answer")
-
-
-@dataclass(slots=True)
-class _Once(Generic[Answer]):
-    """Answers by question, each asked once, by one thread while the others wait. A failure is asked again."""
-
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    locks: dict[object, threading.Lock] = field(default_factory=dict)
-    answers: dict[object, Answer] = field(default_factory=dict)
-
-    def ask(self, question: object, find: "Callable[[], Answer]") -> Answer:
-        with self.lock:
-            lock = self.locks.setdefault(question, threading.Lock())
-        with lock:
-            if question not in self.answers:
-                self.answers[question] = find()
-            return self.answers[question]
 
 
 class ImageSource:
@@ -60,7 +39,7 @@ class ImageSource:
 
     def __init__(self, store: "Store", registry: "Registry", host: Platform | None = None) -> None:
         self._store, self._registry, self._host = store, registry, host or of_machine(os.uname().machine)
-        self._targets, self._images = _Once[Descriptor](), _Once[PickedImage]()
+        self._targets, self._images = Once[Descriptor](), Once[PickedImage]()
         self._arriving: dict[Digest, _LayerProgress] = {}
 
     def resolve(
