@@ -193,8 +193,10 @@ class Parts:
     @cached_property
     def executor(self) -> "Executor":
         def make() -> "Executor":
+            from kedge.builder.ahead import imported_ahead
             from kedge.sandbox.linux import LinuxExecutor
 
+            self._closing.enter_context(imported_ahead())
             return LinuxExecutor(self.store.root / "sandbox")
 
         return self._late(make)

@@ -31,6 +31,7 @@ def main(control_fd: int) -> None:
     sc.unshare(sc.CLONE_NEWNS)
     sc.mount(None, "/", None, sc.MS_REC | sc.MS_SLAVE)
     _Zygote(socket.socket(fileno=control_fd)).serve()
+    os._exit(0)  # the builder waits for our end, and there is nothing to tidy
 
 
 def _disown() -> None:
