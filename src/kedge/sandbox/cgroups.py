@@ -36,30 +36,74 @@ def limited(process: Process, note: Callable[[str], None] | None) -> Iterator[li
                 note(f"resource limits are not in force: {error.filename or _ROOT}: {error.strerror}")
         yield [f"{group}/cgroup.procs" for group in made]
     finally:
-        for group in made:
-            with suppress(OSError):
-                os.rmdir(group)
+        remove(made)
+
+
+def why_not(limits: Limits) -> str:
+    """Why these limits cannot be had here; "" if they can. Makes a group and removes it."""
+    made: list[str] = []
+    try:
+        _make(limits, "", made)
+        return ""
+    except OSError as error:
+        return f"{error.filename or _ROOT}: {error.strerror}"
+    finally:
+        remove(made)
+
+
+def change(pidfd: int, pids: list[int], limits: Limits) -> list[str]:
+    """Other limits for a process that runs (by its pidfd), whose pid namespace has those pids.
+
+    Returns groups that were made for it, which are to be removed after its end. Raises OSError.
+    """
+    groups = [os.path.dirname(path) for path in groups_of(pidfd)]
+    made: list[str] = []
+    for base, settings in _settings(limits):
+        group = next((each for each in groups if each.startswith(base)), "")
+        if not group:
+            group = _group(base, "", _name(), made)
+        for file, value in settings:
+            _write(group, file, value)
+        if group in made:
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    _write(group, "cgroup.procs", pid)
+    return made
+
+
+def remove(groups: list[str]) -> None:
+    """Remove groups that nobody is in any more."""
+    for group in groups:
+        with suppress(OSError):
+            os.rmdir(group)
+
+
+def _name() -> str:
+    return f"kedge-{os.getpid()}-{os.urandom(4).hex()}"
 
 
 def _make(limits: Limits, parent: str, made: list[str]) -> None:
-    name = f"kedge-{os.getpid()}-{os.urandom(4).hex()}"
+    name = _name()
+    for base, settings in _settings(limits):
+        group = _group(base, parent, name, made)
+        for file, value in settings:
+            _write(group, file, value)
+
+
+def _settings(limits: Limits) -> list[tuple[str, list[tuple[str, int | str]]]]:
+    """For each group that is needed, where it belongs and what is written there; a value of 0 is not."""
+    quota = int(limits.cpus * _PERIOD)
     if version() == 2:
-        group = _group(_version_2_base(), parent, name, made)
-        _write(group, "memory.max", limits.memory)
-        _write(group, "pids.max", limits.pids)
-        if limits.cpus:
-            _write(group, "cpu.max", f"{int(limits.cpus * _PERIOD)} {_PERIOD}")
-        return
+        files: list[tuple[str, int | str]] = [("memory.max", limits.memory), ("pids.max", limits.pids)]
+        return [(_version_2_base(), [*files, ("cpu.max", f"{quota} {_PERIOD}" if quota else 0)])]
+    found: list[tuple[str, list[tuple[str, int | str]]]] = []
     if limits.memory:
-        group = _group(f"{_ROOT}/memory{_own('memory')}", parent, name, made)
-        _write(group, "memory.limit_in_bytes", limits.memory)
+        found.append((f"{_ROOT}/memory{_own('memory')}", [("memory.limit_in_bytes", limits.memory)]))
     if limits.cpus:
-        group = _group(f"{_ROOT}/cpu{_own('cpu')}", parent, name, made)
-        _write(group, "cpu.cfs_period_us", _PERIOD)
-        _write(group, "cpu.cfs_quota_us", int(limits.cpus * _PERIOD))
+        found.append((f"{_ROOT}/cpu{_own('cpu')}", [("cpu.cfs_period_us", _PERIOD), ("cpu.cfs_quota_us", quota)]))
     if limits.pids:
-        group = _group(f"{_ROOT}/pids{_own('pids')}", parent, name, made)
-        _write(group, "pids.max", limits.pids)
+        found.append((f"{_ROOT}/pids{_own('pids')}", [("pids.max", limits.pids)]))
+    return found
 
 
 def _version_2_base() -> str:
