@@ -6,6 +6,7 @@ container stays when it ends. What a container is belongs to `kedge.containers`.
 
 import os
 import posixpath
+import re
 import signal
 import threading
 from collections.abc import Iterator, Mapping
@@ -13,19 +14,24 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from kedge.containers.request import ContainerRequest, Volume, mounts_of, process_of, root_of
+from kedge.containers.launching import Care, launch_of
+from kedge.containers.request import ContainerRequest, TmpfsMount, Volume, VolumeMount, claim_volumes
+from kedge.containers.volumes import Volumes, VolumeUse
 from kedge.model.errors import InvalidInput
 from kedge.model.graph import Snapshot
 from kedge.model.value import replace
 from kedge.sandbox.container import Containers
-from kedge.sandbox.process import Stdio
+from kedge.sandbox.process import Signaller, Stdio
 
 if TYPE_CHECKING:
+    from kedge.containers.ports import Published
+    from kedge.containers.supervised import Launch
     from kedge.images.lookup import StoredImage
     from kedge.storage.store import Store
 
 # With a terminal of its own, what its keys mean comes through the terminal.
 PASSED_ON: Final = tuple(getattr(signal, f"SIG{name}") for name in "HUP INT QUIT TERM USR1 USR2 ALRM CONT".split())
+_PUBLISHED: Final = re.compile(r"(?:(?:(\d[\d.]*|\[[0-9a-f:]+\]):)?(\d{1,5})?:)?(\d{1,5})(?:/(tcp|udp))?").fullmatch
 _HANG_UP: Final = 3.0  # seconds that a process may tidy up after its terminal was closed
 
 
@@ -34,46 +40,74 @@ def run_container(store: "Store", snapshot: Snapshot, image: "StoredImage", requ
     from kedge.images.lookup import shown_name
     from kedge.sandbox.linux import LinuxExecutor
 
-    containers = Containers(store.root / "containers")
+    containers, volumes = Containers(store.root / "containers"), Volumes(store.root)
     with ExitStack() as stack:
         name = shown_name(image.record.name)
         container = containers.create(name, image.id, request.command, request.name, auto_remove=True)
+        stack.callback(lambda: volumes.forget(uses))
         stack.callback(container.remove)
-        process = process_of(store, snapshot, image.config, request, container.record.id[:12])
-        container.update(command=process.args)
+        uses: tuple[VolumeUse, ...] = ()
+        uses = claim_volumes(volumes, container, request, image.config, lambda: store.layers.mounted(snapshot))
         lowers = store.layers.directories(snapshot)
+        launch = launch_of(store, container, image.config, snapshot, lowers, request, Care())
+        container.update(command=launch.process.args)
         executor = LinuxExecutor(store.root / "sandbox")
         stack.callback(executor.close)
-        mounts = (root_of(container, lowers, request.readonly), *mounts_of(request))
         stdio = stack.enter_context(_own_streams(request))
-        return container.run(executor, process, mounts, stdio)
+        return container.run(executor, launch.process, launch.mounts, _forwarding(launch, stdio, stack))
 
 
-def parse_volume(text: str) -> Volume:
-    """`HOST:CONTAINER[:ro]` or `CONTAINER` alone, which needs no mount of its own here. Raises InvalidInput."""
+def _forwarding(launch: "Launch", stdio: Stdio, stack: ExitStack) -> Stdio:
+    """Its published ports lead to it from the moment it has a network. Raises Conflict where one is taken."""
+    if not launch.published:
+        return stdio
+    from kedge.containers.ports import Forwarder
+
+    forwarder = Forwarder(launch.published)
+    stack.callback(forwarder.close)
+    started = stdio.on_start
+
+    def on_start(send: Signaller, pid: int) -> None:
+        forwarder.start(os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC))
+        if started is not None:
+            started(send, pid)
+
+    return replace(stdio, on_start=on_start)
+
+
+def parse_publish(text: str) -> "Published":
+    """`[[ADDRESS:]PORT:]PORT[/udp]`. Raises InvalidInput."""
+    from kedge.containers.ports import Published
+
+    match = _PUBLISHED(text)
+    numbers = [int(number) for number in match.group(2, 3) if number] if match else [0]
+    if not match or not all(0 < number < 1 << 16 for number in numbers):
+        raise InvalidInput("expected [[ADDRESS:]PORT:]PORT[/udp], such as 8080:80")
+    return Published(
+        int(match[3]), "udp" if match[4] == "udp" else "tcp", (match[1] or "").strip("[]"), int(match[2] or 0)
+    )
+
+
+def parse_volume(text: str) -> Volume | VolumeMount:
+    """`HOST:CONTAINER[:ro]`, `NAME:CONTAINER[:ro]`, or `CONTAINER` alone: a volume of its own. Raises InvalidInput."""
     parts = text.split(":")
+    if len(parts) == 1 and text.startswith("/"):
+        return VolumeMount("", posixpath.normpath(text))
     if len(parts) not in (2, 3) or not all(parts):
-        raise InvalidInput("expected HOST:CONTAINER[:ro], such as ./data:/data")
-    source, dest, *options = parts
-    unknown = set(options[0].split(",") if options else ()) - {
-        "ro",
-        "rw",
-        "z",
-        "Z",
-        "delegated",
-        "cached",
-        "consistent",
-    }
-    if unknown:
-        raise InvalidInput(f"unknown volume option {sorted(unknown)[0]!r}", hint="Options are ro and rw.")
-    if "/" not in source and source not in (".", ".."):
-        raise InvalidInput(f"{source!r} names a volume, and Kedge has none", hint=f"For a directory, write ./{source}.")
+        raise InvalidInput("expected HOST:CONTAINER[:ro] or NAME:CONTAINER[:ro], such as ./data:/data")
+    source, dest, *rest = parts
+    options = set(rest[0].split(",")) if rest else set()
+    if unknown := options - {"ro", "rw", "z", "Z", "delegated", "cached", "consistent", "nocopy"}:
+        raise InvalidInput(f"unknown volume option {sorted(unknown)[0]!r}", hint="Options are ro, rw and nocopy.")
     if not dest.startswith("/"):
         raise InvalidInput(f"the path in the container must be absolute: {dest}")
-    return Volume(Path(source).absolute(), posixpath.normpath(dest), bool(options) and "ro" in options[0].split(","))
+    dest = posixpath.normpath(dest)
+    if "/" not in source and source not in (".", ".."):
+        return VolumeMount(source, dest, "ro" in options, copied="nocopy" not in options)
+    return Volume(Path(source).absolute(), dest, "ro" in options)
 
 
-def parse_tmpfs(text: str) -> tuple[str, int]:
+def parse_tmpfs(text: str) -> TmpfsMount:
     """`PATH[:size=SIZE]`. Raises InvalidInput."""
     from kedge.cli.spelling import parse_size
 
@@ -84,7 +118,7 @@ def parse_tmpfs(text: str) -> tuple[str, int]:
         size = parse_size(value) if key == "size" else size
     if not path.startswith("/"):
         raise InvalidInput("expected an absolute PATH[:size=SIZE]")
-    return path, size
+    return TmpfsMount(posixpath.normpath(path), size)
 
 
 def read_env_file(path: Path, client: Mapping[str, str]) -> Iterator[str]:

@@ -38,7 +38,7 @@ def work(options: Options, console: Console) -> int:
 def container_of(options: Options, console: Console) -> "ContainerRequest":
     """The container that the flags describe."""
     from kedge.cli.container import env_entry, read_env_file
-    from kedge.containers.request import ContainerRequest
+    from kedge.containers.request import ContainerRequest, Volume, VolumeMount
     from kedge.sandbox.process import Limits
 
     if options.detach:
@@ -59,7 +59,10 @@ def container_of(options: Options, console: Console) -> "ContainerRequest":
         interactive=options.interactive,
         terminal=options.tty,
         readonly=options.read_only,
-        volumes=tuple(options.volume),
+        volumes=tuple(each for each in options.volume if isinstance(each, Volume)),
+        named=tuple(each for each in options.volume if isinstance(each, VolumeMount)),
+        published=tuple(options.publish),
+        init=options.init,
         tmpfs=tuple(options.tmpfs),
         add_hosts=tuple(options.add_host),
         ulimits=tuple(options.ulimit),
@@ -109,8 +112,10 @@ def _tmpfs(text: str) -> object:
     return parse_tmpfs(text)
 
 
-def _no_ports(_: str) -> object:
-    raise InvalidInput("Kedge maps no ports", hint="With --network host, the container's ports are the machine's.")
+def _publish(text: str) -> object:
+    from kedge.cli.container import parse_publish
+
+    return parse_publish(text)
 
 
 def _count(text: str) -> int:
@@ -133,6 +138,7 @@ COMMAND = Command(
         ),
         Flag("env-file", "Read variables from a file", metavar="PATH", many=True),
         Flag("hostname", "Host name in the container", metavar="NAME", default=""),
+        Flag("init", "Put a process before it that passes signals on and waits for orphans"),
         Flag("interactive", "Pass standard input on", short="i"),
         Flag("memory", "Memory that it may use", short="m", metavar="SIZE", convert=parse_size, default=0),
         Flag("name", "A name that no other container may have", metavar="NAME", default=""),
@@ -148,7 +154,14 @@ COMMAND = Command(
         Flag(
             "pull", "When to pull the image", metavar="WHEN", default="missing", choices=("always", "missing", "never")
         ),
-        Flag("publish", "Refused with advice", short="p", metavar="PORTS", many=True, convert=_no_ports, hidden=True),
+        Flag(
+            "publish",
+            "Let a port of this machine lead to one of its own",
+            short="p",
+            metavar="[[ADDRESS:]PORT:]PORT[/udp]",
+            many=True,
+            convert=_publish,
+        ),
         Flag("read-only", "The image's files cannot be changed"),
         Flag("rm", "Remove the container when it ends, which always happens"),
         Flag("shm-size", "Size of /dev/shm", metavar="SIZE", convert=parse_size, default=0, shown_default="64m"),
@@ -156,7 +169,14 @@ COMMAND = Command(
         Flag("tty", "Give it a terminal", short="t"),
         Flag("ulimit", "Resource limit", metavar="NAME=SOFT[:HARD]", many=True, convert=ulimit),
         Flag("user", "Run as this user", short="u", metavar="USER[:GROUP]"),
-        Flag("volume", "Mount a host path", short="v", metavar="HOST:CONTAINER[:ro]", many=True, convert=_volume),
+        Flag(
+            "volume",
+            "Mount a host path or a volume",
+            short="v",
+            metavar="HOST|NAME:CONTAINER[:ro]",
+            many=True,
+            convert=_volume,
+        ),
         Flag("workdir", "Start in this directory", short="w", metavar="DIR"),
     ),
     (Argument("IMAGE", complete="image"), Argument("COMMAND", many=True, optional=True)),

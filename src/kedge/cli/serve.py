@@ -56,10 +56,11 @@ def _engine(service: "Service", addresses: Sequence[str], group: str) -> "Engine
     from kedge.daemon.engine.api import EngineService
     from kedge.daemon.engine.bridge import ServiceBridge
 
-    engine = EngineService(service.config.root, service.config.settings, ServiceBridge(service))
+    config = service.config
+    engine = EngineService(config.root, config.settings, ServiceBridge(service), granted=config.granted)
     for address in addresses:
         engine.server.listen(address, group)
-    engine.server.start()
+    engine.start()
     for address in addresses:
         service.log(f"serving Docker's API at {address}")
     return engine

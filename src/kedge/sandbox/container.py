@@ -36,8 +36,8 @@ _RIGHT = (
 class ContainerRecord:
     """What is known of a container. Times are seconds since the epoch, 0 for not yet; `pid` is 0 unless it runs.
 
-    `error` is why it could not be started. One that is to `auto_remove` is gone with its end, at the latest when the
-    next container is made.
+    `error` is why it could not be started, `stopped` that somebody ended it. One that is to `auto_remove` is gone
+    with its end, at the latest when the next container is made.
     """
 
     id: str
@@ -53,6 +53,7 @@ class ContainerRecord:
     finished: float = 0.0
     error: str = ""
     auto_remove: bool = False
+    stopped: bool = False
 
 
 class Containers:

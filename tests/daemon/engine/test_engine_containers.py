@@ -83,14 +83,16 @@ def test_networks(docker: Docker) -> None:
     assert "eth0" not in inside
     docker("run", "--rm", "--network", "host", "busybox", "true")
     assert "not found" in docker.run("run", "--rm", "--network", "mine", "busybox", "true").stderr
-    assert docker("network", "ls", "--format", "{{.Name}}").split() == ["host", "none"]
+    assert docker("network", "ls", "--format", "{{.Name}}").split() == ["bridge", "host", "none"]
 
 
 @pytest.mark.parametrize(
     ("words", "what"),
-    [(["--privileged"], "privileged"), (["--cap-add", "SYS_ADMIN"], "SYS_ADMIN"), (["-v", "named:/x"], "named"),
-     (["--restart", "always"], "always"), (["--pid", "host"], "PidMode"), (["-p", "8080:80"], "8080"),
-     (["--device", "/dev/null"], "devices"), (["--security-opt", "seccomp=unconfined"], "seccomp")],
+    [(["--privileged"], "privileged"), (["--cap-add", "NO_SUCH"], "no_such"), (["-v", "a b:/x"], "a b"),
+     (["--restart", "sometimes"], "sometimes"), (["--pid", "host"], "PidMode"), (["--volumes-from", "x"], "volumes of"),
+     (["--device", "/etc/passwd"], "/etc/passwd"), (["--security-opt", "seccomp=unconfined"], "seccomp"),
+     (["--network", "host", "--sysctl", "net.core.somaxconn=9"], "net."),
+     (["--log-driver", "syslog"], "syslog"), (["--mount", "type=bind,src=/nosuch,dst=/x"], "/nosuch")],
 )  # fmt: skip
 def test_what_kedge_has_not_is_refused_by_name(docker: Docker, words: list[str], what: str) -> None:
     done = docker.run("create", *words, "busybox", "true")

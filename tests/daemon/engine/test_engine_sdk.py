@@ -113,4 +113,4 @@ def test_save_load_ping_info_and_usage(client: Any) -> None:
     assert client.info()["OSType"] == "linux"
     assert "Images" in client.df()
     assert client.version()["MinAPIVersion"] == "1.24"
-    assert {network.name for network in client.networks.list()} == {"host", "none"}
+    assert {network.name for network in client.networks.list()} == {"bridge", "host", "none"}

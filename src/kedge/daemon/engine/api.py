@@ -3,6 +3,8 @@
 Owns which path is handled by what, and the order of start and stop. Does not know what handlers do.
 """
 
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from kedge.daemon.engine import (
@@ -17,7 +19,9 @@ from kedge.daemon.engine import (
     processes,
     system,
     transfers,
+    update,
     upgrade,
+    volumes,
 )
 from kedge.daemon.engine.containers import unsupported
 from kedge.daemon.engine.routes import Authorize, Call, Route, Router, allow
@@ -74,6 +78,9 @@ ROUTES = [
     Route("POST", "/containers/{id}/restart", containers.restart),
     Route("POST", "/containers/{id}/kill", containers.kill),
     Route("POST", "/containers/{id}/wait", containers.wait),
+    Route("POST", "/containers/{id}/pause", containers.pause),
+    Route("POST", "/containers/{id}/unpause", containers.unpause),
+    Route("POST", "/containers/{id}/update", update.update),
     Route("POST", "/containers/{id}/resize", containers.resize),
     Route("POST", "/containers/{id}/rename", containers.rename),
     Route("POST", "/containers/{id}/attach", attach.attach),
@@ -88,21 +95,18 @@ ROUTES = [
     # ---- networks and volumes
     Route("GET", "/networks", networks.list_networks),
     Route("GET", "/networks/{id}", networks.inspect_network),
-    Route("POST", "/networks/prune", networks.nothing_pruned("NetworksDeleted")),
-    Route("GET", "/volumes", networks.list_volumes),
-    Route("GET", "/volumes/{id}", networks.inspect_volume),
-    Route("POST", "/volumes/prune", networks.nothing_pruned("VolumesDeleted")),
+    Route("POST", "/networks/prune", networks.prune),
+    Route("GET", "/volumes", volumes.list_volumes),
+    Route("POST", "/volumes/create", volumes.create),
+    Route("POST", "/volumes/prune", volumes.prune),
+    Route("GET", "/volumes/{id}", volumes.inspect),
+    Route("DELETE", "/volumes/{id}", volumes.remove),
     # ---- what Kedge has not
-    Route("POST", "/containers/{id}/pause", unsupported("pausing containers is")),
-    Route("POST", "/containers/{id}/unpause", unsupported("pausing containers is")),
-    Route("POST", "/containers/{id}/update", unsupported("changing a container's limits is")),
     Route("GET", "/containers/{id}/attach/ws", unsupported("attaching by WebSocket is")),
     Route("POST", "/commit", unsupported("making images of containers is")),
     Route("POST", "/networks/create", unsupported("networks of one's own are")),
     Route("POST", "/networks/{id}/{action}", unsupported("networks of one's own are")),
     Route("DELETE", "/networks/{id}", unsupported("networks of one's own are")),
-    Route("POST", "/volumes/create", unsupported("volumes are")),
-    Route("DELETE", "/volumes/{id}", networks.inspect_volume),
     Route("POST", "/swarm/{action}", unsupported("swarms are")),
     Route("GET", "/plugins", lambda call: call.exchange.json(200, [])),
     *(Route("GET", f"/{name}", _no_swarm) for name in ("swarm", "nodes", "services", "tasks", "secrets", "configs")),
@@ -110,13 +114,23 @@ ROUTES = [
 
 
 class EngineService:
-    """The Engine API. Use: `server.listen` for each address, then `server.start`, then `close`."""
+    """The Engine API. Use: `server.listen` for each address, then `start`, then `close`."""
 
     def __init__(
-        self, root: Path | None, settings: Settings, buildkit: BuildKit | None = None, authorize: Authorize = allow
+        self,
+        root: Path | None,
+        settings: Settings,
+        buildkit: BuildKit | None = None,
+        authorize: Authorize = allow,
+        granted: Sequence[str] = (),
     ) -> None:
-        self.engine = Engine(root, settings, buildkit)
+        self.engine = Engine(root, settings, buildkit, granted)
         self.server = Server(Router(self.engine, ROUTES, authorize))
+
+    def start(self) -> None:
+        """Begin to answer, and start the containers that are always to run."""
+        self.server.start()
+        threading.Thread(target=containers.start_again, args=(self.engine,), name="again", daemon=True).start()
 
     def close(self, patience: float = 10.0) -> None:
         """End containers, then connections."""

@@ -141,7 +141,7 @@ def attach(call: Call) -> None:
     terminal, interactive = asked.request.terminal, asked.request.interactive
     keys = call.query("detachKeys")
     read_keys(keys)
-    streams = call.engine.supervisor.streams_of(one, terminal, interactive, asked.once)
+    streams = call.engine.supervisor.streams_of(one, terminal, interactive, asked.care.once)
     wanted = {stream for stream, name in ((1, "stdout"), (2, "stderr")) if call.flag(name)}
     line = Line(call.exchange, streams, wanted)
     line.join(kind_of(call, terminal))

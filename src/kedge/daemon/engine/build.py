@@ -13,7 +13,7 @@ from typing import Any, Final
 from kedge.builder.course import build
 from kedge.builder.request import BuildRequest
 from kedge.daemon.engine.classic import ClassicProgress
-from kedge.daemon.engine.create import _hosts, _ulimit
+from kedge.daemon.engine.create import read_hosts, read_ulimit
 from kedge.daemon.engine.credentials import from_config
 from kedge.daemon.engine.fields import Fields, json_object
 from kedge.daemon.engine.messages import Messages
@@ -163,9 +163,9 @@ def read_request(call: Call, remote: str = "") -> BuildRequest:
         pull=call.flag("pull"),
         network=_NETWORKS[network],
         entitlements=("network.host",) if network == "host" else (),
-        add_hosts=_hosts(Fields(host)),
+        add_hosts=read_hosts(Fields(host)),
         shm_size=max(0, call.number("shmsize")),
-        ulimits=tuple(_ulimit(each) for each in _ulimits(call.query("ulimits"))),
+        ulimits=tuple(read_ulimit(each) for each in _ulimits(call.query("ulimits"))),
         memory=max(0, call.number("memory")),
         cpus=quota / (period or 100_000) if quota > 0 else 0.0,
         cgroup_parent=call.query("cgroupparent"),

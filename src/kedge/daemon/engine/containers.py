@@ -1,6 +1,6 @@
-"""Containers of the service: create, start, stop, wait, list, inspect, remove.
+"""Containers of the service: create, start, stop, wait, remove.
 
-Owns these documents (Docker Engine API, Container) and the settings file in a container's home: the client's own
+Owns these calls (Docker Engine API, Container) and the settings file in a container's home: the client's own
 description, from which every start begins again. What a container is belongs to `kedge.containers`.
 """
 
@@ -10,18 +10,19 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kedge.containers.request import ContainerRequest, command_line, mounts_of, process_of, root_of
-from kedge.containers.supervisor import Supervised, signal_number
-from kedge.daemon.engine.create import read_request
+from kedge.containers.launching import Care, launch_of
+from kedge.containers.request import ContainerRequest, claim_volumes, command_line
+from kedge.containers.supervised import Launch, Supervised, signal_number
+from kedge.daemon.engine.create import read_care, read_request
 from kedge.daemon.engine.fields import Fields
 from kedge.daemon.engine.images import found, read_platform
 from kedge.daemon.engine.routes import Call
+from kedge.daemon.engine.warnings import allowed, warnings_of
 from kedge.images.lookup import StoredImage, find, read_image, snapshot_of
 from kedge.model.errors import Conflict, InvalidInput, KedgeError, NotFound, StoreError, Unsupported
 from kedge.model.graph import Snapshot
 from kedge.model.image import Descriptor
 from kedge.model.value import dataclass
-from kedge.sandbox.process import MountPoint, Process
 from kedge.storage.images import ImageRecord
 from kedge.storage.store import Store
 
@@ -39,10 +40,7 @@ class Described:
     one: Supervised
     body: Fields
     request: ContainerRequest
-
-    @property
-    def once(self) -> bool:
-        return self.body.flag("StdinOnce")
+    care: Care
 
 
 def known(call: Call, name: str = "id") -> Supervised:
@@ -66,7 +64,12 @@ def described(one: Supervised) -> Described:
     except OSError:
         data = b""
     body = Fields.parse(data)
-    return Described(one, body, read_request(body))
+    return Described(one, body, read_request(body), read_care(body))
+
+
+def keep_settings(one: Supervised, body: Fields) -> None:
+    """Write down the client's description."""
+    _keep(one.container.home / _SETTINGS, body.raw)
 
 
 # ---- create ----------------------------------------------------------------------------------------------------------
@@ -74,11 +77,17 @@ def described(one: Supervised) -> Described:
 
 def create(call: Call) -> None:
     body, engine = call.fields, call.engine
-    request = read_request(body)
     text = body.text("Image")
     if not text:
         raise InvalidInput("no image is named")
-    number_of_stop_signal(body.text("StopSignal"))
+    request, care = read_request(body), read_care(body)
+    allowed(engine, request)
+    signal_number(care.stop_signal or "SIGTERM")
+    for each in request.volumes:
+        if not each.made and not each.source.exists():
+            raise InvalidInput(
+                f'invalid mount config for type "bind": bind source path does not exist: {str(each.source)[:300]}'
+            )
     with engine.store() as store:
         image = found(engine, store, text, read_platform(call.query("platform")))
         command = command_line(image.config, request)
@@ -86,15 +95,35 @@ def create(call: Call) -> None:
         one = engine.supervisor.create(text, image.id, command, call.query("name").removeprefix("/"), auto_remove)
         try:
             _keep(one.container.home / _TARGET, image.descriptor.to_json())
-            _keep(one.container.home / _SETTINGS, body.raw)
-            snapshot_of(store, image)
-        except KedgeError:
-            engine.supervisor.remove(one, force=True)
+            keep_settings(one, Fields(body.raw | _inherited(body, image)))
+            snapshot = snapshot_of(store, image)
+            claim_volumes(
+                engine.supervisor.volumes, one.container, request, image.config, lambda: store.layers.mounted(snapshot)
+            )
+        except BaseException:
+            engine.supervisor.remove(one, force=True, volumes=True)
             raise
-    size = body.object("HostConfig").raw.get("ConsoleSize")
+    engine.supervisor.tell(one, "create", {})
+    one.size = read_size(body)
+    call.exchange.json(201, {"Id": one.record.id, "Warnings": warnings_of(request)})
+
+
+def _inherited(body: Fields, image: StoredImage) -> dict[str, Any]:
+    """What a container has of its image besides what it runs: Docker's `docker ps` filters by these."""
+    config = image.config
+    ports: dict[str, Any] = {port: {} for port in config.exposed_ports}
+    return {
+        "Labels": dict(config.labels) | body.mapping("Labels"),
+        "ExposedPorts": ports | body.object("ExposedPorts").raw or None,
+    }
+
+
+def read_size(body: Fields) -> tuple[int, int] | None:
+    """A terminal's rows and columns: HostConfig's ConsoleSize, or a body's own."""
+    size = body.raw.get("ConsoleSize") or body.object("HostConfig").raw.get("ConsoleSize")
     if isinstance(size, list) and len(size) == 2 and all(isinstance(n, int) and 0 < n < 1 << 16 for n in size):
-        one.size = size[0], size[1]
-    call.exchange.json(201, {"Id": one.record.id, "Warnings": []})
+        return size[0], size[1]
+    return None
 
 
 def _keep(path: Path, value: Any) -> None:
@@ -140,24 +169,28 @@ def start_one(engine: "Engine", one: Supervised) -> None:
     """Start a container by its settings. Raises what `Supervisor.start` raises."""
     if one.record.state == "running":
         raise Conflict(f"container {one.record.name} runs already, outside of this service")
-    asked = described(one)
     with engine.store() as store:
-        process, mounts = prepare(store, one, asked.request)
-        named = asked.body.text("StopSignal") or image_of(store, one).config.stop_signal
-        one.stop_signal = number_of_stop_signal(named)
-    streams = engine.supervisor.streams_of(one, asked.request.terminal, asked.request.interactive, asked.once)
-    engine.supervisor.start(one, process, mounts, streams)
+        launch = prepare(engine, store, one)
+    engine.supervisor.start(one, launch)
 
 
-def prepare(store: Store, one: Supervised, request: ContainerRequest) -> tuple[Process, tuple[MountPoint, ...]]:
-    """The process and the mounts of a container."""
+def prepare(engine: "Engine", store: Store, one: Supervised) -> Launch:
+    """All that a container's start needs."""
+    asked = described(one)
     image, snapshot, lowers = layers_of(store, one)
-    process = process_of(store, snapshot, image.config, request, one.record.id[:12])
-    return process, (root_of(one.container, lowers, request.readonly), *mounts_of(request))
+    allowed(engine, asked.request)
+    return launch_of(store, one.container, image.config, snapshot, lowers, asked.request, asked.care)
 
 
-def number_of_stop_signal(text: str) -> int:
-    return signal_number(text or "SIGTERM")
+def start_again(engine: "Engine") -> None:
+    """Containers whose policy wants them to run whenever the service does."""
+    for record in engine.supervisor.list():
+        with suppress(KedgeError):
+            one = engine.supervisor.find(record.id)
+            policy = described(one).care.restart.name
+            ended = record.state == "exited" and not record.auto_remove
+            if ended and (policy == "always" or (policy == "unless-stopped" and not record.stopped)):
+                start_one(engine, one)
 
 
 def _stop(call: Call, one: Supervised) -> bool:
@@ -180,7 +213,7 @@ def restart(call: Call) -> None:
 def kill(call: Call) -> None:
     one = known(call)
     number = signal_number(call.query("signal") or "SIGKILL")
-    if not one.running and one.record.state != "running":
+    if not one.alive and one.record.state != "running":
         raise Conflict(f"cannot kill container: {call['id'][:100]}: container {one.record.id} is not running")
     call.engine.supervisor.signal(one, number)
     call.exchange.send(204)
@@ -214,20 +247,34 @@ def rename(call: Call) -> None:
 def remove(call: Call) -> None:
     if call.flag("link"):
         raise Unsupported("links are not supported")
-    call.engine.supervisor.remove(known(call), call.flag("force"))
+    call.engine.supervisor.remove(known(call), call.flag("force"), call.flag("v"))
     call.exchange.send(204)
 
 
 def prune(call: Call) -> None:
-    filters, gone = call.filters, []
+    from kedge.storage.disk import measure
+
+    filters, gone, freed = call.filters, [], 0
     for record in call.engine.supervisor.list():
         one = call.engine.supervisor.find(record.id)
-        labels = labels_of(one)
-        if record.state != "running" and all(has_label(labels, each) for each in filters.get("label", ())):
-            with suppress(KedgeError):
-                call.engine.supervisor.remove(one, force=False)
-                gone.append(record.id)
-    call.exchange.json(200, {"ContainersDeleted": gone or None, "SpaceReclaimed": 0})
+        if one.alive or record.state == "running" or not passes_prune(labels_of(one), record.created, filters):
+            continue
+        size = measure(one.container.home).bytes
+        with suppress(KedgeError):
+            call.engine.supervisor.remove(one, force=False)
+            gone.append(record.id)
+            freed += size
+    call.exchange.json(200, {"ContainersDeleted": gone or None, "SpaceReclaimed": freed})
+
+
+def pause(call: Call) -> None:
+    call.engine.supervisor.pause(known(call))
+    call.exchange.send(204)
+
+
+def unpause(call: Call) -> None:
+    call.engine.supervisor.unpause(known(call))
+    call.exchange.send(204)
 
 
 def resize(call: Call) -> None:
@@ -256,3 +303,14 @@ def labels_of(one: Supervised) -> dict[str, str]:
 def has_label(labels: dict[str, str], text: str) -> bool:
     key, equals, value = text.partition("=")
     return key in labels and (not equals or labels[key] == value)
+
+
+def passes_prune(labels: dict[str, str], created: float, filters: dict[str, tuple[str, ...]]) -> bool:
+    """What all prunes can be told: `label`, `label!`, `until`."""
+    from kedge.daemon.engine.times import read_until
+
+    return (
+        all(has_label(labels, each) for each in filters.get("label", ()))
+        and not any(has_label(labels, each) for each in filters.get("label!", ()))
+        and all(created < read_until(each) for each in filters.get("until", ()))
+    )

@@ -3,18 +3,22 @@
 Owns the shape of these documents (Docker Engine API, Container). Does not change anything.
 """
 
-import os
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from kedge.containers.request import ContainerRequest
-from kedge.containers.supervisor import Supervised
-from kedge.daemon.engine.containers import NEVER, Described, described, has_label, image_of, known, labels_of
+from kedge.containers.ports import Published
+from kedge.containers.request import network_of
+from kedge.containers.supervised import Supervised
+from kedge.containers.volumes import uses_of
+from kedge.daemon.engine.containers import NEVER, Described, described, image_of, known
+from kedge.daemon.engine.listing import chosen
+from kedge.daemon.engine.networks import attached
+from kedge.daemon.engine.ports import port_list, port_map
 from kedge.daemon.engine.routes import Call
-from kedge.model.errors import KedgeError
+from kedge.model.errors import KedgeError, NotFound
 from kedge.model.image import container_config_json
+from kedge.model.value import replace
 from kedge.sandbox.container import ContainerRecord
 
 if TYPE_CHECKING:
@@ -22,36 +26,15 @@ if TYPE_CHECKING:
 
 
 def list_containers(call: Call) -> None:
-    filters = call.filters
-    everything = call.flag("all") or "status" in filters or "exited" in filters
-    limit = call.number("limit")
-    records = [r for r in call.engine.supervisor.list() if everything or limit > 0 or r.state == "running"]
-    kept = [record for record in records if _passes(call.engine, record, filters)]
-    call.exchange.json(200, [summary(call.engine, r, call.flag("size")) for r in kept[: limit if limit > 0 else None]])
-
-
-def _passes(engine: "Engine", record: ContainerRecord, filters: dict[str, tuple[str, ...]]) -> bool:
-    checks: dict[str, Callable[[str], bool]] = {
-        "status": lambda value: record.state == value,
-        "name": lambda value: value.strip("^$/") in record.name,
-        "id": lambda value: record.id.startswith(value),
-        "exited": lambda value: record.state == "exited" and str(record.exit_code) == value,
-        "ancestor": lambda value: value in (record.image, record.image_id) or record.image_id[7:].startswith(value),
-    }
-    for key, values in filters.items():
-        if key == "label":
-            labels = labels_of(engine.supervisor.find(record.id))
-            if not all(has_label(labels, value) for value in values):
-                return False
-        elif key in checks and not any(checks[key](value) for value in values):
-            return False
-    return True
+    records = chosen(call.engine, call.filters, call.flag("all"), call.number("limit"))
+    call.exchange.json(200, [summary(call.engine, record, call.flag("size")) for record in records])
 
 
 def summary(engine: "Engine", record: ContainerRecord, size: bool = False) -> dict[str, Any]:
     """One row of `docker ps`."""
     one = engine.supervisor.find(record.id)
-    host = described(one).body.object("HostConfig")
+    asked = described(one)
+    mode = asked.body.object("HostConfig").text("NetworkMode") or "default"
     entry: dict[str, Any] = {
         "Id": record.id,
         "Names": [f"/{record.name}"],
@@ -59,24 +42,50 @@ def summary(engine: "Engine", record: ContainerRecord, size: bool = False) -> di
         "ImageID": record.image_id,
         "Command": " ".join(record.command),
         "Created": int(record.created),
-        "Ports": [],
-        "Labels": labels_of(one),
-        "State": record.state,
-        "Status": status_text(record),
-        "HostConfig": {"NetworkMode": host.text("NetworkMode") or "default"},
-        "NetworkSettings": {"Networks": {}},
-        "Mounts": _mount_points(described(one).request),
+        "Ports": port_list(_bound(one, asked), asked.body.object("ExposedPorts").raw),
+        "Labels": asked.body.mapping("Labels"),
+        "State": one.state,
+        "Status": status_text(one),
+        "HostConfig": {"NetworkMode": mode},
+        "NetworkSettings": {"Networks": attached(mode, one, network_of(asked.request))},
+        "Mounts": _mount_points(engine, one, asked),
     }
-    if size:
-        from kedge.storage.disk import measure
-
-        entry |= {"SizeRw": measure(one.container.upper).bytes, "SizeRootFs": 0}
-    return entry
+    return entry | (_sizes(engine, one) if size else {})
 
 
-def status_text(record: ContainerRecord) -> str:
+def _sizes(engine: "Engine", one: Supervised) -> dict[str, int]:
+    """What it wrote, and with its image's files: bytes."""
+    from kedge.images.inspect import image_size
+    from kedge.storage.disk import measure
+
+    own = image = 0
+    own = measure(one.container.upper).bytes
+    with suppress(KedgeError), engine.store() as store:
+        image = image_size(store, image_of(store, one))
+    return {"SizeRw": own, "SizeRootFs": image + own}
+
+
+def _bound(one: Supervised, asked: Described) -> list[Published]:
+    """Where its published ports are had, while it runs."""
+    if one.ports is not None:
+        return one.ports.bound
+    if not one.running or network_of(asked.request) != "sandbox":
+        return []
+    return [replace(each, host=host) for each in asked.request.published for host in ("0.0.0.0", "::")]
+
+
+def status_text(one: Supervised) -> str:
+    """Docker's words for how it is, and since when."""
+    record = one.record
+    if one.state == "restarting":
+        return f"Restarting ({record.exit_code}) {duration(time.time() - record.finished)} ago"
     if record.state == "running":
-        return f"Up {duration(time.time() - record.started)}"
+        well = (
+            {"starting": " (health: starting)"}.get(one.health.verdict, f" ({one.health.verdict})")
+            if one.health
+            else ""
+        )
+        return f"Up {duration(time.time() - record.started)}{' (Paused)' if one.frozen else well}"
     if record.state == "exited":
         return f"Exited ({record.exit_code}) {duration(time.time() - record.finished)} ago"
     return "Created"
@@ -102,48 +111,53 @@ def duration(seconds: float) -> str:
 
 
 def inspect(call: Call) -> None:
-    one = known(call)
+    one, engine = known(call), call.engine
     record, asked = one.record, described(one)
-    config, platform = _config(call.engine, one, asked), "linux"
-    process = one.record.command
+    process, mode = record.command, asked.body.object("HostConfig").text("NetworkMode") or "default"
+    ports = port_map(_bound(one, asked), asked.body.object("ExposedPorts").raw if one.running else ())
     document: dict[str, Any] = {
         "Id": record.id,
         "Created": moment(record.created),
         "Path": process[0] if process else "",
         "Args": list(process[1:]),
-        "State": _state(record),
+        "State": _state(one),
         "Image": record.image_id,
         "ResolvConfPath": "",
         "HostnamePath": "",
         "HostsPath": "",
         "LogPath": str(one.container.home / "log"),
         "Name": f"/{record.name}",
-        "RestartCount": 0,
+        "RestartCount": one.restarts,
         "Driver": "overlayfs",
-        "Platform": platform,
+        "Platform": "linux",
         "MountLabel": "",
         "ProcessLabel": "",
         "AppArmorProfile": "",
         "ExecIDs": [each.id for each in one.execs.values() if each.running] or None,
         "HostConfig": _host_config(asked),
         "GraphDriver": {"Name": "overlayfs", "Data": None},
-        "Mounts": _mount_points(asked.request),
-        "Config": config,
-        "NetworkSettings": {"Bridge": "", "SandboxID": "", "Ports": {}, "Networks": {}},
+        "Mounts": _mount_points(engine, one, asked),
+        "Config": _config(engine, one, asked),
+        "NetworkSettings": _network_settings(mode, one, network_of(asked.request), ports),
     }
-    if call.flag("size"):
-        from kedge.storage.disk import measure
-
-        document |= {"SizeRw": measure(one.container.upper).bytes, "SizeRootFs": 0}
-    call.exchange.json(200, document)
+    call.exchange.json(200, document | (_sizes(engine, one) if call.flag("size") else {}))
 
 
-def _state(record: ContainerRecord) -> dict[str, Any]:
-    return {
-        "Status": record.state,
-        "Running": record.state == "running",
-        "Paused": False,
-        "Restarting": False,
+def _network_settings(mode: str, one: Supervised, network: str, ports: dict[str, Any]) -> dict[str, Any]:
+    networks = attached(mode, one, network)
+    first: dict[str, Any] = next(iter(networks.values()))
+    names = ("EndpointID", "Gateway", "IPAddress", "IPPrefixLen", "MacAddress")
+    legacy = {name: first.get(name, "") for name in names} | {"IPv6Gateway": "", "GlobalIPv6Address": ""}
+    return {"Bridge": "", "SandboxID": "", "SandboxKey": "", "Ports": ports, "Networks": networks} | legacy
+
+
+def _state(one: Supervised) -> dict[str, Any]:
+    record = one.record
+    document = {
+        "Status": one.state,
+        "Running": record.state == "running" or one.alive,
+        "Paused": one.frozen is not None,
+        "Restarting": one.state == "restarting",
         "OOMKilled": False,
         "Dead": False,
         "Pid": record.pid,
@@ -152,6 +166,16 @@ def _state(record: ContainerRecord) -> dict[str, Any]:
         "StartedAt": moment(record.started),
         "FinishedAt": moment(record.finished),
     }
+    return document | ({"Health": _health(one)} if one.health else {})
+
+
+def _health(one: Supervised) -> dict[str, Any]:
+    assert one.health is not None
+    probes = [
+        {"Start": moment(p.start), "End": moment(p.end), "ExitCode": p.exit_code, "Output": p.output}
+        for p in list(one.health.probes)
+    ]
+    return {"Status": one.health.verdict, "FailingStreak": one.health.streak, "Log": probes}
 
 
 def moment(seconds: float) -> str:
@@ -177,14 +201,18 @@ def _config(engine: "Engine", one: Supervised, asked: Described) -> dict[str, An
         "Env": list(env.values()),
         "Cmd": list(asked.request.command) or (None if entrypoint is not None else image.get("Cmd")),
         "Entrypoint": image.get("Entrypoint") if entrypoint is None else list(entrypoint),
-        "Labels": (image.get("Labels") or {}) | asked.body.mapping("Labels"),
+        "Labels": asked.body.mapping("Labels"),
         "WorkingDir": asked.request.workdir or image.get("WorkingDir", ""),
         "User": asked.request.user or image.get("User", ""),
+        "Healthcheck": asked.body.raw.get("Healthcheck") or image.get("Healthcheck"),
+        "Volumes": (image.get("Volumes") or {}) | asked.body.object("Volumes").raw or None,
+        "StopSignal": asked.care.stop_signal or image.get("StopSignal"),
         "Hostname": asked.request.hostname or one.record.id[:12],
     }
-    flags = {"Tty": asked.request.terminal, "OpenStdin": asked.request.interactive, "StdinOnce": asked.once}
+    flags = {"Tty": asked.request.terminal, "OpenStdin": asked.request.interactive, "StdinOnce": asked.care.once}
     defaults = {"Domainname": "", "AttachStdin": False, "AttachStdout": False, "AttachStderr": False, "OnBuild": None}
-    return defaults | own | chosen | flags
+    every = defaults | own | chosen | flags
+    return {key: value for key, value in every.items() if value is not None or key not in ("Healthcheck", "StopSignal")}
 
 
 def _host_config(asked: Described) -> dict[str, Any]:
@@ -201,16 +229,36 @@ def _host_config(asked: Described) -> dict[str, Any]:
     return defaults | given
 
 
-def _mount_points(request: ContainerRequest) -> list[dict[str, Any]]:
-    binds: list[dict[str, Any]] = [
+def _mount_points(engine: "Engine", one: Supervised, asked: Described) -> list[dict[str, Any]]:
+    points: list[dict[str, Any]] = [
         {
             "Type": "bind",
-            "Source": os.fspath(volume.source),
+            "Source": str(volume.source),
             "Destination": volume.dest,
             "Mode": "ro" if volume.readonly else "",
             "RW": not volume.readonly,
             "Propagation": "rprivate",
         }
-        for volume in request.volumes
+        for volume in asked.request.volumes
     ]
-    return binds + [{"Type": "tmpfs", "Destination": path, "RW": True} for path, _ in request.tmpfs]
+    for use in uses_of(one.container.home):
+        source = ""
+        with suppress(NotFound):
+            source = str(engine.supervisor.volumes.get(use.name).path)
+        points.append(
+            {
+                "Type": "volume",
+                "Name": use.name,
+                "Source": source,
+                "Destination": use.dest,
+                "Driver": "local",
+                "Mode": "ro" if use.readonly else "z",
+                "RW": not use.readonly,
+                "Propagation": "",
+            }
+        )
+    return points + [_tmpfs_point(each.dest) for each in asked.request.tmpfs]
+
+
+def _tmpfs_point(dest: str) -> dict[str, Any]:
+    return {"Type": "tmpfs", "Source": "", "Destination": dest, "Mode": "", "RW": True, "Propagation": ""}

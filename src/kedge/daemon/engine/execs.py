@@ -12,7 +12,7 @@ from typing import Final
 from kedge.containers.request import process_of
 from kedge.containers.streams import Streams
 from kedge.daemon.engine.attach import Line, kind_of
-from kedge.daemon.engine.containers import described, known, layers_of
+from kedge.daemon.engine.containers import described, known, layers_of, read_size
 from kedge.daemon.engine.fields import Fields
 from kedge.daemon.engine.routes import Call
 from kedge.model.errors import Conflict, InvalidInput, KedgeError, Unsupported
@@ -45,22 +45,21 @@ def exec_create(call: Call) -> None:
     if not body.flag("AttachStdin"):
         streams.close_input()
     _set_size(streams, body)
-    made = call.engine.supervisor.prepare(one, process, streams, dict(body.raw))
+    made = call.engine.supervisor.execs.prepare(one, process, streams, dict(body.raw))
     call.exchange.json(201, {"Id": made.id})
 
 
 def _set_size(streams: Streams, body: Fields) -> None:
-    size = body.raw.get("ConsoleSize")
-    if isinstance(size, list) and len(size) == 2 and all(isinstance(n, int) and 0 < n < 1 << 16 for n in size):
-        streams.resize(size[0], size[1])
+    if size := read_size(body):
+        streams.resize(*size)
 
 
 def exec_start(call: Call) -> None:
-    supervisor, body = call.engine.supervisor, call.fields
-    each = supervisor.exec(call["id"])
+    execs, body = call.engine.supervisor.execs, call.fields
+    each = execs.find(call["id"])
     _set_size(each.streams, body)
     if body.flag("Detach"):
-        threading.Thread(target=supervisor.run_exec, args=(each,), name="exec", daemon=True).start()
+        threading.Thread(target=execs.run, args=(each,), name="exec", daemon=True).start()
         call.exchange.send(200)
         return
     if each.started:
@@ -74,7 +73,7 @@ def exec_start(call: Call) -> None:
         # It loses what arrives together with the response's head (its HTTP library reads ahead). Docker is never so
         # fast.
         time.sleep(_SDK_PAUSE)
-    runner = threading.Thread(target=_quietly(lambda: supervisor.run_exec(each)), name="exec", daemon=True)
+    runner = threading.Thread(target=_quietly(lambda: execs.run(each)), name="exec", daemon=True)
     runner.start()
     line.serve(settings.flag("AttachStdin"), keys)
 
@@ -88,7 +87,7 @@ def _quietly(do: Callable[[], object]) -> Callable[[], None]:
 
 
 def exec_inspect(call: Call) -> None:
-    each = call.engine.supervisor.exec(call["id"])
+    each = call.engine.supervisor.execs.find(call["id"])
     settings = Fields(each.settings)
     call.exchange.json(
         200,
@@ -117,5 +116,5 @@ def exec_resize(call: Call) -> None:
     rows, columns = call.number("h"), call.number("w")
     if not (0 <= rows < 1 << 16 and 0 <= columns < 1 << 16):
         raise InvalidInput("a terminal's size is out of range")
-    call.engine.supervisor.exec(call["id"]).streams.resize(rows, columns)
+    call.engine.supervisor.execs.find(call["id"]).streams.resize(rows, columns)
     call.exchange.send(200)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from kedge.containers.files import PathStatus, changed_paths, opened_root, pack, status, unpack_into
-from kedge.containers.supervisor import Supervised
+from kedge.containers.supervised import Supervised
 from kedge.daemon.engine.containers import described, known, layers_of
 from kedge.daemon.engine.describe import moment
 from kedge.daemon.engine.routes import Call

@@ -5,12 +5,12 @@ Owns these documents (Docker Engine API, Image). What each means is in `kedge.im
 
 import calendar
 import re
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from kedge.daemon.engine.fields import json_object, read_flag
 from kedge.daemon.engine.routes import Call
+from kedge.daemon.engine.times import read_until
 from kedge.images import tagging
 from kedge.images.history import NO_TIME, history
 from kedge.images.inspect import image_size, inspect
@@ -263,20 +263,10 @@ def prune_builds(call: Call) -> None:
     until = next(iter(filters.get("until", ())), "")
     options = PruneOptions(
         all=call.flag("all"),
-        until=time.time() - _duration(until) if until else None,
+        until=read_until(until) if until else None,
         ids=tuple(each for each in filters.get("id", ())),
         keep=keep or None,
     )
     with call.engine.store() as store:
         pruned = store.prune(options)
     call.exchange.json(200, {"CachesDeleted": [item.id for item in pruned.records], "SpaceReclaimed": pruned.bytes})
-
-
-def _duration(text: str) -> float:
-    """`24h`, `1h30m`: seconds."""
-    from kedge.model.errors import InvalidInput
-
-    units = {"h": 3600.0, "m": 60.0, "s": 1.0}
-    if not re.fullmatch(r"(\d{1,9}(\.\d{1,9})?[hms])+", text):
-        raise InvalidInput(f"invalid duration {text[:40]!r}: expected one such as 24h")
-    return sum(float(n) * units[u] for n, u in re.findall(r"(\d+(?:\.\d+)?)([hms])", text))

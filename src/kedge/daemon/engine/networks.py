@@ -1,16 +1,18 @@
-"""Networks and volumes: what there is, which is little.
+"""Networks: `docker network`, as far as there are any.
 
-Owns the two networks that Kedge has. A container has the machine's network or none; there are no volumes.
+Owns these documents. What a network means for a container is in `containers.request` and `sandbox`.
 """
 
 from typing import Any, Final
 
+from kedge.containers.supervised import Supervised
 from kedge.daemon.engine.containers import NEVER
 from kedge.daemon.engine.routes import Call
 from kedge.model.digest import hex_part, sha256
 from kedge.model.errors import NotFound
+from kedge.sandbox.network import ADDRESS, GATEWAY
 
-_DRIVERS: Final = {"host": "host", "none": "null"}
+_DRIVERS: Final = {"bridge": "bridge", "host": "host", "none": "null"}
 
 
 def _network(name: str) -> dict[str, Any]:
@@ -33,6 +35,30 @@ def _network(name: str) -> dict[str, Any]:
     }
 
 
+def attached(mode: str, one: Supervised, network: str) -> dict[str, Any]:
+    """Networks of a container's NetworkSettings: there is one. Of its own it has an address, while it runs."""
+    name = "bridge" if mode in ("", "default") else mode
+    private = network == "private" and one.running
+    return {
+        name: {
+            "IPAMConfig": None,
+            "Links": None,
+            "Aliases": None,
+            "MacAddress": "",
+            "DriverOpts": None,
+            "NetworkID": _network(name)["Id"] if name in _DRIVERS else "",
+            "EndpointID": one.record.id if one.running else "",
+            "Gateway": GATEWAY if private else "",
+            "IPAddress": ADDRESS if private else "",
+            "IPPrefixLen": 32 if private else 0,
+            "IPv6Gateway": "",
+            "GlobalIPv6Address": "",
+            "GlobalIPv6PrefixLen": 0,
+            "DNSNames": None,
+        }
+    }
+
+
 def list_networks(call: Call) -> None:
     filters = call.filters
     found = [_network(name) for name in _DRIVERS]
@@ -48,21 +74,9 @@ def inspect_network(call: Call) -> None:
         if call["id"] == name or (len(call["id"]) >= 12 and network["Id"].startswith(call["id"])):
             call.exchange.json(200, network)
             return
-    raise NotFound(f"network {call['id'][:100]} not found: there are host and none")
+    raise NotFound(f"network {call['id'][:100]} not found: there are bridge, host and none")
 
 
-def list_volumes(call: Call) -> None:
-    call.exchange.json(200, {"Volumes": [], "Warnings": None})
-
-
-def inspect_volume(call: Call) -> None:
-    raise NotFound(f"get {call['id'][:100]}: no such volume")
-
-
-def nothing_pruned(field: str) -> Any:
-    """A handler for a prune that finds nothing."""
-
-    def handler(call: Call) -> None:
-        call.exchange.json(200, {field: None, "SpaceReclaimed": 0})
-
-    return handler
+def prune(call: Call) -> None:
+    """Both networks stay."""
+    call.exchange.json(200, {"NetworksDeleted": None})

@@ -9,11 +9,12 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from kedge.containers.supervisor import Supervised
+from kedge.containers.supervised import Supervised
 from kedge.daemon.engine.containers import known
 from kedge.daemon.engine.describe import moment
 from kedge.daemon.engine.routes import Call
 from kedge.model.errors import Conflict
+from kedge.sandbox.freezer import pids_of
 
 
 def top(call: Call) -> None:
@@ -23,13 +24,6 @@ def top(call: Call) -> None:
         raise Conflict(f"container {one.record.id} is not running")
     rows = list(processes(one.record.pid))
     call.exchange.json(200, {"Titles": ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"], "Processes": rows})
-
-
-def pids_of(first: int) -> list[int]:
-    """All processes in the pid namespace of a container's first one."""
-    namespace = _link(f"/proc/{first}/ns/pid")
-    numbers = (int(name) for name in os.listdir("/proc") if name.isdecimal())
-    return sorted(pid for pid in numbers if namespace and _link(f"/proc/{pid}/ns/pid") == namespace)
 
 
 def processes(first: int) -> "Any":
@@ -57,13 +51,6 @@ def processes(first: int) -> "Any":
         clock = time.strftime("%H:%M:%S", time.gmtime(spent))
         terminal = "pts/0" if facts[4] != "0" else "?"
         yield [owner, str(pid), facts[1], "0", began, terminal, clock, words or f"[{name}]"]
-
-
-def _link(path: str) -> str:
-    try:
-        return os.readlink(path)
-    except OSError:
-        return ""
 
 
 def stats(call: Call) -> None:

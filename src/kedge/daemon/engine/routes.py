@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 from urllib.parse import parse_qsl, unquote
 
-from kedge.containers.supervisor import NotStarted
+from kedge.containers.supervised import NotStarted
 from kedge.daemon.engine.fields import Fields, checked_text, read_filters, read_flag, read_number
 from kedge.daemon.engine.http import Disconnected, Exchange
 from kedge.daemon.peer import Peer

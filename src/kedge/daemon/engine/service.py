@@ -8,7 +8,7 @@ client ever borrows another's.
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,18 +50,26 @@ class Builds:
 
 
 class Engine:
-    """The engine behind one service. `root` is the store's, None for the default."""
+    """The engine behind one service. `root` is the store's, None for the default. `granted`: entitlements, as builds
+    ask for them; a container with all rights needs security.insecure.
+    """
 
-    def __init__(self, root: Path | None, settings: Settings, buildkit: "BuildKit | None" = None) -> None:
+    def __init__(
+        self,
+        root: Path | None,
+        settings: Settings,
+        buildkit: "BuildKit | None" = None,
+        granted: Sequence[str] = (),
+    ) -> None:
         self.root = (root or default_root()).absolute()
-        self.settings, self.buildkit = settings, buildkit
+        self.settings, self.buildkit, self.granted = settings, buildkit, frozenset(granted)
         self.events = Events()
         self.builds = Builds()
         self.host: Platform = of_machine(os.uname().machine)
         self.started = time.time()
         with Store.open(self.root):
             pass  # said now, if it cannot be used
-        self.supervisor = Supervisor(self.root / "containers", self.root / "sandbox", self._tell)
+        self.supervisor = Supervisor(self.root, self._tell)
         self.headers = (
             ("Server", f"Kedge/{__version__} (linux)"),
             ("Api-Version", "1.50"),

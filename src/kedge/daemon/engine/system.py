@@ -12,6 +12,7 @@ from typing import Any
 from kedge import __version__
 from kedge.daemon.engine.credentials import read_credential
 from kedge.daemon.engine.routes import NEWEST, OLDEST, Call
+from kedge.daemon.engine.times import read_moment
 from kedge.images.stored import all_images
 from kedge.model.errors import RegistryError, Unauthorized
 from kedge.model.reference import DOCKER_HUB, parse_registry
@@ -117,7 +118,7 @@ def info(call: Call) -> None:
 
 def events(call: Call) -> None:
     exchange, filters = call.exchange, call.filters
-    since, until = _moment(call.query("since")), _moment(call.query("until"))
+    since, until = read_moment(call.query("since")), read_moment(call.query("until"))
     exchange.begin()
     for event in call.engine.events.listen(
         since, until, lambda: not exchange.stopping.is_set() and not exchange.is_gone()
@@ -138,22 +139,6 @@ def _passes(event: dict[str, Any], filters: dict[str, tuple[str, ...]]) -> bool:
         "label": lambda value: actor["Attributes"].get(value.partition("=")[0]) is not None,
     }
     return all(any(checks[key](value) for value in values) for key, values in filters.items() if key in checks)
-
-
-def _moment(text: str) -> float:
-    """Seconds since the epoch, as clients write them; 0 for none."""
-    try:
-        moment = float(text or 0)
-    except ValueError:
-        import datetime
-
-        from kedge.model.errors import InvalidInput
-
-        try:
-            moment = datetime.datetime.fromisoformat(text).timestamp()
-        except (ValueError, OverflowError):
-            raise InvalidInput(f"invalid time {text[:40]!r}") from None
-    return moment if 0 <= moment < 1 << 40 else 0.0
 
 
 def auth(call: Call) -> None:

@@ -1,0 +1,94 @@
+"""One more process in a running container.
+
+Owns the processes that were prepared, by id. Does not know how a process enters a container (`sandbox`), nor clients.
+"""
+
+import os
+import secrets
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from kedge.containers.streams import Streams
+from kedge.containers.supervised import Exec, Supervised
+from kedge.model.errors import Conflict, KedgeError, NotFound
+from kedge.sandbox.process import Process, Stdio
+
+if TYPE_CHECKING:
+    from kedge.containers.supervisor import Supervisor
+
+_MOST: Final = 64  # finished ones that are remembered for each container
+
+
+class Execs:
+    """All of one supervisor's. Thread-safe."""
+
+    def __init__(self, owner: "Supervisor") -> None:
+        self._owner = owner
+        self._all: dict[str, Exec] = {}
+        self._lock = threading.Lock()
+
+    def prepare(self, one: Supervised, process: Process, streams: Streams, settings: dict[str, object]) -> Exec:
+        """Note a process to run in a running container; raises Conflict when it does not run, or is held still."""
+        if not one.running:
+            raise Conflict(f"container {one.record.id} is not running")
+        _require_moving(one)
+        made = Exec(secrets.token_hex(32), one.record.id, process, streams, settings)
+        with self._lock:
+            finished = [each for each in one.execs.values() if each.exit_code is not None]
+            for old in finished[: max(0, len(finished) - _MOST)]:
+                one.execs.pop(old.id)
+                self._all.pop(old.id, None)
+            self._all[made.id] = one.execs[made.id] = made
+        self._owner.tell(one, f"exec_create: {' '.join(process.args)}", {"execID": made.id})
+        return made
+
+    def find(self, id: str) -> Exec:
+        """A process that was prepared; raises NotFound."""
+        with self._lock:
+            found = self._all.get(id)
+        if found is None:
+            raise NotFound(f"No such exec instance: {id[:64]}")
+        return found
+
+    def forget(self, one: Supervised) -> None:
+        """The container is gone."""
+        with self._lock:
+            for id in one.execs:
+                self._all.pop(id, None)
+
+    def run(self, each: Exec) -> int:
+        """Run it to its end; its exit code. Raises Conflict when it was started before or the container stopped."""
+        one = self._owner.find(each.container)
+        with one.changed:
+            if each.started:
+                raise Conflict(f"exec command {each.id} has run already")
+            if not one.running:
+                raise Conflict(f"container {each.container} is not running")
+            _require_moving(one)
+            each.started = each.running = True
+            pidfd = os.dup(one.pidfd)
+        self._owner.tell(one, f"exec_start: {' '.join(each.process.args)}", {"execID": each.id})
+
+        def on_start(_: Callable[[int], None], pid: int) -> None:
+            each.pid = pid
+
+        try:
+            stdio = each.streams.stdio(Stdio(on_start=on_start))
+            each.exit_code = self._owner.executor.enter(each.process, pidfd, stdio)
+        except KedgeError as error:
+            each.exit_code = 126
+            with suppress(Exception):
+                each.streams.output(2, error.message.encode() + b"\n")
+        finally:
+            os.close(pidfd)
+            each.running = False
+            each.streams.finish()
+        self._owner.tell(one, "exec_die", {"execID": each.id, "exitCode": str(each.exit_code)})
+        return each.exit_code
+
+
+def _require_moving(one: Supervised) -> None:
+    if one.frozen is not None:
+        raise Conflict(f"container {one.record.id} is paused, unpause the container before exec")

@@ -1,0 +1,279 @@
+"""Published ports: what comes to a port of this machine is carried to one in a container's own network.
+
+Owns the listening sockets and the carrying, in one thread for each container. No firewall rule, address or route of
+the machine is touched, so no privilege is needed but over the container's network namespace: the thread lives there,
+and its connections come from the gateway's address (`sandbox.network`). Does not know requests.
+"""
+
+import errno
+import os
+import selectors
+import socket
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Final, Literal, TypeAlias
+
+from kedge.kernel import syscalls
+from kedge.model.errors import Conflict, StoreError
+from kedge.model.value import dataclass, replace
+from kedge.sandbox.network import ADDRESS, GATEWAY
+
+_CHUNK: Final = 1 << 16
+_MOST_PEERS: Final = 512  # of one UDP port
+_IDLE: Final = 60.0  # seconds that answers to a UDP peer are waited for
+_READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+Protocol: TypeAlias = Literal["tcp", "udp"]
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """`port` in the container is had at `host_port` of the machine's address `host`; 0: any free one up to `last`.
+
+    `host` "" is every address.
+    """
+
+    port: int
+    protocol: Protocol = "tcp"
+    host: str = ""
+    host_port: int = 0
+    last: int = 0
+
+
+class Forwarder:
+    """The published ports of one run of a container. `bound` tells the addresses and numbers that were had."""
+
+    def __init__(self, published: Sequence[Published]) -> None:
+        """Take the ports. Raises Conflict where one is taken."""
+        self.bound: list[Published] = []
+        self._selector = selectors.DefaultSelector()
+        self._listeners: list[socket.socket] = []
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._ours, self._theirs = socket.socketpair()
+        try:
+            for each in published:
+                self._take(each)
+        except BaseException:
+            self.close()
+            raise
+
+    def _take(self, wanted: Published) -> None:
+        numbers = range(wanted.host_port, max(wanted.host_port, wanted.last) + 1)
+        for number in numbers:
+            try:
+                one = replace(wanted, host_port=number)
+                for made, told in _listen(one):
+                    self._listeners.append(made)
+                    self.bound.append(told)
+                    serve: _Port = _Udp(self, made, one.port) if one.protocol == "udp" else _Tcp(self, made, one.port)
+                    self._selector.register(made, _READ, serve.ready)
+                return
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    text = f"cannot listen on {wanted.host or '0.0.0.0'}:{number}: {os.strerror(error.errno or 0)}"
+                    raise StoreError(text) from None
+        raise Conflict(
+            f"failed to set up container networking: Bind for {wanted.host or '0.0.0.0'}:{wanted.host_port} failed: "
+            "port is already allocated"
+        )
+
+    def start(self, namespace: int) -> None:
+        """Carry, to the network namespace that the descriptor is of; takes the descriptor over."""
+        self._selector.register(self._theirs, _READ, lambda _: None)
+        self._thread = threading.Thread(target=self._run, args=(namespace,), name="ports", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Let ports and connections go. Idempotent."""
+        self._closing.set()
+        with suppress(OSError):
+            self._ours.send(b"x")
+        if self._thread is not None:
+            self._thread.join()
+        for each in (*self._listeners, self._ours, self._theirs):
+            each.close()
+        self._selector.close()
+
+    def _run(self, namespace: int) -> None:
+        try:
+            syscalls.setns(namespace, syscalls.CLONE_NEWNET)  # of this thread only
+        finally:
+            os.close(namespace)
+        while not self._closing.is_set():
+            for key, mask in self._selector.select(_IDLE / 4):
+                key.data(mask)
+        for key in list(self._selector.get_map().values()):
+            if isinstance(key.fileobj, socket.socket) and key.fileobj not in self._listeners:
+                key.fileobj.close()
+
+    def watch(self, sock: socket.socket, events: int, ready: Callable[[int], None]) -> None:
+        """Call `ready` on these events of a socket from now on; on none: forget it."""
+        known = sock.fileno() in self._selector.get_map()
+        if events and known:
+            self._selector.modify(sock, events, ready)
+        elif events:
+            self._selector.register(sock, events, ready)
+        elif known:
+            self._selector.unregister(sock)
+
+
+def _listen(one: Published) -> list[tuple[socket.socket, Published]]:
+    """Listening sockets for one port: on every address, one for IPv4 and one for IPv6."""
+    hosts = [one.host] if one.host else ["0.0.0.0", "::"]
+    found: list[tuple[socket.socket, Published]] = []
+    number = one.host_port
+    for host in hosts:
+        try:
+            made = _bound(host, number, one.protocol)
+        except OSError as error:
+            if found and error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+                break  # no IPv6 here
+            for earlier, _ in found:
+                earlier.close()
+            raise
+        number = made.getsockname()[1]
+        found.append((made, replace(one, host=host, host_port=number)))
+    return found
+
+
+def _bound(host: str, number: int, protocol: Protocol) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    made = socket.socket(family, socket.SOCK_DGRAM if protocol == "udp" else socket.SOCK_STREAM)
+    try:
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if protocol == "tcp":
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind((host, number))
+        if protocol == "tcp":
+            made.listen(512)
+        made.setblocking(False)
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+def _inside(kind: socket.SocketKind) -> socket.socket:
+    """A socket in the namespace of this thread, from the gateway."""
+    made = socket.socket(socket.AF_INET, kind)
+    made.setblocking(False)
+    made.bind((GATEWAY, 0))
+    return made
+
+
+class _Port:
+    """One listening socket and the port inside that it leads to."""
+
+    def __init__(self, owner: Forwarder, sock: socket.socket, port: int) -> None:
+        self.owner, self.sock, self.port = owner, sock, port
+
+    def ready(self, mask: int) -> None:
+        raise NotImplementedError
+
+
+class _Tcp(_Port):
+    def ready(self, mask: int) -> None:
+        with suppress(OSError):  # no more descriptors: the client waits in the queue
+            client, _ = self.sock.accept()
+            try:
+                server = _inside(socket.SOCK_STREAM)
+            except OSError:
+                client.close()
+                return
+            client.setblocking(False)
+            _Connection(self.owner, client, server).begin(self.port)
+
+
+class _Connection:
+    """Two sockets; what one says the other is told. A side that ends its own half may still be answered."""
+
+    def __init__(self, owner: Forwarder, client: socket.socket, server: socket.socket) -> None:
+        self._owner, self._ends = owner, (client, server)
+        self._waiting = [b"", b""]  # what came from that end, and has not gone to the other
+        self._over = [False, False]  # that end says nothing more
+        self._told = [False, False]  # and the other knows
+        self._connected = False
+
+    def begin(self, port: int) -> None:
+        code = self._ends[1].connect_ex((ADDRESS, port))
+        if code not in (0, errno.EINPROGRESS):
+            return self._close()
+        self._connected = code == 0
+        self._update()
+
+    def _ready(self, index: int, mask: int) -> None:
+        try:
+            if not self._connected:
+                if code := self._ends[1].getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                    raise OSError(code, os.strerror(code))
+                self._connected = True
+            if mask & _READ and not self._waiting[index] and not self._over[index]:
+                with suppress(BlockingIOError):
+                    data = self._ends[index].recv(_CHUNK)
+                    self._waiting[index], self._over[index] = data, not data
+            for end in (0, 1):
+                self._pass_on(end)
+        except OSError:
+            return self._close()
+        if all(self._told):
+            return self._close()
+        self._update()
+
+    def _pass_on(self, end: int) -> None:
+        other = self._ends[1 - end]
+        if self._waiting[end]:
+            with suppress(BlockingIOError):
+                self._waiting[end] = self._waiting[end][other.send(self._waiting[end]) :]
+        if self._over[end] and not self._waiting[end] and not self._told[end]:
+            self._told[end] = True
+            other.shutdown(socket.SHUT_WR)
+
+    def _update(self) -> None:
+        for index, sock in enumerate(self._ends):
+            events = _READ if self._connected and not self._waiting[index] and not self._over[index] else 0
+            if self._waiting[1 - index] or (index == 1 and not self._connected):
+                events |= _WRITE
+            self._owner.watch(sock, events, lambda mask, index=index: self._ready(index, mask))  # type: ignore[misc]
+
+    def _close(self) -> None:
+        for sock in self._ends:
+            self._owner.watch(sock, 0, lambda _: None)
+            sock.close()
+
+
+class _Udp(_Port):
+    def __init__(self, owner: Forwarder, sock: socket.socket, port: int) -> None:
+        super().__init__(owner, sock, port)
+        self._peers: OrderedDict[object, tuple[socket.socket, float]] = OrderedDict()  # least recently heard first
+
+    def ready(self, mask: int) -> None:
+        self._forget(time.monotonic() - _IDLE)
+        with suppress(OSError):
+            data, peer = self.sock.recvfrom(_CHUNK)
+            known = self._peers.pop(peer, None)
+            sock = known[0] if known else self._new(peer)
+            self._peers[peer] = (sock, time.monotonic())
+            sock.send(data)
+
+    def _new(self, peer: object) -> socket.socket:
+        made = _inside(socket.SOCK_DGRAM)
+        made.connect((ADDRESS, self.port))
+        self.owner.watch(made, _READ, lambda _: self._answer(made, peer))
+        return made
+
+    def _answer(self, sock: socket.socket, peer: object) -> None:
+        with suppress(OSError):
+            self.sock.sendto(sock.recv(_CHUNK), peer)  # type: ignore[call-overload]
+
+    def _forget(self, before: float) -> None:
+        while self._peers:
+            peer, (sock, heard) = next(iter(self._peers.items()))
+            if heard >= before and len(self._peers) < _MOST_PEERS:
+                return
+            del self._peers[peer]
+            self.owner.watch(sock, 0, lambda _: None)
+            sock.close()

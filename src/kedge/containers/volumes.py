@@ -1,0 +1,216 @@
+"""Volumes: directories that outlive containers, by name.
+
+Owns `volumes/` below a root: each volume's record and data, which container uses it, and what it is filled with at
+first. Does not know images or requests.
+
+A container's use of volumes is written in its home (`mounts.json`); what no container uses may be removed. One lock on
+`volumes/` keeps removal and the making of containers apart, in all processes.
+"""
+
+import fcntl
+import json
+import os
+import re
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from kedge.model.errors import Conflict, InvalidInput, NotFound, StoreError
+from kedge.model.value import dataclass
+
+if TYPE_CHECKING:
+    from kedge.storage.tree import Tree
+
+_NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{1,254}")
+_MOUNTS: Final = "mounts.json"
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeRecord:
+    """One volume. `created` in seconds since the epoch. An anonymous one goes with its container, if that asks for it.
+
+    `path` is where its files are.
+    """
+
+    name: str
+    path: Path
+    created: float
+    labels: tuple[tuple[str, str], ...] = ()
+    anonymous: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeUse:
+    """A volume in a container. `anonymous`: it was made for that container."""
+
+    name: str
+    dest: str
+    readonly: bool = False
+    anonymous: bool = False
+    subpath: str = ""
+
+
+class Volumes:
+    """All volumes below `root`. Safe to use from several threads and processes."""
+
+    def __init__(self, root: Path) -> None:
+        self._root, self._folder = root, root / "volumes"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Nobody else adds, uses or removes volumes meanwhile."""
+        try:
+            self._folder.mkdir(mode=0o711, exist_ok=True)
+            lock = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StoreError(f"cannot use {self._folder}: {error.strerror}") from None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)
+
+    def create(self, name: str = "", labels: Sequence[tuple[str, str]] = (), anonymous: bool = False) -> VolumeRecord:
+        """The volume of that name; made if it is not there yet. Without a name, a new one. Raises InvalidInput."""
+        if not name:
+            name, anonymous = secrets.token_hex(32), True
+        _check(name)
+        with suppress(NotFound):
+            return self.get(name)
+        home = self._folder / name
+        try:
+            (home / "_data").mkdir(mode=0o755, parents=True, exist_ok=True)
+            record = {"created": time.time(), "labels": dict(labels), "anonymous": anonymous}
+            aside = home / f"record.{secrets.token_hex(4)}"
+            aside.write_text(json.dumps(record))
+            aside.replace(home / "record.json")
+        except OSError as error:
+            raise StoreError(f"cannot make the volume {name}: {error.strerror}") from None
+        return self.get(name)
+
+    def get(self, name: str) -> VolumeRecord:
+        """By its name. Raises NotFound."""
+        found = _load(self._folder / name) if _NAME.fullmatch(name) else None
+        if found is None:
+            raise NotFound(f"get {name[:260]}: no such volume")
+        return found
+
+    def list(self) -> list[VolumeRecord]:
+        """All, by name."""
+        homes = sorted(self._folder.glob("*/record.json")) if self._folder.is_dir() else []
+        return [record for path in homes if (record := _load(path.parent)) is not None]
+
+    def remove(self, name: str) -> int:
+        """Delete it with its files; the bytes that took. Raises NotFound, Conflict while a container uses it."""
+        from kedge.storage.disk import measure, remove_tree
+
+        with self.locked():
+            record = self.get(name)
+            if users := self.users().get(name):
+                raise Conflict(f"remove {name}: volume is in use - [{', '.join(users)}]")
+            size = measure(record.path).bytes
+            home = record.path.parent
+            (home / "record.json").unlink(missing_ok=True)
+            aside = self._folder / f".gone-{secrets.token_hex(8)}"
+            try:
+                home.rename(aside)
+            except OSError as error:
+                raise StoreError(f"cannot remove the volume {name}: {error.strerror}") from None
+        remove_tree(aside)
+        return size
+
+    # ---- containers --------------------------------------------------------------------------------------------------
+
+    def users(self) -> dict[str, tuple[str, ...]]:
+        """Name -> ids of the containers that use it."""
+        found: dict[str, tuple[str, ...]] = {}
+        for path in sorted(self._root.glob(f"containers/*/{_MOUNTS}")):
+            for use in uses_of(path.parent):
+                found[use.name] = (*found.get(use.name, ()), path.parent.name)
+        return found
+
+    def forget(self, uses: Sequence[VolumeUse]) -> None:
+        """A container is gone: so go the volumes that were made for it, unless another uses them."""
+        for use in uses:
+            if use.anonymous:
+                with suppress(NotFound, Conflict, StoreError):
+                    self.remove(use.name)
+
+    def fill(self, record: VolumeRecord, tree: "Tree", path: str) -> None:
+        """An empty volume gets what the image has at `path`, and that directory's owner and mode."""
+        from kedge.kernel.paths import open_in_root
+        from kedge.model import ops
+        from kedge.storage.copy import copy
+
+        if any(os.scandir(record.path)):
+            return
+        try:
+            source = open_in_root(tree.fd, path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            return  # nothing is there in the image, or no directory
+        try:
+            dest = os.open(record.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                everything = ops.Copy(path, "/", contents_only=True, create_dest_path=True, follow_symlinks=True)
+                copy(everything, tree, dest)
+                _dress(dest, source)
+            finally:
+                os.close(dest)
+        finally:
+            os.close(source)
+
+
+def _dress(dest: int, source: int) -> None:
+    from kedge.storage import ownership
+
+    status = os.fstat(source)
+    uid, gid = status.st_uid, status.st_gid
+    with suppress(OSError):
+        value = os.getxattr(f"/proc/self/fd/{source}", ownership.OWNER_XATTR)
+        if record := ownership.decode(value, uid, gid, ownership.policy()):
+            uid, gid = record.uid, record.gid
+    ownership.give(dest, uid, gid, ownership.policy())
+    os.fchmod(dest, status.st_mode & 0o7777)
+    os.utime(dest, ns=(status.st_mtime_ns, status.st_mtime_ns))
+
+
+def keep_uses(home: Path, uses: Sequence[VolumeUse]) -> None:
+    """Write down which volumes the container of that home uses. Raises StoreError."""
+    if not uses:
+        return
+    try:
+        (home / _MOUNTS).write_text(json.dumps([_to_json(use) for use in uses]))
+    except OSError as error:
+        raise StoreError(f"cannot write {home / _MOUNTS}: {error.strerror}") from None
+
+
+def uses_of(home: Path) -> tuple[VolumeUse, ...]:
+    """Which volumes the container of that home uses."""
+    try:
+        return tuple(VolumeUse(**each) for each in json.loads((home / _MOUNTS).read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return ()
+
+
+def _to_json(use: VolumeUse) -> dict[str, Any]:
+    return {name: getattr(use, name) for name in ("name", "dest", "readonly", "anonymous", "subpath")}
+
+
+def _load(home: Path) -> VolumeRecord | None:
+    try:
+        value = json.loads((home / "record.json").read_bytes())
+        labels = tuple(sorted(dict(value["labels"]).items()))
+        return VolumeRecord(home.name, home / "_data", float(value["created"]), labels, bool(value["anonymous"]))
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _check(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise InvalidInput(
+            f'"{name[:100]}" includes invalid characters for a local volume name, only "[a-zA-Z0-9][a-zA-Z0-9_.-]" are '
+            "allowed. If you intended to pass a host directory, use absolute path"
+        )
