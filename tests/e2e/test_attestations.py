@@ -141,6 +141,109 @@ def test_an_image_of_the_store_takes_its_attestations_along(kedge: Kedge, contex
     assert not blob.exists()
 
 
+@pytest.fixture
+def attested(kedge: Kedge, tmp_path: Path, registry: str) -> tuple[str, str]:
+    """An image with attestations in a registry, and not in the store: its name and digest."""
+    folder = write_tree(tmp_path / "attested", {"Dockerfile": "FROM scratch\nCOPY f /f\n", "f": tmp_path.name})
+    name = f"{registry}/travel/{tmp_path.name}:1".replace("_", "-").lower()
+    kedge.build(folder, "-t", name, "--push", "--provenance", "--sbom")
+    kedge("prune", "--all", "--force")
+    repository = name.partition("/")[2].removesuffix(":1")
+    return name, "sha256:" + hashlib.sha256(fetch(registry, f"{repository}/manifests/1")).hexdigest()
+
+
+def forget(kedge: Kedge, name: str) -> None:
+    kedge("rmi", name)
+    kedge("prune", "--all", "--force")
+
+
+def attestations_of(kedge: Kedge, *words: str) -> set[str]:
+    """What `kedge manifest inspect` shows below an image."""
+    shown = kedge("manifest", "inspect", "--format", "table", *words).stdout
+    return {line.split()[0] for line in shown.splitlines() if line.startswith("  ")}
+
+
+BOTH = {"provenance", "sbom"}
+
+
+def test_attestations_come_along_when_an_image_is_pulled(kedge: Kedge, attested: tuple[str, str]) -> None:
+    name, digest = attested
+    kedge("pull", "-q", name)
+    assert attestations_of(kedge, "--local", name) == BOTH
+    kedge("prune", "--all", "--force")
+    assert attestations_of(kedge, "--local", name) == BOTH, "they are kept as long as the image is"
+    other = name.replace("/travel/", "/pulled/")
+    kedge("tag", name, other)
+    kedge("push", "-q", other)
+    registry, _, path = other.partition("/")
+    assert len(referrers(registry, path.removesuffix(":1"), digest)) == 2
+    kedge("rmi", other)
+    forget(kedge, name)
+    kedge("pull", "-q", "--no-referrers", name)
+    assert attestations_of(kedge, "--local", name) == set()
+
+
+def test_attestations_come_along_when_an_image_is_copied(
+    kedge: Kedge, attested: tuple[str, str], tmp_path: Path
+) -> None:
+    name, _ = attested
+    places = [name.replace("/travel/", f"/{word}/") for word in ("copied", "from-layout", "from-archive", "bare")]
+    layout, archive = f"oci:{tmp_path}/layout:1", f"oci-archive:{tmp_path}/x.tar"
+    kedge("copy", "-q", name, places[0], layout, archive)
+    kedge("copy", "-q", f"oci:{tmp_path}/layout", places[1])
+    kedge("copy", "-q", archive, places[2])
+    assert [attestations_of(kedge, place) for place in places[:3]] == [BOTH] * 3
+    kedge("copy", "-q", "--no-referrers", name, places[3])
+    assert attestations_of(kedge, places[3]) == set()
+    kedge("copy", "-q", places[2], "store:copied:1")
+    assert attestations_of(kedge, "--local", "copied:1") == BOTH
+
+
+def test_attestations_come_along_when_an_image_is_saved(
+    kedge: Kedge, attested: tuple[str, str], tmp_path: Path
+) -> None:
+    name, _ = attested
+    kedge("pull", "-q", name)
+    kedge("save", "-o", tmp_path / "x.tar", name)
+    kedge("save", "-o", tmp_path / "bare.tar", "--no-referrers", name)
+    forget(kedge, name)
+    loaded = kedge("load", "-i", tmp_path / "x.tar").stdout
+    assert loaded == f"Loaded image: {name}\n"
+    assert attestations_of(kedge, "--local", name) == BOTH
+    forget(kedge, name)
+    kedge("load", "-i", tmp_path / "bare.tar")
+    assert attestations_of(kedge, "--local", name) == set()
+
+
+def test_others_read_an_archive_with_attestations(kedge: Kedge, attested: tuple[str, str], tmp_path: Path) -> None:
+    name, digest = attested
+    kedge("pull", "-q", name)
+    kedge("save", "-o", tmp_path / "x.tar", name)
+    kedge("copy", "-q", f"store:{name}", f"oci:{tmp_path}/layout:1")
+    if not shutil.which("skopeo"):
+        pytest.skip("skopeo is not installed")
+    for source in (f"docker-archive:{tmp_path}/x.tar", f"oci-archive:{tmp_path}/x.tar:1", f"oci:{tmp_path}/layout:1"):
+        done = subprocess.run(["skopeo", "inspect", source], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        if source.startswith("oci"):
+            assert json.loads(done.stdout)["Digest"] == digest
+
+
+def test_a_pull_tells_what_it_could_not_bring(kedge: Kedge, attested: tuple[str, str]) -> None:
+    from kedge.registry.fake import FakeRegistry, answer
+
+    with FakeRegistry() as fake:
+        name = f"{fake.address}/x/y:1"
+        kedge("copy", "-q", attested[0], name)
+        fake.on("GET", r"/referrers/", answer(403), times=10)
+        done = kedge("pull", "-q", name)
+        assert done.stdout == f"{name}\n"
+        assert "WARNING: what refers to" in done.stderr
+        done = kedge("copy", "-q", name, f"{fake.address}/x/z:1", check=False)
+        assert done.returncode != 0
+        assert "1" not in fake.repository("x/z").tags
+
+
 @pytest.mark.parametrize("artifact", ["true", "false"])
 def test_entries_of_the_index_are_buildkits(kedge: Kedge, context: Path, registry: str, artifact: str) -> None:
     repository = f"attest/index-{artifact}"

@@ -8,13 +8,14 @@ from kedge.cli.build_flags import flatten, words
 from kedge.cli.command import Argument, Command, Flag, Options
 from kedge.cli.console import Console
 from kedge.cli.parse import UsageError
-from kedge.cli.transfer import PROGRESS, QUIET, shown
+from kedge.cli.transfer import NO_REFERRERS, PROGRESS, QUIET, shown
 from kedge.model.suggest import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kedge.exporters.copy_image import Reader, Writer
+    from kedge.exporters.copy_image import Writer
+    from kedge.exporters.gather import Reader
     from kedge.model.image import Descriptor
 
 
@@ -27,7 +28,7 @@ def work(options: Options, console: Console) -> int:
     with ExitStack() as stack, shown(console, f"copying {options.source}", mode) as progress:
         reader, root = _source(options.source, console, stack)
         writers = [_destination(text, console, stack) for text in options.destination]
-        copied = copy_image(reader, writers, root, progress, platforms=platforms)
+        copied = copy_image(reader, writers, root, progress, platforms=platforms, referrers=not options.no_referrers)
     console.print(copied.digest)
     return 0
 
@@ -144,6 +145,7 @@ COMMAND = Command(
             convert=words,
             shown_default="all",
         ),
+        NO_REFERRERS,
         PROGRESS,
         QUIET,
     ),
@@ -151,7 +153,7 @@ COMMAND = Command(
     description="""
     A place is docker://NAME (or NAME alone) in a registry, store:NAME in Kedge's store, oci:DIR[:TAG]
     for an OCI image layout, or oci-archive:FILE[:TAG] for a tar of one. Digests stay as they are; nothing is
-    unpacked.
+    unpacked. What refers to the image (attestations, signatures) comes along.
     """,
     examples=(
         ("kedge copy alpine:3.20 registry.example.internal/alpine:3.20", "from one registry to another"),

@@ -86,6 +86,7 @@ def _rows(document: dict[str, Any], digest: str, place: "_Store | _Registry") ->
     for entry in about.pop("", []):
         rows.append([_platform(entry), entry["digest"], size(entry["size"])])
         rows += _attestations(entry["digest"], about.pop(entry["digest"], []), place)
+    rows += _attestations(Digest(digest), [], place)  # what refers to the index as a whole
     return rows + [[_kind(each), each["digest"], size(each["size"])] for group in about.values() for each in group]
 
 

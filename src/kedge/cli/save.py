@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from kedge.cli.command import Argument, Command, Flag, Options
 from kedge.cli.console import Console
 from kedge.cli.parse import UsageError
+from kedge.cli.transfer import NO_REFERRERS
 
 if TYPE_CHECKING:
     from kedge.exporters.archive import Entry
@@ -24,7 +25,7 @@ def work(options: Options, console: Console) -> int:
     store = console.store()
     entries = [_entry(store, name) for name in options.image]
     destination = Path(options.output) if options.output else console.stdout.buffer
-    save(store, entries, destination, tar=not options.directory)
+    save(store, entries, destination, tar=not options.directory, referrers=not options.no_referrers)
     return 0
 
 
@@ -52,11 +53,13 @@ COMMAND = Command(
     work,
     (
         Flag("directory", "Write an OCI image layout directory instead of an archive"),
+        NO_REFERRERS,
         Flag("output", "Where to", short="o", metavar="PATH", shown_default="standard output"),
     ),
     (Argument("IMAGE", many=True, complete="image"),),
     description="""
     The archive is an OCI image layout and what `docker load` reads, in one. The same images give the same bytes.
+    What refers to the images (attestations, signatures) is in it, too, without names.
     """,
     examples=(("kedge save -o hello.tar hello", "to a file"), ("kedge save hello | docker load", "into Docker")),
     aliases=("image save",),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from kedge.sources.handler import Work
 
 PROGRESS = Flag("progress", "How to show the transfer", metavar="MODE", default="auto", choices=MODES)
+NO_REFERRERS = Flag("no-referrers", "Leave behind what refers to the image: attestations, signatures")
 QUIET = Flag("quiet", "Show nothing but the result", short="q")
 
 

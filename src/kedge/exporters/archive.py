@@ -131,14 +131,18 @@ def save(
     documents: dict[Digest, bytes] | None = None,
     without: Collection[Digest] = (),
     docker: bool = True,
+    referrers: bool = False,
 ) -> None:
     """Write images that the store holds to `destination`: a file, a stream, or with `tar=False` a directory.
 
     `documents` are bytes the store need not hold. `without` are blobs to leave out, for readers that have them;
-    `docker` says whether Docker's manifest.json is there, too. A file appears whole or not at all. Raises StoreError,
+    `docker` says whether Docker's manifest.json is there, too; `referrers` whether what the store knows to refer to the
+    images comes along. A file appears whole or not at all. Raises StoreError,
     InvalidInput.
     """
     layout = _Layout(store, entries, documents or {}, frozenset(without), docker)
+    if referrers:
+        layout.add_referrers()
     if not tar:
         if not isinstance(destination, Path):
             raise InvalidInput("an image layout directory needs a path to be written to")
@@ -200,7 +204,7 @@ class _Layout:
     ) -> None:
         self._without, self._with_docker = without, docker
         self._store = store
-        self._entries = entries
+        self._entries = list(entries)
         self._documents = dict(documents)
         self._blobs: dict[Digest, Descriptor] = {}
         self._docker: list[dict[str, Any]] = []
@@ -224,6 +228,16 @@ class _Layout:
             self._blobs |= {layer.digest: layer for layer in manifest.layers}
             if manifest.config.media_type in (OCI_CONFIG, DOCKER_CONFIG) and not _is_attestation(target):
                 self._docker.append(_docker_entry(manifest, names))
+
+    def add_referrers(self) -> None:
+        """Take along what the store knows to refer to what is gathered, and to that again."""
+        todo = list(self._documents)
+        while todo:
+            for manifest in self._store.images.referrers(todo.pop()):
+                if manifest.digest not in self._blobs and self._store.blobs.has(manifest.digest):
+                    self._gather(manifest, ())
+                    self._entries.append(Entry(manifest, ()))
+                    todo.append(manifest.digest)
 
     def write(self, sink: Sink) -> None:
         sink.directory("blobs")
@@ -262,7 +276,7 @@ class _Layout:
 
 
 def _is_attestation(entry: Descriptor) -> bool:
-    return entry.platform is not None and entry.platform.os == "unknown"
+    return bool(entry.artifact_type) or (entry.platform is not None and entry.platform.os == "unknown")
 
 
 def _docker_entry(manifest: Manifest, names: Sequence[Reference]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import tarfile
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, Final
@@ -25,6 +25,7 @@ from kedge.model.value import dataclass, replace
 from kedge.storage.blobs import verified
 
 if TYPE_CHECKING:
+    from kedge.exporters.image import Referrer
     from kedge.registry.client import Registry
     from kedge.sources.oci_layout import Layout
     from kedge.storage.store import Store
@@ -59,6 +60,9 @@ class RegistryReader:
     def repository(self, descriptor: Descriptor) -> Reference | None:
         return self.repository_name
 
+    def referrers(self, subject: Digest) -> Sequence[Descriptor]:
+        return self.registry.referrers(self.repository_name, subject).manifests
+
 
 @dataclass(frozen=True, slots=True)
 class RegistryWriter:
@@ -81,6 +85,10 @@ class RegistryWriter:
     def put_manifest(self, manifest: Descriptor, data: bytes) -> None:
         if not self.has(manifest):
             self.registry.put_manifest(self.reference.repository_only, data, manifest.media_type)
+
+    def refer(self, subject: Digest, listed: Descriptor, data: bytes) -> None:
+        # Also when it is there: a copy may have been stopped before it was listed.
+        self.registry.put_manifest(self.reference.repository_only, data, listed.media_type)
 
     def publish(self, root: Descriptor, data: bytes) -> None:
         if not self.reference.tag:
@@ -110,6 +118,9 @@ class LayoutReader:
 
     def repository(self, descriptor: Descriptor) -> Reference | None:
         return None
+
+    def referrers(self, subject: Digest) -> Sequence[Descriptor]:
+        return self.layout.referrers(subject)
 
 
 class LayoutWriter:
@@ -141,15 +152,22 @@ class LayoutWriter:
     def put_manifest(self, manifest: Descriptor, data: bytes) -> None:
         self.put_blob(manifest, lambda offset: io.BytesIO(data[offset:]), None, _silent)
 
+    def refer(self, subject: Digest, listed: Descriptor, data: bytes) -> None:
+        self.put_manifest(listed, data)
+        self._change_index(lambda known: _with_referrer(known, listed))
+
     def publish(self, root: Descriptor, data: bytes) -> None:
         self.put_manifest(root, data)
+        self._change_index(lambda known: _with_entries(known, root, self._names))
+
+    def _change_index(self, change: Callable[[Index], Index]) -> None:
         with _as_store_error(self._path), _locked(self._path):
             index = self._path / "index.json"
             known = Index.from_bytes(index.read_bytes()) if index.exists() else Index(())
             with _whole_file(self._path / "oci-layout") as out:
                 out.write(_VERSION)
             with _whole_file(index) as out:
-                out.write(_with_entries(known, root, self._names).to_bytes())
+                out.write(change(known).to_bytes())
 
 
 class ArchiveWriter:
@@ -202,6 +220,10 @@ class ArchiveWriter:
 
     def put_manifest(self, manifest: Descriptor, data: bytes) -> None:
         self.put_blob(manifest, lambda offset: io.BytesIO(data[offset:]), None, _silent)
+
+    def refer(self, subject: Digest, listed: Descriptor, data: bytes) -> None:
+        self.put_manifest(listed, data)
+        self._index = _with_referrer(self._index, listed)
 
     def publish(self, root: Descriptor, data: bytes) -> None:
         self.put_manifest(root, data)
@@ -263,6 +285,11 @@ def _with_entries(index: Index, root: Descriptor, names: Sequence[str]) -> Index
     return Index((*filter(stays, index.manifests), *added), OCI_INDEX)
 
 
+def _with_referrer(index: Index, listed: Descriptor) -> Index:
+    """An index that lists a manifest about another one, without a name."""
+    return Index((*(entry for entry in index.manifests if entry.digest != listed.digest), listed), OCI_INDEX)
+
+
 def _tag_of(name: str) -> str:
     return parse_reference(name).tag if "/" in name else name
 
@@ -279,11 +306,13 @@ def _naming(name: str) -> tuple[tuple[str, str], ...]:
 class StoreReader:
     """Images of the store. Layers that are not there as bytes yet are made or fetched when they are opened.
 
-    `documents` are bytes that the store need not hold.
+    `documents` are bytes that the store need not hold, `referrers` what it does not know to refer to its images.
     """
 
-    def __init__(self, store: "Store", documents: Mapping[Digest, bytes] | None = None) -> None:
-        self._store, self._documents = store, documents or {}
+    def __init__(
+        self, store: "Store", documents: Mapping[Digest, bytes] | None = None, referrers: "Sequence[Referrer]" = ()
+    ) -> None:
+        self._store, self._documents, self._referrers = store, documents or {}, referrers
 
     partial = True
 
@@ -307,6 +336,11 @@ class StoreReader:
             if scheme == "docker-image":
                 return parse_repository(rest)
         return None
+
+    def referrers(self, subject: Digest) -> Sequence[Descriptor]:
+        new = [one.manifest for one in self._referrers if one.subject == subject]
+        stored = [one for one in self._store.images.referrers(subject) if one not in new]
+        return [*new, *stored]
 
 
 class StoreWriter:
@@ -337,6 +371,10 @@ class StoreWriter:
         self._store.blobs.put(data)
         if manifest.media_type in MANIFESTS:
             self._declare(Manifest.from_bytes(data, manifest.media_type))
+
+    def refer(self, subject: Digest, listed: Descriptor, data: bytes) -> None:
+        self.put_manifest(listed, data)
+        self._store.images.add_referrer(subject, listed)
 
     def publish(self, root: Descriptor, data: bytes) -> None:
         from kedge.storage.images import ImageRecord

@@ -8,7 +8,7 @@ is pushed may differ from the one in the store. Does not know the wire protocol,
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
-from kedge.exporters.copy_image import Steps, copy_image, gather
+from kedge.exporters.copy_image import Steps, copy_image
 from kedge.exporters.image import Referrer
 from kedge.exporters.places import RegistryWriter, StoreReader
 from kedge.model.digest import Digest, sha256
@@ -65,20 +65,13 @@ def push(
     """Push an image to every name at once; returns the descriptor of what was pushed, which a name is pinned by.
 
     `documents` are manifests and configs that the store need not hold. Layers that are in the store only uncompressed
-    are compressed first, once. Images of an index that the store lacks are left out. Behind the image go the manifests
+    are compressed first, once. Images of an index that the store lacks are left out. With the image go the manifests
     about it: `referrers`, and those that the store knows. Raises RegistryError, Unauthorized, StoreError, NotFound.
     """
     published = publishable(store, target, documents or {}, compression, level)
-    reader = StoreReader(store, published.documents)
+    reader = StoreReader(store, published.documents, referrers)
     writers = [RegistryWriter(registry, name) for name in names]
-    pushed = copy_image(reader, writers, published.target, steps, platforms=platforms)
-    subjects = {descriptor.digest for descriptor, _ in gather(reader, pushed).documents}
-    about = [one.manifest for one in referrers if one.subject in subjects]
-    about += [one for subject in sorted(subjects) for one in store.images.referrers(subject)]
-    places = [RegistryWriter(registry, name) for name in dict.fromkeys(name.repository_only for name in names)]
-    for manifest in dict.fromkeys(about):
-        copy_image(reader, places, manifest, steps)
-    return pushed
+    return copy_image(reader, writers, published.target, steps, platforms=platforms)
 
 
 def publishable(

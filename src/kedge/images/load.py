@@ -25,6 +25,7 @@ from kedge.model.image import (
     ImageConfig,
     Index,
     Manifest,
+    referring,
 )
 from kedge.model.reference import parse_reference
 from kedge.model.value import dataclass, field
@@ -68,6 +69,8 @@ def load(store: Store, stream: BinaryIO) -> list[Loaded]:
         raise IntegrityError("the archive holds no image", hint="Expected an OCI layout or what `docker save` writes.")
     for image in found:
         _record(store, image)
+    for subject, listed in _referrers(store, contents):
+        store.images.add_referrer(subject, listed)
     return found
 
 
@@ -108,13 +111,29 @@ def _images(store: Store, contents: _Contents) -> Iterator[Loaded]:
     names = {image.id: image.names for image in docker}
     loaded: dict[Digest, Loaded] = {}
     for entry in Index.from_bytes(_read(store, contents, "index.json")).manifests:
-        image = _layout_image(store, entry, names)
+        image = None if _about(store, entry) else _layout_image(store, entry, names)
         if image is None:
             continue
         known = loaded.get(image.target.digest)
         both = dict.fromkeys((*(known.names if known else ()), *image.names))
         loaded[image.target.digest] = Loaded(image.id, image.target, tuple(both))
     yield from loaded.values()
+
+
+def _referrers(store: Store, contents: _Contents) -> Iterator[tuple[Digest, Descriptor]]:
+    """What the archive holds about its images, whole: subjects, and manifests about them."""
+    entries = Index.from_bytes(_read(store, contents, "index.json")).manifests if "index.json" in contents.files else ()
+    for entry in entries:
+        if about := _about(store, entry):
+            manifest = Manifest.from_bytes(store.blobs.read(entry.digest, _DOCUMENT_LIMIT))
+            if all(store.blobs.has(blob.digest) for blob in (manifest.config, *manifest.layers)):
+                yield about
+
+
+def _about(store: Store, entry: Descriptor) -> tuple[Digest, Descriptor] | None:
+    if entry.media_type not in MANIFESTS or not store.blobs.has(entry.digest):
+        return None
+    return referring(entry, store.blobs.read(entry.digest, _DOCUMENT_LIMIT))
 
 
 def _read(store: Store, contents: _Contents, path: str) -> bytes:

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 from kedge.model.digest import Digest, parse_digest
 from kedge.model.errors import IntegrityError
 from kedge.model.platform import Platform, normalize
-from kedge.model.value import dataclass, field
+from kedge.model.value import dataclass, field, replace
 
 OCI_INDEX: Final = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
@@ -190,6 +190,25 @@ class Index:
         if self.annotations:
             out["annotations"] = dict(self.annotations)
         return canonical_json(out)
+
+
+def referring(descriptor: Descriptor, data: bytes) -> tuple[Digest, Descriptor] | None:
+    """The subject of a manifest or index `data` that is about another one, and the descriptor that lists it there.
+
+    None for one that is about none. Raises IntegrityError. (OCI image-spec 1.1, manifest.md; distribution-spec 1.1,
+    listing referrers.)
+    """
+    value = strict_json(data, str(descriptor.digest))
+    if value.get("subject") is None:
+        return None
+    config, notes = value.get("config"), value.get("annotations")
+    kind = value.get("artifactType") or (config.get("mediaType") if isinstance(config, dict) else "")
+    pairs = notes.items() if isinstance(notes, dict) else ()
+    annotations = tuple(sorted((key, text) for key, text in pairs if isinstance(text, str)))
+    listed = replace(
+        descriptor, platform=None, annotations=annotations, artifact_type=kind if isinstance(kind, str) else ""
+    )
+    return Descriptor.from_json(value["subject"]).digest, listed
 
 
 @dataclass(frozen=True, slots=True)

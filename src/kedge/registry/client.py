@@ -13,10 +13,9 @@ from typing import BinaryIO, Final, TypeVar, cast
 from kedge.model.credential import Credential, CredentialSource, anonymous
 from kedge.model.digest import Digest, hex_part
 from kedge.model.errors import IntegrityError, InvalidInput, NotFound, RegistryError
-from kedge.model.image import INDEXES, MANIFESTS, OCI_INDEX, Descriptor, Index, Manifest, strict_json
+from kedge.model.image import INDEXES, MANIFESTS, OCI_INDEX, Descriptor, Index, referring, strict_json
 from kedge.model.reference import DOCKER_HUB, Reference, parse_registry
 from kedge.model.settings import RegistryHost, Settings
-from kedge.model.value import replace
 from kedge.registry import transfer
 from kedge.registry.answers import (
     Document,
@@ -28,7 +27,7 @@ from kedge.registry.answers import (
 from kedge.registry.auth import pull_scope, push_scope
 from kedge.registry.exchange import Address, Server, turns
 from kedge.registry.transfer import BlobReader, BlobSink, OpenAt, Progress, no_progress
-from kedge.registry.transport import Answer, Transport, absolute, origin_of
+from kedge.registry.transport import Answer, Transport, Unreachable, absolute, origin_of
 
 __all__ = ["BlobSink", "Document", "OpenAt", "Progress", "Registry"]
 
@@ -36,6 +35,7 @@ MANIFEST_LIMIT: Final = 4 << 20  # bytes: what the distribution specification as
 CONFIG_LIMIT: Final = 8 << 20
 _PAGE_LIMIT: Final = 4 << 20
 _PAGES: Final = 1000
+_NO_REFERRERS: Final = (400, 405, 406, 501)  # besides 404: what registries without the referrers API answer
 _NO_HEAD: Final = (401, 403, 404, 405, 501)  # an answer to GET also tells why
 _ACCEPT: Final = ", ".join(sorted(MANIFESTS | INDEXES))
 _HUB_SERVER: Final = "registry-1.docker.io"
@@ -62,6 +62,7 @@ class Registry:
         self._transport = Transport(self._settings.network, cancel)
         self._servers: dict[str, tuple[Server, ...]] = {}
         self._lock = threading.Lock()
+        self._listing = threading.Lock()  # a list of referrers is read, then written
 
     # ---- reading -----------------------------------------------------------------------------------------------------
 
@@ -109,15 +110,34 @@ class Registry:
         """The manifests whose subject is `digest`: by the referrers API, else by the tag schema. Empty when there are
         none.
         """
-        server = self._own(repository)
+        told = False
+        try:
+            for turn in turns(self._for_reading(repository)):
+                with turn as server:
+                    found = self._referrers(server, repository, digest, artifact_type)
+                    told = True
+                    if not found:  # a mirror need not have them
+                        raise NotFound(f"{server.name} knows nothing that refers to {digest}")
+                    return Index(tuple(entry for entry in found if artifact_type in ("", entry.artifact_type)))
+        except NotFound:
+            pass
+        except Unreachable:
+            if not told:
+                raise
+        return Index(())
+
+    def _referrers(self, server: Server, repository: Reference, digest: Digest, kind: str) -> list[Descriptor]:
         name = server.repository(repository.repository)
-        query = f"?artifactType={artifact_type}" if artifact_type else ""
+        query = f"?artifactType={kind}" if kind else ""
         try:
             pages = list(self._pages(server, f"{name}/referrers/{digest}{query}", pull_scope(name), OCI_INDEX))
-            found = [entry for page in pages for entry in Index.from_bytes(page).manifests]
+            return [entry for page in pages for entry in Index.from_bytes(page).manifests]
         except NotFound:
-            found = list(self._referrers_by_tag(server, repository, digest).manifests)
-        return Index(tuple(entry for entry in found if artifact_type in ("", entry.artifact_type)))
+            return list(self._referrers_by_tag(server, repository, digest).manifests)
+        except RegistryError as error:
+            if error.status not in _NO_REFERRERS:
+                raise
+            return list(self._referrers_by_tag(server, repository, digest).manifests)
 
     def has_blob(self, repository: Reference, descriptor: Descriptor) -> bool:
         """Whether the registry itself, not a mirror, has a blob."""
@@ -181,9 +201,10 @@ class Registry:
         document = read_document(data, media_type, None, "manifest to push", None, None)
         with _about(reference.familiar):
             answer = self._put(server, reference, document)
-        subject = Manifest.from_bytes(data, media_type).subject if media_type in MANIFESTS else None
-        if subject and not answer.headers.get("OCI-Subject"):
-            self._add_referrer(server, reference, subject.digest, document)
+        about = referring(document.descriptor, data)
+        if about and not answer.headers.get("OCI-Subject"):
+            with self._listing:
+                self._add_referrer(server, reference, *about)
         return document.digest
 
     def login(self, registry: str, credential: Credential) -> Credential:
@@ -305,16 +326,10 @@ class Registry:
             return Index(())
         return Index.from_bytes(document.data, document.media_type)
 
-    def _add_referrer(self, server: Server, reference: Reference, subject: Digest, document: Document) -> None:
+    def _add_referrer(self, server: Server, reference: Reference, subject: Digest, entry: Descriptor) -> None:
         """What a client does for a registry without the referrers API: keep the list under a tag (distribution spec
         1.1).
         """
-        manifest = Manifest.from_bytes(document.data, document.media_type)
-        entry = replace(
-            document.descriptor,
-            artifact_type=manifest.artifact_type or manifest.config.media_type,
-            annotations=manifest.annotations,
-        )
         known = self._referrers_by_tag(server, reference, subject)
         if any(other.digest == entry.digest for other in known.manifests):
             return

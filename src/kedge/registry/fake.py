@@ -30,6 +30,7 @@ from kedge.model.image import (
     Index,
     Manifest,
     canonical_json,
+    referring,
 )
 from kedge.model.value import dataclass, field, replace
 
@@ -346,13 +347,9 @@ class FakeRegistry:
     def _referrers(self, seen: Seen, contents: Contents, digest: str, handler: "_Handler") -> Reply:
         if not self.referrers_api:
             return _error(404, "NOT_FOUND", "no such page")
-        found = []
-        for own, (kind, data) in contents.manifests.items():
-            value = json.loads(data)
-            if (value.get("subject") or {}).get("digest") == digest:
-                artifact = value.get("artifactType") or value.get("config", {}).get("mediaType", "")
-                found.append(Descriptor(kind, Digest(own), len(data), artifact_type=artifact))
-        return Reply(200, {"Content-Type": OCI_INDEX}, Index(tuple(found)).to_bytes())
+        known = ((Descriptor(kind, Digest(own), len(data)), data) for own, (kind, data) in contents.manifests.items())
+        listed = [about[1] for one in known if (about := referring(*one)) and about[0] == digest]
+        return Reply(200, {"Content-Type": OCI_INDEX}, Index(tuple(listed)).to_bytes())
 
     def _upload(self, seen: Seen, name: str, session: str, handler: "_Handler") -> Reply:
         query = {key: values[0] for key, values in parse_qs(seen.query).items()}

@@ -7,14 +7,14 @@ regular, and are verified as they are read. Does not know how layers are unpacke
 import io
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, Final, Protocol
 
 from kedge.model.digest import Digest, parse_digest
 from kedge.model.errors import IntegrityError, InvalidInput, NotFound, Unsupported
 from kedge.model.graph import Snapshot
-from kedge.model.image import INDEXES, MANIFESTS, Descriptor, Index
+from kedge.model.image import INDEXES, MANIFESTS, Descriptor, Index, referring
 from kedge.model.ops import Source
 from kedge.model.platform import Platform, of_machine
 from kedge.model.value import dataclass, replace
@@ -56,6 +56,7 @@ class Layout:
     def __init__(self, name: str, files: _Files) -> None:
         self.name = name
         self._files = files
+        self._referring: dict[Digest, dict[Digest, Descriptor]] | None = None
 
     def index(self) -> Index:
         """What index.json lists. Raises NotFound where there is none, IntegrityError."""
@@ -70,7 +71,7 @@ class Layout:
         entries = [entry for entry in self.index().manifests if entry.media_type in MANIFESTS | INDEXES]
         found = [entry for entry in entries if _matches(entry, tag, digest)]
         if not tag and not digest:
-            found = [entry for entry in entries if _matches(entry, "latest", None)] or entries
+            found = [entry for entry in entries if _matches(entry, "latest", None)] or self._images(entries)
         if len({entry.digest for entry in found}) == 1:
             return replace(found[0], annotations=())
         if digest and not found:
@@ -81,6 +82,35 @@ class Layout:
         )
         what = f"has no image {tag or digest}" if tag or digest else "holds several images"
         raise NotFound(f"the image layout {self.name} {what}", hint=f"It has: {tags[:1000]}.")
+
+    def _images(self, entries: Sequence[Descriptor]) -> list[Descriptor]:
+        """Those that are not only about others."""
+        if len(entries) < 2:
+            return list(entries)
+        about = {digest for each in self._all_referring().values() for digest in each}
+        return [entry for entry in entries if entry.digest not in about and not _is_list_of_referrers(entry)]
+
+    def referrers(self, subject: Digest) -> tuple[Descriptor, ...]:
+        """The manifests that index.json lists, itself or under the tag schema's tag, and that are about `subject`."""
+        return tuple(self._all_referring().get(subject, {}).values())
+
+    def _all_referring(self) -> dict[Digest, dict[Digest, Descriptor]]:
+        if self._referring is None:
+            entries = list(self.index().manifests)
+            lists = [entry for entry in entries if _is_list_of_referrers(entry)]
+            entries += [one for each in lists for one in Index.from_bytes(self.read(each), each.media_type).manifests]
+            found: dict[Digest, dict[Digest, Descriptor]] = {}
+            for entry in entries:
+                if entry.media_type in MANIFESTS | INDEXES and (about := self._about(entry)):
+                    found.setdefault(about[0], {})[entry.digest] = about[1]
+            self._referring = found
+        return self._referring
+
+    def _about(self, entry: Descriptor) -> tuple[Digest, Descriptor] | None:
+        try:
+            return referring(entry, self.read(entry))
+        except NotFound:
+            return None
 
     def _described(self, digest: Digest) -> Descriptor:
         """A document that index.json does not list itself, such as one platform's manifest."""
@@ -135,6 +165,16 @@ class Layout:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _is_list_of_referrers(entry: Descriptor) -> bool:
+    """Does the entry have the tag of the distribution specification's referrers tag schema?"""
+    algorithm, dash, text = dict(entry.annotations).get(_REF_NAME, "").partition("-")
+    return entry.media_type in INDEXES and bool(dash) and algorithm in ("sha256", "sha512") and _is_hex(text)
+
+
+def _is_hex(text: str) -> bool:
+    return len(text) >= 64 and not text.strip("0123456789abcdef")
 
 
 def _matches(entry: Descriptor, tag: str, digest: Digest | None) -> bool:
