@@ -95,6 +95,27 @@ def test_a_missing_context(bench):
         bench.build("FROM base", context=bench.context / "nowhere")
 
 
+@pytest.mark.parametrize("name", ["Dockerfile", ".dockerignore"])
+def test_a_directory_where_a_file_should_be(bench, name):
+    (bench.context / name).mkdir()
+    with pytest.raises(NotFound, match=f"{name} in the context is a directory"):
+        bench.build("FROM base" if name == ".dockerignore" else None)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"context": "/tmp/" + "x" * 300},
+        {"dockerfile": "x" * 300},
+        {"named_contexts": (("other", "/tmp/" + "x" * 300),)},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_a_path_that_cannot_even_be_looked_at_is_no_traceback(bench, fields):
+    with pytest.raises(NotFound, match="File name too long"):
+        bench.build(None if "dockerfile" in fields else "FROM base\nCOPY --from=other / /\n", **fields)
+
+
 def test_a_file_the_ignore_file_removed_names_the_pattern(bench):
     bench.write(secret_dot_txt="x", _dot_dockerignore="*.txt\n")
     with pytest.raises(NotFound) as raised:

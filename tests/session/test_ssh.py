@@ -6,6 +6,7 @@ import socket
 import struct
 import subprocess
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -105,3 +106,11 @@ def test_syntax():
 def test_an_id_nobody_lent_has_no_socket():
     with LocalSession().ssh("default", 0, 0, 0o600) as path:
         assert path is None
+
+
+def test_a_path_that_cannot_even_be_looked_at_is_told():
+    with (
+        pytest.raises(InvalidInput, match="File name too long"),
+        lent(SshSpec("default", (Path("x" * 300),)), 0, 0, 0o600),
+    ):
+        pass

@@ -6,8 +6,9 @@ Owns that choice and the ignore file of each directory. Does not know what a con
 from pathlib import Path
 
 from kedge.builder.parts import Parts
-from kedge.model.errors import InvalidInput, NotFound
+from kedge.model.errors import InvalidInput
 from kedge.model.patterns import read_ignore_file
+from kedge.session.local import existing_directory
 
 _PASSED = (
     "docker-image://",
@@ -37,10 +38,7 @@ def named_contexts(parts: Parts) -> tuple[dict[str, str], dict[str, tuple[str, .
         elif "://" in text:
             raise InvalidInput(f"unknown kind of build context {text[:100]!r} for {name}")
         else:
-            path = Path(text)
-            if not path.is_dir():
-                what = "is not a directory" if path.exists() else "does not exist"
-                raise NotFound(f"the build context {name}={text} {what}")
+            path = existing_directory(Path(text), f"the build context {name}={text}")
             parts.session.lend(name, path.absolute())
             specifiers[name] = f"local:{name}"
             ignores[name] = _ignore_file(path)

@@ -19,6 +19,7 @@ from kedge.model.errors import DockerfileError, InvalidInput, NotFound
 from kedge.model.graph import Layer, Snapshot
 from kedge.model.ops import Source
 from kedge.model.value import dataclass
+from kedge.session.local import existing_directory
 
 LARGEST_DOCKERFILE = 16 << 20  # bytes
 LARGEST_IGNORE_FILE = 4 << 20
@@ -115,10 +116,8 @@ def _inside(context: Path, name: str) -> Path:
 
 
 def _checked(path: Path) -> Path:
-    if not path.is_dir():
-        what = "is not a directory" if path.exists() else "does not exist"
-        raise NotFound(f"the build context {path} {what}", hint="The last word is a directory, a URL, or - for a tar.")
-    return path.absolute()
+    hint = "The last word is a directory, a URL, or - for a tar."
+    return existing_directory(path, f"the build context {path}", hint).absolute()
 
 
 def _is_remote(text: str) -> bool:
@@ -252,7 +251,7 @@ def _find_dockerfile(parts: Parts, context: Path | None) -> Found:
     """As Docker's client looks: a path of the user's first, then one in the context."""
     asked = parts.request.dockerfile
     remote = not isinstance(parts.request.context, Path | str) or _is_remote(str(parts.request.context))
-    if asked and not remote and (path := Path(asked)).exists():
+    if asked and not remote and _is_there(path := Path(asked)):
         return _on_this_machine(path, context)
     if context is None:
         raise NotFound("there is no Dockerfile", hint="Name one with -f, or pipe one in with -f -.")
@@ -264,15 +263,25 @@ def _find_dockerfile(parts: Parts, context: Path | None) -> Found:
     raise NotFound(f"no {asked or 'Dockerfile'} in {where}", hint=_others(context, asked or "Dockerfile"))
 
 
+def _is_there(path: Path) -> bool:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise NotFound(f"cannot read {path}: {error.strerror}") from None
+    return True
+
+
 def _on_this_machine(path: Path, context: Path | None) -> Found:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         with open(fd, "rb") as file:
             if stat.S_ISDIR(os.fstat(fd).st_mode):
-                raise NotFound(f"{path} is a directory, not a Dockerfile")
+                raise NotFound(f"{path} is a directory, not a file")
             data = file.read(LARGEST_DOCKERFILE + 1)
     except IsADirectoryError:
-        raise NotFound(f"{path} is a directory, not a Dockerfile") from None
+        raise NotFound(f"{path} is a directory, not a file") from None
     except OSError as error:
         raise NotFound(f"cannot read {path}: {error.strerror}") from None
     whole, name = path.absolute(), path.name
@@ -281,9 +290,11 @@ def _on_this_machine(path: Path, context: Path | None) -> Found:
 
 
 def _others(context: Path, wanted: str) -> str:
-    names = sorted(
-        e.name for e in os.scandir(context) if "dockerfile" in e.name.lower() or "containerfile" in e.name.lower()
-    )
+    try:
+        entries = os.listdir(context)
+    except OSError:  # a directory that may be entered and not read
+        entries = []
+    names = sorted(n for n in entries if "dockerfile" in n.lower() or "containerfile" in n.lower())
     return f"There is {', '.join(names[:5])}: choose it with -f." if names else "Choose a file with -f, or make one."
 
 
@@ -298,10 +309,15 @@ def read_inside(context: Path, name: str, limit: int) -> bytes | None:
         raise NotFound(f"cannot read {name} in the context: {error.strerror}") from None
     finally:
         os.close(root)
-    with open(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise NotFound(f"{name} in the context is no file")
-        return file.read(limit + 1)
+    try:
+        mode = os.fstat(fd).st_mode
+        if not stat.S_ISREG(mode):
+            what = "a directory, not a file" if stat.S_ISDIR(mode) else "no regular file"
+            raise NotFound(f"{name} in the context is {what}")
+        with open(fd, "rb", closefd=False) as file:
+            return file.read(limit + 1)
+    finally:
+        os.close(fd)
 
 
 def _find_ignore_file(found: Found, context: Path | None) -> bytes:
@@ -309,8 +325,8 @@ def _find_ignore_file(found: Found, context: Path | None) -> bytes:
     data = None
     if found.path is not None and not found.inside:
         beside = found.path.with_name(found.path.name + ".dockerignore")
-        if beside.is_file():
-            data = beside.read_bytes()
+        if _is_there(beside):
+            data = _on_this_machine(beside, None).data
     elif found.inside and context is not None:
         data = read_inside(context, found.inside + ".dockerignore", LARGEST_IGNORE_FILE)
     if data is None and context is not None:

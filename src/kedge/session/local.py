@@ -3,6 +3,7 @@
 Owns nothing but the choice by name. Does not know what a build does with it.
 """
 
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,19 @@ from kedge.session.session import EVERYTHING, Progress, Wanted, untold
 
 if TYPE_CHECKING:
     from kedge.session.ssh import SshSpec
+
+
+def existing_directory(path: Path, what: str, hint: str = "") -> Path:
+    """`path`, which `what` names in the NotFound that it raises if there is no directory, or none we may enter."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotFound(f"{what} does not exist", hint=hint) from None
+    except OSError as error:
+        raise NotFound(f"{what} cannot be opened: {error.strerror}") from None
+    if not stat.S_ISDIR(mode):
+        raise NotFound(f"{what} is not a directory", hint=hint)
+    return path
 
 
 class LocalSession:
@@ -38,9 +52,7 @@ class LocalSession:
         path = self._directories.get(name)
         if path is None:
             raise NotFound(f"no directory is lent under the name {name!r}")
-        if not path.is_dir():
-            raise NotFound(f"{path} is not a directory" if path.exists() else f"{path} does not exist")
-        return path
+        return existing_directory(path, str(path))
 
     def lend(self, name: str, path: Path) -> None:
         """Lend one more directory (a remote context that was fetched); before the solving starts."""

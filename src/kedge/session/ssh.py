@@ -8,6 +8,7 @@ import errno
 import os
 import shutil
 import socket
+import stat
 import struct
 import threading
 from collections.abc import Iterator, Mapping
@@ -57,17 +58,28 @@ def lent(spec: SshSpec, uid: int, gid: int, mode: int) -> Iterator[Path]:
 
 @contextmanager
 def _agent(spec: SshSpec, folder: Path) -> Iterator[Path]:
-    sockets = [path for path in spec.paths if path.is_socket()]
+    kinds = {path: _kind(spec, path) for path in spec.paths}
+    sockets = [path for path, kind in kinds.items() if kind == stat.S_IFSOCK]
     if sockets and len(spec.paths) > 1:
         raise InvalidInput(f"--ssh {spec.id}: name either one socket or key files")
     if sockets:
         yield sockets[0]
         return
     for path in spec.paths:
-        if not path.is_file():
+        if kinds[path] != stat.S_IFREG:
             raise InvalidInput(f"--ssh {spec.id}: {path} is neither a socket nor a key file")
     with _started(spec, folder / "own.sock") as own:
         yield own
+
+
+def _kind(spec: SshSpec, path: Path) -> int:
+    """What sort of file it is, 0 for none."""
+    try:
+        return stat.S_IFMT(path.stat().st_mode)
+    except FileNotFoundError:
+        return 0
+    except OSError as error:
+        raise InvalidInput(f"--ssh {spec.id}: cannot read {path}: {error.strerror}") from None
 
 
 @contextmanager
