@@ -1,14 +1,17 @@
 """kedge-buildkitd: buildkitd's flags and buildkitd.toml, and how the process starts and ends."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from kedge.daemon.buildkit.buildkitd import configure
+from kedge.daemon.buildkit.config import GcPolicy
 from kedge.model.errors import InvalidInput
 from kedge.model.platform import Platform
 
@@ -72,15 +75,84 @@ def test_the_file_tells_registries_labels_and_limits(tmp_path):
     own = config.settings.registry("own.local")
     assert (own.insecure, own.ca, own.keypair) == (True, ("/ca.pem",), (("/k", "/c"),))
     assert config.worker_platforms == (Platform("linux", "amd64"), Platform("linux", "arm64"))
-    assert (config.max_parallelism, config.settings.store.max_size) == (3, 20_000_000_000)
+    assert config.max_parallelism == 3
+    assert {rule.max_used_space for rule in config.gc} == {512_000_000, 20 << 30}
     assert (config.history_seconds, config.history_entries) == (5400, 7)
     assert config.recorded_times  # as images of buildkitd have them
+
+
+def rules_of(tmp_path, text, *flags):
+    return configure([toml(tmp_path, text), "--root", str(tmp_path), *flags]).config.gc
+
+
+def test_rules_of_collection_are_read_with_their_old_names(tmp_path):
+    first, second = rules_of(tmp_path, """
+        [[worker.oci.gcpolicy]]
+        filters = ["type==source.local", "type==exec.cachemount"]
+        keepDuration = "48h"
+        keepBytes = "512MB"
+        [[worker.oci.gcpolicy]]
+        all = true
+        reservedSpace = 1000
+        maxUsedSpace = "2 GiB"
+        minFreeSpace = "10%"
+        keepDuration = 60
+        """)  # fmt: skip
+    assert first == GcPolicy(False, 172_800, ("type==source.local", "type==exec.cachemount"), 512 << 20)
+    assert (second.all, second.keep_seconds, second.reserved_space, second.max_used_space) == (True, 60, 1000, 2 << 30)
+    assert second.min_free_space % 10**9 == 0 < second.min_free_space
+
+
+def test_without_rules_there_are_buildkits_own(tmp_path):
+    rules = rules_of(tmp_path, "")
+    assert [rule.all for rule in rules] == [False, False, False, True]
+    assert all(rule.reserved_space and rule.max_used_space and rule.min_free_space for rule in rules[1:])
+    assert rules_of(tmp_path, "[worker.oci]\ngckeepstorage = 7")[3] == GcPolicy(True, reserved_space=7)
+    assert rules_of(tmp_path, "", "--oci-worker-gc-keepstorage=1,2,3")[3] == GcPolicy(
+        True, reserved_space=10**6, min_free_space=2 * 10**6, max_used_space=3 * 10**6
+    )
+
+
+@pytest.mark.parametrize(("text", "flags"), [("[worker.oci]\ngc = false", ()), ("", ("--oci-worker-gc=false",))])
+def test_collection_can_be_switched_off(tmp_path, text, flags):
+    assert rules_of(tmp_path, text, *flags) == ()
+
+
+def test_what_no_rule_keeps_goes_soon_after_a_build(tmp_path, context):
+    from kedge.daemon.wire import control
+    from tests.daemon.client import Client
+    from tests.daemon.conftest import RunningService
+
+    (context / "a.txt").write_bytes(os.urandom(3_000_000))
+    folder = Path(subprocess.run(["mktemp", "-d"], capture_output=True, text=True, check=True).stdout.strip())
+    running = RunningService(folder, "--oci-worker-gc-keepstorage=0,0,1")
+    client = Client(running.address, folder / "client", {"context": context, "dockerfile": context})
+    try:
+        (worker,) = client.control.unary("ListWorkers", control.ListWorkersRequest()).record
+        assert [(rule.all, rule.maxUsedSpace) for rule in worker.GCPolicy][-1] == (True, 1_000_000)
+        image = control.Exporter(Type="image", Attrs={"name": "x"})
+        client.solve(Frontend="dockerfile.v0", Exporters=[image])
+        for _ in range(600):
+            used = client.control.unary("DiskUsage", control.DiskUsageRequest()).record
+            if sum(one.Size for one in used) < 1_000_000:
+                break
+            time.sleep(0.1)
+        else:
+            pytest.fail(f"nothing went: {used} {running.log.read_text()}")
+        client.solve(Frontend="dockerfile.v0", Exporters=[image])  # and all of it can be made again
+    finally:
+        client.close()
+        assert running.stop() == 0
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.mark.parametrize(
     "text",
     [
         "x = ",
+        "[worker.oci]\ngcpolicy = 1",
+        "[[worker.oci.gcpolicy]]\nfilters = 1",
+        '[[worker.oci.gcpolicy]]\nkeepDuration = "1y"',
         'registry = "x"',
         "[registry.x]\nmirrors = 1",
         '[worker.oci]\nmaxUsedSpace = "many"',

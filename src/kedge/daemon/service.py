@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from kedge.daemon.buildkit.collecting import Collecting
 from kedge.daemon.buildkit.config import ServiceConfig
 from kedge.daemon.buildkit.control import Control
 from kedge.daemon.buildkit.gateway import Gateway
@@ -33,7 +34,8 @@ class Service:
         with Store.open(config.root):
             pass  # tell what is wrong with it before anybody waits for us
         self.sessions = Sessions()
-        self.jobs = Jobs(config, self.sessions)
+        self.collecting = Collecting(config, self.log)
+        self.jobs = Jobs(config, self.sessions, self.collecting.ask)
         self.server = Server(self.log, tls)
         self.history = History(config, self.server.peer_of)
         self._stopped = threading.Event()
@@ -52,10 +54,12 @@ class Service:
         for address in addresses:
             self.server.listen(address, group)
         self.server.start()
+        self.collecting.start()
 
     def close(self, grace: float = GRACE) -> None:
         """Let builds end for a while, then stop them, then go."""
         self._stopped.set()
+        self.collecting.stop()
         self.jobs.close(grace)
         self.sessions.close()
         self.server.stop(1.0)

@@ -27,8 +27,8 @@ class PruneOptions:
     """What may go. Without any: everything unused; cached results stay when images hold all their layers.
 
     `all`: those results are forgotten too. `until`: only what was last used before that time (seconds since the epoch).
-    `ids`: only these (prefixes). `kinds`: only these. `keep`: stop when the store takes no more than that many bytes;
-    least recently used goes first.
+    `ids`: only these (prefixes). `kinds`: only these. `chosen`: only what it says yes to. `keep`: stop when the store
+    takes no more than that many bytes; least recently used goes first.
     """
 
     all: bool = False
@@ -36,11 +36,13 @@ class PruneOptions:
     ids: tuple[str, ...] = ()
     kinds: tuple[Kind, ...] = ()
     keep: int | None = None
+    chosen: Callable[[Usage], bool] | None = None
 
     def cover(self, usage: Usage) -> bool:
         """Is this thing among those that may go, if nobody needs it?"""
         return (
             (not self.kinds or usage.kind in self.kinds)
+            and (self.chosen is None or self.chosen(usage))
             and (self.until is None or usage.last_used < self.until)
             and (not self.ids or any(usage.id.removeprefix("sha256:").startswith(each) for each in self._prefixes()))
         )
@@ -87,7 +89,7 @@ class Collector:
             if may_go and self._remove[each.kind](each):
                 gone.append(each)
                 total -= each.size
-        if options.keep is None and not options.ids:
+        if options.keep is None and not options.ids and options.chosen is None:
             self._forget_rows(options, held)
         self.empty_trash()
         return Pruned(tuple(gone), sum(each.size for each in gone))

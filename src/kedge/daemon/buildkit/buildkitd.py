@@ -4,19 +4,19 @@ Owns their names and what each means here; what has no meaning here is taken and
 """
 
 import argparse
-import re
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
 from kedge.daemon.buildkit.config import GcPolicy, ServiceConfig
+from kedge.daemon.buildkit.gc_rules import read_rules
+from kedge.daemon.buildkit.quantities import read_count, read_seconds
 from kedge.daemon.listening import Tls
 from kedge.model.errors import InvalidInput
 from kedge.model.platform import parse_platform
 from kedge.model.settings import RegistryHost, Settings
-from kedge.model.value import dataclass, replace
+from kedge.model.value import dataclass
 
 DEFAULT_ADDRESS: Final = "unix:///run/buildkit/buildkitd.sock"
 DEFAULT_CONFIG: Final = "/etc/buildkit/buildkitd.toml"
@@ -91,21 +91,20 @@ def configure(words: Sequence[str]) -> Daemon:
     table = _read_toml(Path(flags.config), must_exist=flags.config != DEFAULT_CONFIG)
     worker = _table(_table(table, "worker"), "oci")
     grpc = _table(table, "grpc")
-    root = flags.root or str(table.get("root", "") or "/var/lib/buildkit")
-    gc, max_size = _gc(flags, worker)
+    root = Path(flags.root or str(table.get("root", "") or "/var/lib/buildkit")).absolute()
     labels = {str(key): str(value) for key, value in _table(worker, "labels").items()}
     labels |= dict(_pair(text) for text in flags.oci_worker_labels)
     granted = [*_texts(table, "insecure-entitlements"), *flags.allow_insecure_entitlement]
     config = ServiceConfig(
-        root=Path(root).absolute(),
-        settings=_settings(table, max_size),
+        root=root,
+        settings=_settings(table),
         granted=tuple(dict.fromkeys(_entitlement(name) for name in granted)),
         labels=tuple(sorted(labels.items())),
         platforms=tuple(parse_platform(text) for text in flags.oci_worker_platform or _texts(worker, "platforms")),
-        gc=gc,
-        max_parallelism=_count(flags.oci_max_parallelism or worker.get("max-parallelism", 0)),
-        history_entries=_count(_table(table, "history").get("maxEntries", 0)) or 50,
-        history_seconds=_seconds(_table(table, "history").get("maxAge", 0)) or 48 * 3600.0,
+        gc=_gc(flags, worker, root),
+        max_parallelism=read_count(flags.oci_max_parallelism or worker.get("max-parallelism", 0)),
+        history_entries=read_count(_table(table, "history").get("maxEntries", 0)) or 50,
+        history_seconds=read_seconds(_table(table, "history").get("maxAge", 0)) or 48 * 3600.0,
         images_are_cache=True,
         recorded_times=True,
         debug=_is_true(flags.debug) or bool(table.get("debug")),
@@ -171,12 +170,11 @@ def _texts(table: Mapping[str, Any], key: str) -> list[str]:
     return value
 
 
-def _settings(table: Mapping[str, Any], max_size: int) -> Settings:
+def _settings(table: Mapping[str, Any]) -> Settings:
     tables = _table(table, "registry")
     hosts = {host: _table(tables, host) for host in tables}
     found = {host: _registry(one, hosts) for host, one in hosts.items()}
-    settings = Settings(registries=MappingProxyType(found))
-    return replace(settings, store=replace(settings.store, max_size=max_size)) if max_size else settings
+    return Settings(registries=MappingProxyType(found))
 
 
 def _registry(table: Mapping[str, Any], hosts: Mapping[str, Mapping[str, Any]]) -> RegistryHost:
@@ -194,71 +192,10 @@ def _mirror(name: str, hosts: Mapping[str, Mapping[str, Any]]) -> str:
     return f"http://{name}" if plain and "://" not in name else name
 
 
-def _gc(flags: argparse.Namespace, worker: Mapping[str, Any]) -> tuple[tuple[GcPolicy, ...], int]:
-    """The rules as they are shown, and the hard cap that follows from them: 0 where collection is switched off."""
+def _gc(flags: argparse.Namespace, worker: Mapping[str, Any], root: Path) -> tuple[GcPolicy, ...]:
     if (flags.oci_worker_gc and not _is_true(flags.oci_worker_gc)) or worker.get("gc") is False:
-        return (), 0
-    policies = worker.get("gcpolicy", [])
-    rules = tuple(_rule(one) for one in policies if isinstance(one, dict))
-    reserved, free, most = _keep_storage(flags.oci_worker_gc_keepstorage)
-    most = most or _bytes(worker.get("maxUsedSpace", 0))
-    reserved = reserved or _bytes(worker.get("reservedSpace", worker.get("gckeepstorage", 0)))
-    free = free or _bytes(worker.get("minFreeSpace", 0))
-    if not rules and (most or reserved or free):
-        rules = (GcPolicy(True, 0, (), reserved, most, free),)
-    return rules, most or max((rule.max_used_space for rule in rules if rule.all), default=0)
-
-
-def _rule(table: Mapping[str, Any]) -> GcPolicy:
-    return GcPolicy(
-        bool(table.get("all")),
-        _seconds(table.get("keepDuration", 0)),
-        tuple(_texts(table, "filters")),
-        _bytes(table.get("reservedSpace", table.get("keepBytes", 0))),
-        _bytes(table.get("maxUsedSpace", 0)),
-        _bytes(table.get("minFreeSpace", 0)),
-    )
-
-
-def _keep_storage(text: str) -> tuple[int, int, int]:
-    """`Reserved[,Free[,Maximum]]`, in MB."""
-    numbers = [_count(part) * 1_000_000 for part in text.split(",") if part][:3]
-    reserved, free, most = (*numbers, 0, 0, 0)[:3]
-    return reserved, free, most
-
-
-_UNITS: Final = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 1 << 10, "mib": 1 << 20,
-                 "gib": 1 << 30, "tib": 1 << 40}  # fmt: skip
-_TIMES: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "ms": 0.001}
-
-
-def _bytes(value: Any) -> int:
-    """Bytes: a number, `512MB`, or `10%` of the disk."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return max(value, 0)
-    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*(%|[A-Za-z]*)", str(value).strip())
-    if found and found[2] == "%":
-        return int(shutil.disk_usage("/").total * float(found[1]) / 100)
-    if not found or found[2].lower() not in _UNITS:
-        raise InvalidInput(f"buildkitd.toml: {str(value)[:40]!r} is no size")
-    return int(float(found[1]) * _UNITS[found[2].lower()])
-
-
-def _seconds(value: Any) -> float:
-    """Seconds: a number, or Go's spelling such as `48h` or `1h30m`."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return max(float(value), 0.0)
-    parts = re.findall(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)", str(value))
-    if not parts or "".join(number + unit for number, unit in parts) != str(value).strip():
-        raise InvalidInput(f"buildkitd.toml: {str(value)[:40]!r} is no duration")
-    return sum(float(number) * _TIMES[unit] for number, unit in parts)
-
-
-def _count(value: Any) -> int:
-    text = str(value or 0).strip()
-    if not text.isascii() or not text.isdecimal():
-        raise InvalidInput(f"{text[:40]!r} is no number")
-    return int(text)
+        return ()
+    return read_rules(worker, flags.oci_worker_gc_keepstorage, root)
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -273,8 +273,8 @@ class Job:
 class Jobs:
     """All builds of the service, and those that ended just now."""
 
-    def __init__(self, config: ServiceConfig, sessions: Sessions) -> None:
-        self._config, self._sessions = config, sessions
+    def __init__(self, config: ServiceConfig, sessions: Sessions, ended: Callable[[], None] = lambda: None) -> None:
+        self._config, self._sessions, self._ended = config, sessions, ended
         self._jobs: OrderedDict[str, Job] = OrderedDict()
         self._running: set[str] = set()
         self._makers = Makers()
@@ -316,6 +316,7 @@ class Jobs:
             for name in finished[:-_KEPT]:
                 del self._jobs[name]
             self._changed.notify_all()
+        self._ended()
 
     def get(self, ref: str, peer: Peer, patience: float = _PATIENCE) -> Job:
         """A build under way, or ended just now; waits a little for it to begin. Raises UnknownRef."""

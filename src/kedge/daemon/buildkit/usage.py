@@ -10,13 +10,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
+from kedge.daemon.buildkit.config import GcPolicy
 from kedge.daemon.buildkit.errors import Refused
 from kedge.daemon.buildkit.progress import to_timestamp
 from kedge.daemon.wire import control
 from kedge.model.errors import InvalidInput
 from kedge.model.value import replace
 from kedge.storage.accounts import Kind, Usage
-from kedge.storage.gc import PruneOptions
+from kedge.storage.policies import Policy, collect
 from kedge.storage.store import Store
 
 _TYPES: Final[dict[Kind, str]] = {
@@ -76,22 +77,24 @@ def record_type(one: Usage) -> str:
 
 def prune(store: Store, request: Any, *, images: bool = True) -> Iterator[Any]:
     """Remove what a PruneRequest allows; yields what went. Without `images`, their names do not hold anything."""
-    match = read_filters(request.filter)
     if min(request.keepDuration, request.reservedSpace, request.maxUsedSpace, request.minFreeSpace) < 0:
         raise Refused("a prune request has a negative number")
-    until = time.time() - request.keepDuration / 1e9 if request.keepDuration else None
-    keep = max(request.reservedSpace, request.maxUsedSpace) or None
-    ids: tuple[str, ...] = ()
-    if request.filter:
-        ids = tuple(one.id for one in store.usage() if match(one))
-        if not ids:
-            return
-    if request.all and not images and not ids:
-        for record in store.images.list():
-            store.images.remove(record.name)
-    options = PruneOptions(all=request.all, until=until, ids=ids, keep=keep)
-    for one in store.prune(options).records:
+    rule = GcPolicy(
+        request.all,
+        request.keepDuration / 1e9,
+        tuple(request.filter),
+        request.reservedSpace,
+        request.maxUsedSpace,
+        request.minFreeSpace,
+    )
+    for one in collect(store, [policy_of(rule)], images=images or not request.all):
         yield usage_record(one)
+
+
+def policy_of(rule: GcPolicy) -> Policy:
+    """A rule as the store applies it. Raises InvalidInput for a filter that is none."""
+    chosen = read_filters(rule.filters) if any(rule.filters) else None
+    return Policy(rule.all, rule.keep_seconds, chosen, rule.reserved_space, rule.max_used_space, rule.min_free_space)
 
 
 def read_filters(filters: Sequence[str]) -> Match:
