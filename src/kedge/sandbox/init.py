@@ -30,6 +30,7 @@ def stand_before(terminal: bool) -> None:
     sc.set_process_name("kedge-init")
     sc.close_range(3)  # the status channel is the program's to close
     with suppress(OSError):
+        _rename(b"kedge-init")
         os.chdir("/")
     _watch(program)
 
@@ -47,3 +48,14 @@ def _watch(program: int) -> None:
                 if ended[0] == program:
                     code = os.waitstatus_to_exitcode(ended[1])
                     os._exit(code if code >= 0 else 128 - code)
+
+
+def _rename(name: bytes) -> None:
+    """What /proc shows as our command line is the zygote's, which is nobody's business in here: proc(5), arg_start."""
+    import ctypes
+
+    with open("/proc/self/stat", "rb") as file:
+        facts = file.read().rpartition(b")")[2].split()
+    start, end = int(facts[45]), int(facts[46])
+    if start < end:
+        ctypes.memmove(start, name.ljust(end - start, b"\0")[: end - start], end - start)
