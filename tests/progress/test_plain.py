@@ -179,3 +179,15 @@ def test_a_part_that_never_ends_does_not_keep_its_step_from_ending() -> None:
 def test_a_vertex_told_to_start_again_while_it_runs_ends_once() -> None:
     recorder = Recorder().show(running(A, "x", 100.0), running(A, "x", 100.2), done(A, "x", 100.2, 101.0))
     assert recorder.text() == "#1 x\n#1 DONE 1.0s\n"
+
+
+def test_names_and_errors_cannot_steer_the_terminal() -> None:
+    steps = [
+        running(A, "[1/1] COPY \x1b[31mred\x07 \u202efdp.exe \udce9 /"),
+        StatusEvent(A, "sha256:\x1b]0;title\x07", 100.0, 1, 1, 100.0, 100.0),
+        done(A, "[1/1] COPY \x1b[31mred\x07 \u202efdp.exe \udce9 /", error="\x1b[2J: not found"),
+    ]
+    text = Recorder().show(*steps).text()
+    assert "[1/1] COPY \ufffd[31mred\ufffd \ufffdfdp.exe \ufffd /\n" in text
+    assert "ERROR: \ufffd[2J: not found" in text
+    assert not set(text) & set("\x1b\x07\u202e\udce9")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO, TextIO
 from kedge.cli.command import Options
 from kedge.model.errors import InvalidInput
 from kedge.model.value import dataclass, field
+from kedge.model.visible import visible
 
 if TYPE_CHECKING:
     from kedge.model.credential import Credential
@@ -85,7 +86,7 @@ class Console:
     def complain(self, line: str) -> None:
         """Write a message to standard error, after all that was printed so far."""
         self.stdout.flush()
-        self.stderr.write(line + "\n")
+        self.stderr.write(visible(line) + "\n")
         self.stderr.flush()
 
     def interrupted(self) -> None:

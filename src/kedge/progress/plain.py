@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from kedge.model.event import Event, StatusEvent
+from kedge.model.visible import visible
 from kedge.progress.trace import Part, Row, Trace
 from kedge.progress.words import failure_lines, log_time, progress
 
@@ -97,7 +98,7 @@ class Plain:
         for part in row.parts.values():
             self._part(row, part)
         for warning in row.warnings:
-            self._line(row, f"WARN: {warning.message}")
+            self._line(row, f"WARN: {visible(warning.message)}")
         row.warnings.clear()
         self._output(row)
         row.updates = 0
@@ -170,7 +171,7 @@ def _outcome(row: Row, now: float) -> str:
 
 
 def _status(status: StatusEvent) -> str:
-    words = [status.id, progress(status.current, status.total)]
+    words = [visible(status.id), progress(status.current, status.total)]
     seconds = (status.completed or status.timestamp) - (
         status.started if status.started is not None else status.timestamp
     )

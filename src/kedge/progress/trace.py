@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from kedge.model.digest import Digest
 from kedge.model.event import Event, LogEvent, StatusEvent, VertexEvent, WarningEvent
 from kedge.model.value import dataclass, field, replace
+from kedge.model.visible import visible
 
 KEPT_LINES = 20  # of a step's output, to be shown again when it fails
 # What a step's error says when nothing is wrong with the step itself: our own words, and BuildKit's.
@@ -64,7 +65,7 @@ class Row:
 
     @property
     def error(self) -> str:
-        return next((member.error for member in self.members.values() if member.error), "")
+        return visible(next((member.error for member in self.members.values() if member.error), ""))
 
     @property
     def cancelled(self) -> bool:
@@ -134,12 +135,12 @@ class Trace:
         row = self._by_vertex.get(event.vertex)
         if row is None:
             row = self._by_group.get(event.group) if event.group else None
-            row = row or Row(event.group or event.name)
+            row = row or Row(visible(event.group or event.name))
             self._by_vertex[event.vertex] = row
             if event.group:
                 self._by_group[event.group] = row
         if not event.group:
-            row.name = event.name or row.name
+            row.name = visible(event.name) or row.name
         if event.started is not None:
             if not row.spans:
                 self.rows.append(row)

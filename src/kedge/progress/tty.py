@@ -13,6 +13,7 @@ from typing import TextIO
 
 from kedge.model.event import Event, StatusEvent
 from kedge.model.value import dataclass
+from kedge.model.visible import visible
 from kedge.progress.plain import Writer
 from kedge.progress.trace import Row, Trace
 from kedge.progress.words import amount, failure_lines, printable
@@ -166,7 +167,7 @@ def _block(row: Row, now: float, width: int, ended: bool) -> list[Line]:
         over = part.done or ended
         end = status.completed if status.completed is not None else status.timestamp if ended else now
         seconds = end - status.started if status.started is not None else 0.0
-        text = f" => => {status.id}"
+        text = f" => => {visible(status.id)}"
         lines.append(Line(text, f"{_transfer(status, over, width)}{_timer(seconds)}", _BLUE if over else "", over))
     lines.extend(
         Line(f" => => WARN: {' '.join(warning.message.split())}", "", _YELLOW, ended) for warning in row.warnings
