@@ -1,5 +1,6 @@
 """The Dockerfile language, built for real: what ends up in the image and in its config."""
 
+import gzip
 import http.server
 import io
 import os
@@ -10,6 +11,8 @@ import threading
 
 import pytest
 
+from kedge.builder import Output
+from kedge.images.lookup import open_image
 from kedge.model.errors import InvalidInput, KedgeError
 
 
@@ -265,3 +268,29 @@ def test_what_means_nothing_is_refused_by_name(bench):
         bench.build("FROM base\n", attestations=(("sbom", "generated=x"),))
     with pytest.raises(InvalidInput):
         bench.build("FROM base\n", entitlements=("everything",))
+
+
+def test_names_that_are_no_utf8_are_copied_and_cached(bench):
+    name = b"caf\xe9"
+    (bench.context / "Dockerfile").write_bytes(b"FROM base\nCOPY caf\xe9 /\nLABEL a=\xff\nRUN test -e /caf\xe9\n")
+    with open(os.path.join(os.fsencode(bench.context), name), "wb") as file:
+        file.write(b"au lait")
+    for _ in range(2):
+        bench.build(tags=("odd",))
+    assert "CACHED" in [state for step, state in bench.steps().items() if "COPY caf" in step]
+    assert bench.read("odd", os.fsdecode(name)) == "au lait"
+    with bench.store() as store:
+        config = open_image(store, "odd").config
+    assert dict(config.labels)["a"] == "\ufffd"
+    assert "COPY caf\ufffd / # buildkit" in [entry.created_by for entry in config.history]
+
+
+@pytest.mark.parametrize("compression", ["gzip", "estargz"])
+def test_layers_with_names_that_are_no_utf8_leave_the_store(bench, tmp_path, compression):
+    with open(os.path.join(os.fsencode(bench.context), b"caf\xe9"), "wb") as file:
+        file.write(b"au lait")
+    output = Output("oci", (("compression", compression), ("tar", "false")), tmp_path / "image")
+    bench.build("FROM scratch\nCOPY caf* /\n", outputs=(output,))
+    blobs = [path.read_bytes() for path in (tmp_path / "image/blobs/sha256").iterdir()]
+    (layer,) = [gzip.decompress(blob) for blob in blobs if blob.startswith(b"\x1f\x8b")]
+    assert b"caf\xe9" in layer

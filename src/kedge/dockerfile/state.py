@@ -17,6 +17,7 @@ from kedge.model.graph import Hints
 from kedge.model.platform import Platform, normalize, parse_platform
 from kedge.model.suggest import nearest
 from kedge.model.value import dataclass, field
+from kedge.model.visible import visible
 
 _MANY = 100  # findings, after which nobody reads which variable each one may have meant
 
@@ -141,7 +142,7 @@ class StageState:
 
     def hints(self, name: str, location: Location, group: str = "", *, rerun: bool = True) -> Hints:
         """The hints of a step of this stage; `rerun` False for what --no-cache need not run again."""
-        return Hints(name, self.plan.no_cache and rerun, group, location, self.plan.called)
+        return Hints(visible(name), self.plan.no_cache and rerun, group, location, self.plan.called)
 
 
 def _platform_of(env: Mapping[str, str], default: Platform) -> Platform | None:

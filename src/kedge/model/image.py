@@ -40,8 +40,15 @@ COMPRESSION_OF: Final[Mapping[str, Literal["uncompressed", "gzip", "zstd"]]] = {
 
 
 def canonical_json(value: Any) -> bytes:
-    """The bytes of a JSON document as Kedge writes it: compact, in the given key order, UTF-8."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+    """The bytes of a JSON document as Kedge writes it: compact, in the given key order, UTF-8.
+
+    Bytes that were no UTF-8 in the user's text become replacement characters, as in Go's encoder.
+    """
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace").encode()
 
 
 def strict_json(data: bytes, what: str) -> dict[str, Any]:
