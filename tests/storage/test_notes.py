@@ -37,8 +37,11 @@ def test_a_store_of_the_version_before_is_brought_up_to_date(tmp_path: Path) -> 
     with Store.open(tmp_path / "store") as store:
         store.notes.put("a:1", "lost")
     with sqlite3.connect(tmp_path / "store/kedge.db") as rows:
-        for table in re.findall(r"CREATE TABLE (\w+)", "".join(database._UPGRADES.values())):
+        upgrades = "".join(database._UPGRADES.values())
+        for table in re.findall(r"CREATE TABLE (\w+)", upgrades):
             rows.execute(f"DROP TABLE {table}")
+        for table, column in re.findall(r"ALTER TABLE (\w+) ADD COLUMN (\w+)", upgrades):
+            rows.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
         rows.execute("PRAGMA user_version=2")
     rows.close()
     with Store.open(tmp_path / "store") as store:

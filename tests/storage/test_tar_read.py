@@ -348,7 +348,13 @@ def test_children_may_come_before_their_directory(place: Place) -> None:
     done = place.unpack(file("a/b/f"), directory("a/b", mode=0o700), directory("a", mode=0o711, mtime=3 * 10**9))
     assert stat.S_IMODE((place.root / "a").stat().st_mode) == 0o711
     assert (place.root / "a").stat().st_mtime == 3
+    assert done.implied == ()
+
+
+def test_directories_without_an_entry_are_told_and_have_no_clocks_time(place: Place) -> None:
+    done = place.unpack(file("a/b/f"), directory("a/c"), file("d/e/g"), file("d", b"a file now"))
     assert done.implied == ("/a", "/a/b")
+    assert [(place.root / name).stat().st_mtime for name in ("a", "a/b")] == [0, 0]
 
 
 def test_directory_times_survive_their_children(place: Place) -> None:

@@ -19,7 +19,7 @@ from kedge.storage.blobs import BlobStore
 from kedge.storage.database import Database
 from kedge.storage.disk import measure
 from kedge.storage.images import ImageStore
-from kedge.storage.layer_records import READY, LayerRecords
+from kedge.storage.layer_records import IMPLIED, READY, LayerRecords
 from kedge.storage.locks import living_leases
 
 Kind: TypeAlias = Literal["layer", "blob", "cache-mount", "log", "source", "draft", "store"]
@@ -117,7 +117,15 @@ class Accounts:
         for path in self._root.glob("containers/*/target.json"):  # the image that a container stands on
             with suppress(KedgeError, OSError, ValueError):
                 self._hold(Descriptor.from_json(json.loads(path.read_bytes())), held)
+        self._hold_implied(held)
         return held
+
+    def _hold_implied(self, held: Held) -> None:
+        """Layers of implied directories are held as long as there is one that may have needed them: they are tiny."""
+        needing = {row[0] for row in self._database.rows("SELECT id FROM layers WHERE implied IS NOT NULL")}
+        if needing & held.layers:
+            made = self._database.rows("SELECT id FROM layers WHERE description LIKE ?", f"{IMPLIED} %")
+            held.layers |= {Layer(row[0]) for row in made}
 
     def _hold(self, target: Descriptor, held: Held) -> None:
         if target.digest in held.blobs:

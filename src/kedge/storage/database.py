@@ -18,7 +18,7 @@ from typing import Any
 from kedge.model.errors import KedgeError, StoreError
 from kedge.storage.disk import FULL_HINT, free_space
 
-VERSION = 4
+VERSION = 5
 _NO_CHECKPOINT_ON_CLOSE = 1006  # SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE
 _LEAST = 64 << 10  # bytes that SQLite needs to open a database
 _BUSY = 60.0  # seconds to wait for another process's transaction; ours last milliseconds
@@ -27,6 +27,7 @@ CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 -- layer_records.py. state: 0 lazy (no directory), 1 ready (layers/<id> is complete). diff_id: of declared layers only.
 -- size: of the tar. bytes: what the directory takes on disk, NULL if unknown or if it has links to other layers.
 -- boot: the boot of the machine during which the directory was written, NULL once it is known to be on disk.
+-- implied (see below): paths of directories that its tar has no entry of, as JSON, or NULL.
 CREATE TABLE layers (
     id TEXT PRIMARY KEY, diff_id TEXT, size INTEGER, state INTEGER NOT NULL, opaque INTEGER NOT NULL DEFAULT 0,
     bytes INTEGER, created REAL NOT NULL, used REAL NOT NULL, boot TEXT, description TEXT NOT NULL DEFAULT ''
@@ -84,8 +85,11 @@ CREATE TABLE referrers (
     subject TEXT NOT NULL, digest TEXT NOT NULL, manifest TEXT NOT NULL, PRIMARY KEY (subject, digest)
 ) WITHOUT ROWID;
 """
-_SCHEMA += _NOTES + _REFERRERS
-_UPGRADES = {2: _NOTES, 3: _REFERRERS}  # version -> what it lacks that the next one has
+_IMPLIED = """
+ALTER TABLE layers ADD COLUMN implied TEXT;
+"""
+_SCHEMA += _NOTES + _REFERRERS + _IMPLIED
+_UPGRADES = {2: _NOTES, 3: _REFERRERS, 4: _IMPLIED}  # version -> what it lacks that the next one has
 
 
 class Database:

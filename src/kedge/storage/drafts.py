@@ -41,7 +41,7 @@ class Draft:
             self.work.mkdir(0o700)
             self.upper.mkdir(0o755)
             if lowers:
-                like_root(self.upper, lowers[-1])
+                like(self.upper, lowers[-1])  # overlayfs shows the upper's root
 
     @contextmanager
     def tree(self) -> Iterator[Tree]:
@@ -145,8 +145,8 @@ class _Watch:
                 return
 
 
-def like_root(directory: Path, other: Path) -> None:
-    """Give a new upper directory the metadata of the root below: overlayfs shows the upper's."""
+def like(directory: Path, other: Path) -> None:
+    """Give a new directory the metadata of another."""
     status = os.stat(other)
     with suppress(PermissionError):  # with a single id, all owners are ours; the real one is the attribute below
         os.chown(directory, status.st_uid, status.st_gid)

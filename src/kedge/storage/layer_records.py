@@ -4,6 +4,7 @@ Owns the tables `layers`, `sources` and `forms`, and the step that turns a finis
 know how directories are made.
 """
 
+import json
 import os
 import sqlite3
 from collections.abc import Iterable, Sequence
@@ -20,6 +21,7 @@ from kedge.storage.disk import this_boot, translated
 from kedge.storage.locks import Lease
 
 LAZY, READY = 0, 1
+IMPLIED = "implied directories"  # how the description of a layer of such directories begins: see `implied`
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
@@ -61,10 +63,11 @@ class LayerInfo:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What stacking needs to know of a layer."""
+    """What stacking needs to know of a layer. `implied`: directories that it has no entry of, outermost first."""
 
     ready: bool
     opaque: bool
+    implied: tuple[str, ...] = ()
 
 
 def mark_used(rows: sqlite3.Connection, layers: Iterable[Layer], now: float) -> bool:
@@ -115,16 +118,18 @@ class LayerRecords:
                 os.rename(directory, self.directory(layer))
                 return layer
 
-    def fill(self, layer: Layer, directory: Path, size: int, opaque: bool) -> None:
+    def fill(self, layer: Layer, directory: Path, size: int, opaque: bool, implied: Sequence[str] = ()) -> None:
         """Make `directory` that of a lazy layer whose lock the caller holds; `size` is its tar's."""
+        names = json.dumps(implied) if implied else None
         self.wrote = True
         with self._database.transaction() as rows, translated("keep a layer"):
             if self.directory(layer).exists():  # somebody was killed at this very point
                 os.rename(self.directory(layer), self._trash / self._lease.new_name())
             os.rename(directory, self.directory(layer))
             rows.execute(
-                "UPDATE layers SET state = ?, size = ?, opaque = ?, boot = ?, bytes = NULL, used = ? WHERE id = ?",
-                (READY, size, opaque, _boot(), self._lease.now(), layer),
+                "UPDATE layers SET state = ?, size = ?, opaque = ?, implied = ?, boot = ?, bytes = NULL, used = ? "
+                "WHERE id = ?",
+                (READY, size, opaque, names, _boot(), self._lease.now(), layer),
             )
 
     def unsynced(self) -> list[Layer]:
@@ -145,11 +150,11 @@ class LayerRecords:
         with self._database.transaction() as rows:
             for layer in layers:
                 row = rows.execute(
-                    "UPDATE layers SET used = ? WHERE id = ? RETURNING state, opaque", (now, layer)
+                    "UPDATE layers SET used = ? WHERE id = ? RETURNING state, opaque, implied", (now, layer)
                 ).fetchone()
                 if row is None:
                     raise NotFound(f"the store has no layer {layer}")
-                found[layer] = State(row[0] == READY, bool(row[1]))
+                found[layer] = State(row[0] == READY, bool(row[1]), tuple(json.loads(row[2] or "[]")))
         return found
 
     def info(self, layer: Layer) -> LayerInfo:
@@ -169,6 +174,11 @@ class LayerRecords:
         row = self._database.row("SELECT id FROM layers WHERE diff_id = ?", diff_id) or self._database.row(
             "SELECT layer FROM forms WHERE digest = ? AND form LIKE 'tar:%'", diff_id
         )
+        return row and Layer(row[0])
+
+    def described(self, description: str) -> Layer | None:
+        """The layer, made here, with that very description."""
+        row = self._database.row("SELECT id FROM layers WHERE description = ? AND state = ?", description, READY)
         return row and Layer(row[0])
 
     def sources(self, layer: Layer) -> tuple[tuple[Descriptor, str], ...]:

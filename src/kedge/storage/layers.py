@@ -19,6 +19,7 @@ from kedge.model.image import Descriptor
 from kedge.model.value import dataclass, field
 from kedge.storage import overlay
 from kedge.storage.drafts import Draft
+from kedge.storage.implied import ImpliedDirectories
 from kedge.storage.layer_bytes import Compression, Estargz, LayerBytes
 from kedge.storage.layer_records import Declared, LayerInfo, LayerRecords, State
 from kedge.storage.tree import Filter, Tree
@@ -50,10 +51,12 @@ class LayerStore:
         records: LayerRecords,
         unpacker: Unpacker,
         layer_bytes: LayerBytes,
+        implied: ImpliedDirectories,
         start_draft: Callable[[tuple[Path, ...]], Draft],
     ) -> None:
         self._root, self._records = root, records
         self._unpacker, self._bytes, self._start_draft = unpacker, layer_bytes, start_draft
+        self._implied = implied
         self.watch: Progress | None = None  # told of fetching and unpacking where the caller gives no progress
         self._ready: dict[Layer, State] = {}  # known to be ready, and kept so by our lease
         self._adopted: dict[Layer, _Adopted] = {}
@@ -95,17 +98,18 @@ class LayerStore:
 
     def directories(self, snapshot: Snapshot, progress: Progress | None = None) -> tuple[Path, ...]:
         """Directories to stack, bottom first; fetched and unpacked in parallel. Layers that one above hides are left
-        out.
+        out, what `implied` directories take from below is put in.
         """
         layers = tuple(map(self._materialized, snapshot))
         self._have(layers, progress)
         # A layer twice in a stack (a merge may do that) would be refused by the kernel; the upper one decides.
-        visible: dict[Layer, Path] = {}
+        visible: dict[Layer, tuple[Path, tuple[str, ...]]] = {}
         for layer in reversed(layers):
-            visible.setdefault(layer, self._records.directory(layer))
-            if self._ready[layer].opaque:
+            state = self._ready[layer]
+            visible.setdefault(layer, (self._records.directory(layer), state.implied))
+            if state.opaque:
                 break
-        return tuple(reversed(visible.values()))
+        return self._implied.complete(tuple(reversed(visible.values())))
 
     def kept(self, snapshot: Snapshot) -> Snapshot:
         """The snapshot with layers of this store in place of a client's directories, which are copied first, once."""

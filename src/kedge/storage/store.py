@@ -34,6 +34,7 @@ from kedge.storage.database import Database
 from kedge.storage.disk import drop_ballast, sync_file_system, take_ballast, this_boot, translated
 from kedge.storage.drafts import Draft
 from kedge.storage.images import ImageStore
+from kedge.storage.implied import ImpliedDirectories
 from kedge.storage.layer_bytes import LayerBytes
 from kedge.storage.layer_records import LayerRecords
 from kedge.storage.layers import LayerStore
@@ -112,7 +113,8 @@ class Store:
         def start_draft(lowers: tuple[Path, ...]) -> Draft:
             return Draft(self.root / "drafts" / self._lease.new_name(), lowers, self._records, self._budget)
 
-        return LayerStore(self.root, self._records, unpacker, layer_bytes, start_draft)
+        implied = ImpliedDirectories(self._records, self._locks, start_draft)
+        return LayerStore(self.root, self._records, unpacker, layer_bytes, implied, start_draft)
 
     def protect(self) -> None:
         """Protect from now on, until it is closed, what anybody uses: for one who passes on what others made."""

@@ -14,7 +14,8 @@ which the kernel keeps them: chown(2) clears setuid bits and capabilities, makin
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from kedge.kernel import paths, syscalls
 from kedge.model.errors import IntegrityError, StoreError
@@ -41,9 +42,9 @@ _TIME_RANGE = (1 << 62) // 1_000_000_000 * 1_000_000_000
 class Unpacked:
     """What came out: entries, and plain bytes of the archive.
 
-    `implied` are directories that had no entry of their own (made 0755, root), outermost first; `opaque_root`: the
-    layer hides all below it (overlayfs does not look for the attribute on a layer's root, so the stack must be cut
-    there).
+    `implied` are a layer's directories that have no entry of their own (made 0755, root, of 1970), outermost first.
+    `opaque_root`: the layer hides all below it (overlayfs does not look for the attribute on a layer's root, so the
+    stack must be cut there).
     """
 
     entries: int
@@ -89,7 +90,7 @@ def unpack(
         unpacker.forget()
     if progress is not None:
         progress(reader.bytes)
-    return Unpacked(count, reader.bytes, tuple(unpacker.implied), unpacker.opaque_root)
+    return Unpacked(count, reader.bytes, tuple(unpacker.implied) if layer else (), unpacker.opaque_root)
 
 
 def _translated(error: Exception, entry: Entry) -> IntegrityError | StoreError:
@@ -150,17 +151,38 @@ class _Unpacker:
 
     def finish(self) -> None:
         """Set what children would have changed: the directories' times and read-only modes."""
+        entered: set[int] = set()  # inodes of directories with an entry of their own
         for path, mtime in self._times.items():
-            try:
-                fd = paths.open_in_root(self._root, os.fsdecode(path), _DIRECTORY)
-            except OSError:
-                continue  # replaced by a later entry
-            try:
+            with self._still_there(os.fsdecode(path)) as fd:
+                if fd is None:
+                    continue
                 _set_time(fd, mtime)
                 if path in self._closed:
                     os.fchmod(fd, self._closed[path])
-            finally:
-                os.close(fd)
+                if self.implied:
+                    entered.add(os.fstat(fd).st_ino)
+        if self._layer:
+            self.implied = [path for path in dict.fromkeys(self.implied) if self._is_only_implied(path, entered)]
+
+    def _is_only_implied(self, path: str, entered: set[int]) -> bool:
+        with self._still_there(path) as fd:
+            if fd is None or os.fstat(fd).st_ino in entered:
+                return False
+            _set_time(fd, 0)  # and not the clock's
+            return True
+
+    @contextmanager
+    def _still_there(self, path: str) -> Iterator[int | None]:
+        """A directory that was made before; None if it was replaced by a later entry."""
+        try:
+            fd = paths.open_in_root(self._root, path, _DIRECTORY)
+        except OSError:
+            yield None
+            return
+        try:
+            yield fd
+        finally:
+            os.close(fd)
 
     def forget(self) -> None:
         """Close the descriptors of parents: their spelling may mean something else from now on."""

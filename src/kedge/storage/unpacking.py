@@ -195,7 +195,7 @@ class Unpacker:
                 arriving.join()
                 if not arriving.undisturbed:
                     raise _Disturbed
-            self._records.fill(info.id, draft, stream.size, unpacked.opaque_root)
+            self._records.fill(info.id, draft, stream.size, unpacked.opaque_root, unpacked.implied)
         except BaseException:
             _discard(draft, self._trash)
             raise
