@@ -189,9 +189,9 @@ def _groups(store: "Store", snapshot: Snapshot, names: Sequence[str]) -> Iterato
 def root_of(container: Container, lowers: tuple[Path, ...], readonly: bool = False) -> MountPoint:
     """The container's root over an image's layer directories, bottom first."""
     if lowers and not container.record.started:
-        from kedge.storage.drafts import like_root
+        from kedge.storage.drafts import like
 
-        like_root(container.upper, lowers[-1])
+        like(container.upper, lowers[-1])
     return container.root(tuple(map(str, lowers)), readonly)
 
 
