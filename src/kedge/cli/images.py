@@ -39,7 +39,7 @@ def work(options: Options, console: Console) -> int:
 
 def _records(store: "Store", options: Options, filters: dict[str, list[str]]) -> list[dict[str, Any]]:
     from kedge.images.lookup import find
-    from kedge.images.stored import all_images
+    from kedge.images.stored import all_images, name_of
 
     limits: dict[str, float] = {
         key: find(store, filters[key][0]).created_at for key in ("before", "since") if key in filters
@@ -47,6 +47,10 @@ def _records(store: "Store", options: Options, filters: dict[str, list[str]]) ->
     if options.repository:
         filters.setdefault("reference", []).append(options.repository)
     images = [image for image in all_images(store) if _matches(image, filters, limits)]
+    if not options.digests:  # what a registry calls an image that has a tag is no image of its own
+        tagged = {(name.name, image.id) for image in images if (name := name_of(image.record)) and not name.digest}
+        pinned = [name_of(image.record) for image in images]
+        images = [i for i, n in zip(images, pinned, strict=True) if not (n and n.digest and (n.name, i.id) in tagged)]
     return [record_of(store, image, options.no_trunc) for image in images]
 
 

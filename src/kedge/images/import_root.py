@@ -14,6 +14,7 @@ from kedge.dockerfile.stages import read_stages
 from kedge.exporters.assemble import Stage
 from kedge.exporters.image import Exported, Steps, export_image
 from kedge.exporters.options import ImageOptions
+from kedge.images.changes import check_changes
 from kedge.model.errors import InvalidInput
 from kedge.model.image import OCI_LAYER, Descriptor, History, ImageConfig
 from kedge.model.platform import Platform
@@ -23,7 +24,6 @@ from kedge.storage.compression import decompressed
 from kedge.storage.store import Store
 
 _CHUNK = 1 << 20
-CHANGES = frozenset("CMD ENTRYPOINT ENV EXPOSE HEALTHCHECK LABEL ONBUILD SHELL STOPSIGNAL USER VOLUME WORKDIR".split())
 
 
 def import_root(
@@ -39,7 +39,7 @@ def import_root(
     """Make an image of the tar in `stream` (plain, gzip, bzip2, xz or zstd): one layer, and the config the changes
     give.
 
-    Raises InvalidInput for a change that is no instruction of `CHANGES`, IntegrityError for what is no tar,
+    Raises InvalidInput for a change that is no instruction of `changes.CHANGES`, IntegrityError for what is no tar,
     StoreError.
     """
     config = _config(platform, changes, labels or {})
@@ -66,11 +66,7 @@ def _ingest(store: Store, stream: BinaryIO) -> Descriptor:
 
 def _config(platform: Platform, changes: Sequence[str], labels: Mapping[str, str]) -> ImageConfig:
     """The changes are read as the Dockerfile they would be."""
-    for change in changes:
-        word = change.split(maxsplit=1)[0].upper() if change.split() else ""
-        if word not in CHANGES or "\n" in change:
-            allowed = ", ".join(sorted(CHANGES))
-            raise InvalidInput(f"cannot apply the change {change[:80]!r}", hint=f"Changes are one of: {allowed}.")
+    check_changes(changes)
     text = "\n".join(["FROM scratch", *changes]) + "\n"
     file = read_stages(parse(text, "--change"))
     options = LowerOptions(labels=dict(labels), target_platform=platform, build_platform=platform)

@@ -3,10 +3,12 @@
 Owns the shape of that document (Docker Engine API, ImageInspect). Does not print it.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from kedge.exporters.assemble import timestamp
 from kedge.images.lookup import StoredImage, shown_name
+from kedge.model.digest import Digest
 from kedge.model.image import container_config_json
 from kedge.model.reference import parse_reference
 from kedge.storage.store import Store
@@ -14,12 +16,15 @@ from kedge.storage.store import Store
 
 def image_size(store: Store, image: StoredImage) -> int:
     """Bytes of all layers' uncompressed tars, as far as they are known; of layers never unpacked, the blob's size."""
-    total = 0
-    for diff_id, blob in zip(image.config.diff_ids, image.manifest.layers, strict=True):
-        layer = store.layers.find(diff_id)
-        info = store.layers.info(layer) if layer else None
-        total += blob.size if info is None or info.size is None else info.size
-    return total
+    return sum(layer_size(store, image, diff_id) for diff_id in image.config.diff_ids)
+
+
+def layer_size(store: Store, image: StoredImage, diff_id: Digest) -> int:
+    """Bytes of one of its layers, as `image_size` counts them."""
+    blob = image.manifest.layers[image.config.diff_ids.index(diff_id)]
+    layer = store.layers.find(diff_id)
+    info = store.layers.info(layer) if layer else None
+    return blob.size if info is None or info.size is None else info.size
 
 
 def inspect(store: Store, image: StoredImage) -> dict[str, Any]:
@@ -27,8 +32,8 @@ def inspect(store: Store, image: StoredImage) -> dict[str, Any]:
     config = image.config
     return {
         "Id": image.id,
-        "RepoTags": [shown_name(name) for name in image.names],
-        "RepoDigests": _digests(image),
+        "RepoTags": [shown_name(name) for name in image.names if "@" not in name],
+        "RepoDigests": repo_digests(image.names, image.record.target.digest),
         "Parent": "",
         "Comment": config.history[-1].comment if config.history else "",
         "Created": config.created,
@@ -44,7 +49,11 @@ def inspect(store: Store, image: StoredImage) -> dict[str, Any]:
     }
 
 
-def _digests(image: StoredImage) -> list[str]:
-    """Names pinned by digest, for images that a registry knows under it: built ones are none until they are pushed."""
-    repositories = {parse_reference(name).repository_only for name in image.names}
-    return sorted(f"{r.familiar_name}@{image.record.target.digest}" for r in repositories)
+def repo_digests(names: Iterable[str], target: Digest) -> list[str]:
+    """Names pinned by digest: those that registries are known to have it under, which a push may have made anew; for
+    repositories without, by the digest it has here.
+    """
+    references = [parse_reference(name) for name in names]
+    pinned = {f"{each.familiar_name}@{each.digest}" for each in references if each.digest}
+    told = {each.familiar_name for each in references if each.digest}
+    return sorted(pinned | {f"{each.familiar_name}@{target}" for each in references if each.familiar_name not in told})

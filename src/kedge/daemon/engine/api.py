@@ -10,6 +10,7 @@ from pathlib import Path
 from kedge.daemon.engine import (
     attach,
     build,
+    commit,
     containers,
     describe,
     execs,
@@ -103,7 +104,7 @@ ROUTES = [
     Route("DELETE", "/volumes/{id}", volumes.remove),
     # ---- what Kedge has not
     Route("GET", "/containers/{id}/attach/ws", unsupported("attaching by WebSocket is")),
-    Route("POST", "/commit", unsupported("making images of containers is")),
+    Route("POST", "/commit", commit.commit),
     Route("POST", "/networks/create", unsupported("networks of one's own are")),
     Route("POST", "/networks/{id}/{action}", unsupported("networks of one's own are")),
     Route("DELETE", "/networks/{id}", unsupported("networks of one's own are")),

@@ -11,11 +11,11 @@ from contextlib import suppress
 from typing import Any, Final
 
 from kedge.builder.course import build
-from kedge.builder.request import BuildRequest
+from kedge.builder.request import BuildRequest, CacheSpec
 from kedge.daemon.engine.classic import ClassicProgress
 from kedge.daemon.engine.create import read_hosts, read_ulimit
 from kedge.daemon.engine.credentials import from_config
-from kedge.daemon.engine.fields import Fields, json_object
+from kedge.daemon.engine.fields import Fields, json_object, read_flag
 from kedge.daemon.engine.messages import Messages
 from kedge.daemon.engine.routes import Call
 from kedge.model.digest import hex_part
@@ -66,6 +66,7 @@ def _build_by_session(call: Call) -> None:
         "add-hosts": ",".join(f"{name}={address}" for name, address in request.add_hosts),
         "shm-size": str(request.shm_size or ""),
         "image-resolve-mode": "pull" if request.pull else "",
+        "cache-from": ",".join(_cache_from(call)),
     }
     attrs |= {key: value for key, value in optional.items() if value}
     if request.no_cache:
@@ -142,7 +143,7 @@ def read_request(call: Call, remote: str = "") -> BuildRequest:
     outputs = call.query("outputs")
     if outputs and outputs != "null":
         raise Unsupported("the classic builder has no outputs: use buildx")
-    network = call.query("networkmode")
+    network, arguments = call.query("networkmode"), _pairs(call.query("buildargs"), "buildargs")
     if network not in _NETWORKS:
         raise Unsupported(f"network {network[:60]!r} is not supported: there are default, host and none")
     period, quota = call.number("cpuperiod"), call.number("cpuquota")
@@ -156,7 +157,7 @@ def read_request(call: Call, remote: str = "") -> BuildRequest:
         dockerfile=call.query("dockerfile"),
         target=call.query("target"),
         tags=tuple(str(parse_reference(name)) for name in call.queries("t") if name),
-        build_args=_pairs(call.query("buildargs"), "buildargs"),
+        build_args=arguments,
         labels=_pairs(call.query("labels"), "labels"),
         platforms=(call.query("platform"),) if call.query("platform") else (),
         no_cache=call.flag("nocache"),
@@ -169,8 +170,23 @@ def read_request(call: Call, remote: str = "") -> BuildRequest:
         memory=max(0, call.number("memory")),
         cpus=quota / (period or 100_000) if quota > 0 else 0.0,
         cgroup_parent=call.query("cgroupparent"),
+        cache_from=tuple(CacheSpec("registry", (("ref", name),)) for name in _cache_from(call)),
+        cache_to=(CacheSpec("inline"),) if read_flag(dict(arguments).get("BUILDKIT_INLINE_CACHE", "")) else (),
         store=call.engine.root,
     )
+
+
+def _cache_from(call: Call) -> tuple[str, ...]:
+    """Images whose cache may be used: those that carry one (BUILDKIT_INLINE_CACHE). Others, and missing ones, do no
+    harm.
+    """
+    text = call.query("cachefrom")
+    names = Fields({"": None if not text or text == "null" else _json(text)}, "cachefrom").texts("") or ()
+    return tuple(str(parse_reference(name)) for name in names if name)
+
+
+def _json(text: str) -> Any:
+    return json_object(f'{{"":{text}}}', "cachefrom").raw.get("")
 
 
 def _ulimits(text: str) -> list[Fields]:

@@ -17,7 +17,7 @@ from kedge.daemon.engine.create import read_care, read_request
 from kedge.daemon.engine.fields import Fields
 from kedge.daemon.engine.images import found, read_platform
 from kedge.daemon.engine.routes import Call
-from kedge.daemon.engine.warnings import allowed, warnings_of
+from kedge.daemon.engine.warnings import allowed, granted_limits, warnings_of
 from kedge.images.lookup import StoredImage, find, read_image, snapshot_of
 from kedge.model.errors import Conflict, InvalidInput, KedgeError, NotFound, StoreError, Unsupported
 from kedge.model.graph import Snapshot
@@ -179,7 +179,8 @@ def prepare(engine: "Engine", store: Store, one: Supervised) -> Launch:
     asked = described(one)
     image, snapshot, lowers = layers_of(store, one)
     allowed(engine, asked.request)
-    return launch_of(store, one.container, image.config, snapshot, lowers, asked.request, asked.care)
+    request = granted_limits(asked.request)
+    return launch_of(store, one.container, image.config, snapshot, lowers, request, asked.care)
 
 
 def start_again(engine: "Engine") -> None:

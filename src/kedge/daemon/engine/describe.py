@@ -137,7 +137,7 @@ def inspect(call: Call) -> None:
         "HostConfig": _host_config(asked),
         "GraphDriver": {"Name": "overlayfs", "Data": None},
         "Mounts": _mount_points(engine, one, asked),
-        "Config": _config(engine, one, asked),
+        "Config": config_of(engine, one, asked),
         "NetworkSettings": _network_settings(mode, one, network_of(asked.request), ports),
     }
     call.exchange.json(200, document | (_sizes(engine, one) if call.flag("size") else {}))
@@ -185,7 +185,7 @@ def moment(seconds: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{int(seconds % 1 * 1e9):09}Z"
 
 
-def _config(engine: "Engine", one: Supervised, asked: Described) -> dict[str, Any]:
+def config_of(engine: "Engine", one: Supervised, asked: Described) -> dict[str, Any]:
     """The client's Config over the image's."""
     own = {key: value for key, value in asked.body.raw.items() if key not in ("HostConfig", "NetworkingConfig")}
     image: dict[str, Any] = {}

@@ -5,6 +5,7 @@ Owns these documents (Docker Engine API, Image). What each means is in `kedge.im
 
 import calendar
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from kedge.daemon.engine.routes import Call
 from kedge.daemon.engine.times import read_until
 from kedge.images import tagging
 from kedge.images.history import NO_TIME, history
-from kedge.images.inspect import image_size, inspect
+from kedge.images.inspect import image_size, inspect, layer_size, repo_digests
 from kedge.images.lookup import StoredImage, find, open_image, platforms_of, read_image
 from kedge.images.stored import all_images, name_of, opened
 from kedge.model.errors import Conflict, NotFound
@@ -65,17 +66,39 @@ def list_images(call: Call) -> None:
 
 def summaries(store: Store, images: Sequence[StoredImage], manifests: bool = False) -> list[dict[str, Any]]:
     """One entry for each image, newest first, with all its names."""
+    return [_summary(store, same, manifests) for same in _grouped(images)]
+
+
+def _grouped(images: Sequence[StoredImage]) -> list[list[StoredImage]]:
     by_target: dict[str, list[StoredImage]] = {}
     for image in images:
         by_target.setdefault(image.record.target.digest, []).append(image)
-    return [_summary(store, same, manifests) for same in by_target.values()]
+    return list(by_target.values())
+
+
+def measured(store: Store, images: Sequence[StoredImage], used: Sequence[str]) -> list[dict[str, Any]]:
+    """The same, with what `docker system df` needs besides: the bytes that each shares with others, and how many
+    containers stand on it; `used` are their images' ids.
+    """
+    groups = _grouped(images)
+    times = Counter(diff_id for group in groups for diff_id in set(group[0].config.diff_ids))
+    entries = []
+    for group in groups:
+        image = group[0]
+        shared = [d for d in image.config.diff_ids if times[d] > 1]
+        sizes = {
+            "SharedSize": sum(layer_size(store, image, each) for each in shared),
+            "Containers": list(used).count(image.id),
+        }
+        entries.append(_summary(store, group, manifests=False) | sizes)
+    return entries
 
 
 def _summary(store: Store, same: list[StoredImage], manifests: bool) -> dict[str, Any]:
     image = same[0]
     names = [name for each in same if (name := name_of(each.record))]
     tags = [name.familiar for name in names if not name.digest]
-    digests = sorted({f"{name.familiar_name}@{image.record.target.digest}" for name in names})
+    digests = repo_digests(map(str, names), image.record.target.digest)
     entry: dict[str, Any] = {
         "Id": image.id,
         "ParentId": "",
@@ -216,7 +239,7 @@ def prune_images(call: Call) -> None:
     only_nameless = all(read_flag(value) for value in filters.pop("dangling", ("true",)))
     used = {record.image_id for record in call.engine.supervisor.list()}
     gone: list[dict[str, str]] = []
-    freed = 0
+    pulled: set[str] = set()
     with call.engine.store() as store:
         for image in list(all_images(store)):
             nameless = name_of(image.record) is None
@@ -228,12 +251,23 @@ def prune_images(call: Call) -> None:
                 gone.append({"Untagged": parse_reference(image.record.name).familiar})
             if last:
                 gone.append({"Deleted": image.id})
-                freed += image_size(store, image)
-        if gone:
-            from kedge.storage.gc import PruneOptions
-
-            freed = store.prune(PruneOptions(kinds=("blob",))).bytes or freed
+                pulled |= _pulled_layers(store, image)
+        freed = _free(store, pulled) if gone else 0
     call.exchange.json(200, {"ImagesDeleted": gone or None, "SpaceReclaimed": freed})
+
+
+def _pulled_layers(store: Store, image: StoredImage) -> set[str]:
+    """Layers that came with it. Those made here stay as what builds remember: `docker builder prune` is for them."""
+    found = {layer for diff_id in image.config.diff_ids if (layer := store.layers.find(diff_id))}
+    return {layer for layer in found if store.layers.info(layer).declared}
+
+
+def _free(store: Store, layers: set[str]) -> int:
+    """Let go what no image holds any more; the bytes that took on disk."""
+    from kedge.storage.gc import PruneOptions
+
+    freed = store.prune(PruneOptions(kinds=("blob",))).bytes
+    return freed + (store.prune(PruneOptions(kinds=("layer",), ids=tuple(layers))).bytes if layers else 0)
 
 
 def search(call: Call) -> None:

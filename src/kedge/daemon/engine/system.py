@@ -46,7 +46,7 @@ def version(call: Call) -> None:
 def info(call: Call) -> None:
     engine, machine = call.engine, os.uname()
     containers = engine.supervisor.list()
-    states = [record.state for record in containers]
+    states = [engine.supervisor.find(record.id).state for record in containers]
     with engine.store() as store:
         images = len({record.target.digest for record in store.images.list()})
     with open("/proc/meminfo") as file:
@@ -61,13 +61,18 @@ def info(call: Call) -> None:
             "ID": _machine_id(),
             "Containers": len(states),
             "ContainersRunning": states.count("running"),
-            "ContainersPaused": 0,
-            "ContainersStopped": len(states) - states.count("running"),
+            "ContainersPaused": states.count("paused"),
+            "ContainersStopped": len(states) - sum(map(states.count, ("running", "paused", "restarting"))),
             "Images": images,
             "Driver": "overlayfs",
             # Docker's clients take this for "images are kept as registries know them": several platforms, attestations.
             "DriverStatus": [["driver-type", "io.containerd.snapshotter.v1"]],
-            "Plugins": {"Volume": [], "Network": ["host", "null"], "Authorization": None, "Log": ["json-file"]},
+            "Plugins": {
+                "Volume": ["local"],
+                "Network": ["bridge", "host", "null"],
+                "Authorization": None,
+                "Log": ["json-file", "local", "none"],
+            },
             "MemoryLimit": True,
             "SwapLimit": False,
             "CpuCfsPeriod": True,
@@ -109,7 +114,7 @@ def info(call: Call) -> None:
             "Swarm": {"NodeID": "", "LocalNodeState": "inactive", "ControlAvailable": False, "RemoteManagers": None},
             "LiveRestoreEnabled": False,
             "Isolation": "",
-            "InitBinary": "",
+            "InitBinary": "kedge-init",
             "SecurityOptions": ["name=seccomp,profile=builtin"] + (["name=rootless"] if not _privileged() else []),
             "Warnings": None,
         },
@@ -163,7 +168,8 @@ def _bare(server: str) -> str:
 
 def disk_usage(call: Call) -> None:
     from kedge.daemon.engine.describe import summary
-    from kedge.daemon.engine.images import summaries
+    from kedge.daemon.engine.images import measured
+    from kedge.daemon.engine.volumes import usage_of
 
     engine, types = call.engine, call.queries("type")
     answer: dict[str, Any] = {}
@@ -171,11 +177,12 @@ def disk_usage(call: Call) -> None:
         usage = store.usage()
         if not types or "image" in types:
             answer["LayersSize"] = sum(item.size for item in usage if item.shared)
-            answer["Images"] = summaries(store, list(all_images(store)))
+            used = [record.image_id for record in engine.supervisor.list()]
+            answer["Images"] = measured(store, list(all_images(store)), used)
         if not types or "container" in types:
             answer["Containers"] = [summary(engine, record, size=True) for record in engine.supervisor.list()]
         if not types or "volume" in types:
-            answer["Volumes"] = []
+            answer["Volumes"] = usage_of(engine.supervisor.volumes)
         if not types or "build-cache" in types:
             cache = [item for item in usage if item.kind in _CACHES and not item.shared]
             answer["BuildCache"] = [_cache_record(item) for item in cache]

@@ -6,8 +6,9 @@ Owns Docker's progress words for what `sources`, `exporters` and `images` tell. 
 import io
 import threading
 import time
-from contextlib import suppress
-from typing import Any, Final
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Final
 
 from kedge.daemon.engine.credentials import from_auth
 from kedge.daemon.engine.fields import Fields
@@ -17,14 +18,19 @@ from kedge.daemon.engine.messages import Messages
 from kedge.daemon.engine.routes import Call
 from kedge.images.lookup import find, names_of, shown_name
 from kedge.images.stored import name_of
+from kedge.images.tagging import note_pushed
 from kedge.model.digest import digest_of, hex_part
 from kedge.model.errors import InvalidInput, InvalidReference, NotFound, Unauthorized
 from kedge.model.event import Event, StatusEvent
 from kedge.model.image import INDEXES, Index, platform_json
+from kedge.model.platform import Platform
 from kedge.model.reference import Reference, parse_reference
 from kedge.sources.handler import Work
 from kedge.storage.images import ImageRecord
 from kedge.storage.store import Store
+
+if TYPE_CHECKING:
+    from kedge.sources.image import ImageSource
 
 # Docker's words, which its libraries look for: not found, and not allowed.
 _REFUSED: Final = (
@@ -46,6 +52,8 @@ def create_image(call: Call) -> None:
 
 
 def _pull(call: Call) -> None:
+    """One image; without a tag or digest, all of the repository: Docker's client says `latest` when it means that."""
+    every = not call.query("tag") and not _has_tag(call.query("fromImage"))
     reference = _reference(call.query("fromImage"), call.query("tag"))
     platform = read_platform(call.query("platform")) or call.engine.host
     credentials = from_auth(call.header("x-registry-auth"))
@@ -58,24 +66,52 @@ def _pull(call: Call) -> None:
     ):
         from kedge.sources.image import ImageSource
 
-        shown = reference.repository if reference.registry == "docker.io" else reference.familiar_name
-        first = Once(lambda: messages(status=f"Pulling from {shown}", id=reference.tag or str(reference.digest)))
-        work = Work(digest_of(("pull", str(reference))), PullProgress(messages, first), stop)
-        before = store.images.get(str(reference))
-        try:
-            image = ImageSource(store, registry, call.engine.host).pull(reference, platform, work)
-        except (Unauthorized, NotFound) as error:
-            error.message = f"{_REFUSED[isinstance(error, Unauthorized)]}: {error.message}"
-            raise
-        first()
-        if reference.digest:  # so that a container can be made by that name
-            record = ImageRecord(str(reference), image.target, image.manifest.config.digest, time.time())
-            store.images.set(record)
-        messages(status=f"Digest: {image.target.digest}")
-        same = before is not None and before.target.digest == image.target.digest
-        what = "Image is up to date" if same else "Downloaded newer image"
-        messages(status=f"Status: {what} for {reference.familiar}")
-    call.engine.events.tell("image", "pull", reference.familiar, {"name": reference.familiar_name})
+        source = ImageSource(store, registry, call.engine.host)
+        wanted = [reference]
+        if every:
+            with _refusal():
+                wanted = [reference.with_tag(tag) for tag in registry.tags(reference)]
+        for each in wanted:
+            same = _pull_one(each, platform, source, store, messages, stop)
+            what = "Image is up to date" if same else "Downloaded newer image"
+            messages(status=f"Status: {what} for {each.familiar}")
+            call.engine.events.tell("image", "pull", each.familiar, {"name": each.familiar_name})
+
+
+def _has_tag(name: str) -> bool:
+    return "@" in name or ":" in name.rpartition("/")[2]
+
+
+@contextmanager
+def _refusal() -> Iterator[None]:
+    try:
+        yield
+    except (Unauthorized, NotFound) as error:
+        error.message = f"{_REFUSED[isinstance(error, Unauthorized)]}: {error.message}"
+        raise
+
+
+def _pull_one(
+    reference: Reference,
+    platform: Platform,
+    source: "ImageSource",
+    store: Store,
+    messages: Messages,
+    stop: threading.Event,
+) -> bool:
+    """Pull and tell; True when it was here already."""
+    shown = reference.repository if reference.registry == "docker.io" else reference.familiar_name
+    first = Once(lambda: messages(status=f"Pulling from {shown}", id=reference.tag or str(reference.digest)))
+    work = Work(digest_of(("pull", str(reference))), PullProgress(messages, first), stop)
+    before = store.images.get(str(reference))
+    with _refusal():
+        image = source.pull(reference, platform, work)
+    first()
+    if reference.digest:  # so that a container can be made by that name
+        record = ImageRecord(str(reference), image.target, image.manifest.config.digest, time.time())
+        store.images.set(record)
+    messages(status=f"Digest: {image.target.digest}")
+    return before is not None and before.target.digest == image.target.digest
 
 
 def _reference(name: str, tag: str) -> Reference:
@@ -165,6 +201,7 @@ def push_image(call: Call) -> None:
             platforms = [platform] if platform else []
             pushed = push(store, registry, record.target, [each], work, platforms=platforms)
             report.settle()
+            note_pushed(store, record, each, pushed.digest)
             messages(status=f"{each.tag}: digest: {pushed.digest} size: {pushed.size}")
             messages(progressDetail={}, aux={"Tag": each.tag, "Digest": pushed.digest, "Size": pushed.size})
             call.engine.events.tell("image", "push", each.familiar, {"name": shown})

@@ -5,7 +5,7 @@ Owns these documents (Docker Engine API, Volume). What a volume is belongs to `k
 
 from typing import Any
 
-from kedge.containers.volumes import VolumeRecord
+from kedge.containers.volumes import VolumeRecord, Volumes
 from kedge.daemon.engine.containers import has_label, passes_prune
 from kedge.daemon.engine.describe import moment
 from kedge.daemon.engine.fields import read_flag
@@ -24,6 +24,17 @@ def document(record: VolumeRecord) -> dict[str, Any]:
         "Options": None,
         "Scope": "local",
     }
+
+
+def usage_of(volumes: Volumes) -> list[dict[str, Any]]:
+    """All of them, with their bytes on disk and how many containers use each."""
+    from kedge.storage.disk import measure
+
+    used = volumes.users()
+    return [
+        document(r) | {"UsageData": {"Size": measure(r.path).bytes, "RefCount": len(used.get(r.name, ()))}}
+        for r in volumes.list()
+    ]
 
 
 def list_volumes(call: Call) -> None:

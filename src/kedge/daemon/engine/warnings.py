@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from kedge.containers.request import ContainerRequest, network_of
 from kedge.kernel.identity import has_capability
 from kedge.model.errors import InvalidInput, Unsupported
+from kedge.model.value import replace
 from kedge.sandbox import cgroups
 from kedge.sandbox.process import Limits
 
@@ -25,6 +26,12 @@ def allowed(engine: "Engine", request: ContainerRequest) -> None:
     for name in sorted(request.capabilities or ()):
         if not has_capability(name):
             raise InvalidInput(f"the capability {name.upper()} cannot be added: this service has not got it itself")
+
+
+def granted_limits(request: ContainerRequest) -> ContainerRequest:
+    """The request without limits that cannot be had here: its client was told when it made the container."""
+    discarded = request.limits != Limits() and cgroups.why_not(request.limits)
+    return replace(request, limits=Limits()) if discarded else request
 
 
 def warnings_of(request: ContainerRequest) -> list[str]:
