@@ -124,6 +124,28 @@ def test_a_file_the_ignore_file_removed_names_the_pattern(bench):
     assert str(raised.value.location) == "Dockerfile:2"
 
 
+@pytest.mark.parametrize(
+    ("source", "hint"),
+    [
+        ("min.go", "Did you mean /main.go?"),
+        ("src/ap.py", "Did you mean /src/app.py?"),
+        ("scr/app.py", "Did you mean /src?"),
+        ("out/passwd", "/out is a link to /etc, which is looked for in the same tree only"),
+        ("secret.tx", ""),  # what the ignore file hides is no help
+        ("something-else-altogether", ""),
+    ],
+)
+def test_a_missing_file_names_what_may_be_meant(bench, source, hint):
+    bench.write(main_dot_go="", secret_dot_txt="", _dot_dockerignore="*.txt\n")
+    (bench.context / "src").mkdir()
+    (bench.context / "src/app.py").touch()
+    (bench.context / "out").symlink_to("/etc")
+    with pytest.raises(NotFound, match="not found") as raised:
+        bench.build(f"FROM base\nCOPY {source} /x/\n")
+    assert raised.value.hint.startswith(hint)
+    assert bool(raised.value.hint) == bool(hint)
+
+
 def test_a_wrong_image_name_is_told_before_anything_runs(bench):
     with pytest.raises(InvalidInput):
         bench.build("FROM base\nRUN true", tags=("UPPER CASE",))

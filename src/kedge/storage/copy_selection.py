@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from kedge.kernel import paths
 from kedge.model.errors import KedgeError, NotFound, SourceError
 from kedge.model.patterns import Patterns, glob_match
+from kedge.model.suggest import nearest
 from kedge.model.value import dataclass
 from kedge.storage.tree import Tree
 
@@ -125,7 +126,42 @@ def missing(tree: Tree, path: str) -> NotFound:
     if isinstance(tree.patterns, Patterns) and relative and tree.patterns.matches(relative):
         pattern = tree.patterns.deciding(relative)
         return NotFound(f"{path}: not found", hint=f"It is excluded by {pattern!r} of the .dockerignore file.")
-    return NotFound(f"{path}: not found")
+    return NotFound(f"{path}: not found", hint=_advice(tree, path))
+
+
+def _advice(tree: Tree, path: str) -> str:
+    """What a missing path may have meant: the link that led astray, or a name beside it."""
+    at = ""
+    for name in path.strip("/").split("/"):
+        try:
+            parent = paths.open_in_root(tree.fd, at or "/", _DIRECTORY & ~os.O_NOFOLLOW)
+        except OSError:
+            return ""
+        try:
+            beside = os.listdir(parent)
+            if name not in beside:
+                shown = [one for one in sorted(beside) if not is_left_out(tree, f"{at}/{one}")]
+                found = nearest(name, shown)
+                return f"Did you mean {at}/{found}?" if found else ""
+            target = os.readlink(name, dir_fd=parent) if _is_link(name, parent) else ""
+        finally:
+            os.close(parent)
+        at = f"{at}/{name}"
+        if target and not _leads_somewhere(tree, at):
+            return f"{at} is a link to {target}, which is looked for in the same tree only, never outside of it."
+    return ""
+
+
+def _is_link(name: str, directory_fd: int) -> bool:
+    return stat.S_ISLNK(os.stat(name, dir_fd=directory_fd, follow_symlinks=False).st_mode)
+
+
+def _leads_somewhere(tree: Tree, path: str) -> bool:
+    try:
+        os.close(paths.open_in_root(tree.fd, path, os.O_PATH | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
 
 
 class Filters:
