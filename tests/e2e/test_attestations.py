@@ -2,9 +2,12 @@
 
 import base64
 import hashlib
+import io
 import json
+import os
 import shutil
 import subprocess
+import tarfile
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -328,9 +331,22 @@ def test_an_archive_with_attestations_is_read_by_others(kedge: Kedge, context: P
         assert b"in-toto" in archive.read_bytes()
 
 
-def test_outputs_without_a_place_for_attestations_say_so(kedge: Kedge, context: Path, tmp_path: Path) -> None:
-    words = ("--secret", f"id=s,src={context}/secret", "--sbom", "-o", f"type=docker,dest={tmp_path}/x.tar")
-    assert "attestations are left out" in kedge.build(context, *words)
+@pytest.mark.parametrize("form", ["index", "referrer"])
+def test_an_archive_for_docker_keeps_attestations(kedge: Kedge, context: Path, tmp_path: Path, form: str) -> None:
+    archive = tmp_path / "x.tar"
+    words = ("--secret", f"id=s,src={context}/secret", "-o", f"type=docker,dest={archive}", "-t", "attested:1")
+    kedge.build(context, *words, "--attest", f"type=sbom,form={form}")
+    with tarfile.open(archive) as tar:
+        assert b"in-toto" in archive.read_bytes()
+        (entry,) = json.load(tar.extractfile("manifest.json") or io.BytesIO())
+        config = json.load(tar.extractfile(entry["Config"]) or io.BytesIO())
+    assert entry["RepoTags"] == ["attested:1"]
+    assert len(entry["Layers"]) == len(config["rootfs"]["diff_ids"]) == 2
+    assert kedge("load", "-i", archive).stdout == "Loaded image: attested:1\n"
+    assert attestations_of(kedge, "--local", "attested:1") == {"sbom"}
+    if not shutil.which("skopeo"):
+        pytest.skip("skopeo is not installed")
+    subprocess.run(["skopeo", "inspect", f"docker-archive:{archive}"], check=True, capture_output=True)
 
 
 @pytest.mark.parametrize(
@@ -387,3 +403,34 @@ def test_plain_files_have_their_attestations_beside_them(kedge: Kedge, tmp_path:
     )  # fmt: skip
     names = {path.name for path in (tmp_path / "both").iterdir()}
     assert names == {"f-amd64", "f-arm64", "provenance.linux_amd64.json", "provenance.linux_arm64.json"}
+
+
+def test_plain_files_in_a_tar_have_their_attestations_behind_them(kedge: Kedge, tmp_path: Path) -> None:
+    work = write_tree(tmp_path / "work", {"Dockerfile": "FROM scratch\nCOPY . /\n", "f": "hello"})
+    work.joinpath(os.fsdecode(b"\xff")).write_text("a name that is no text")
+    words = ("--provenance", "true", "--sbom", "--platform", "linux/amd64,linux/arm64")
+    outputs = [f"type={kind},dest={tmp_path}/{kind},attestation-prefix=x." for kind in ("tar", "local")]
+    for _ in range(2):  # the second time over the files of the first
+        kedge.build(work, *words, "--output", outputs[0], "--output", outputs[1])
+    with tarfile.open(tmp_path / "tar") as tar:
+        members = {member.name: member for member in tar}
+        statement = json.load(tar.extractfile("linux_arm64/x.provenance.json") or io.BytesIO())
+    assert list(members)[-2:] == ["linux_arm64/x.provenance.json", "linux_arm64/x.sbom.spdx.json"]
+    assert {one["name"] for one in statement["subject"]} == {"Dockerfile", "f", "\ufffd"}
+    beside = tmp_path / "local" / "linux_arm64" / "x.provenance.json"
+    assert members["linux_arm64/x.provenance.json"].mode == beside.stat().st_mode & 0o777 == 0o600
+    assert json.loads(beside.read_text())["subject"] == statement["subject"]
+
+
+def test_an_attestation_that_is_for_images_only_is_for_no_other_output(kedge: Kedge, tmp_path: Path) -> None:
+    work = write_tree(tmp_path / "work", {"Dockerfile": "FROM scratch\nCOPY f /\n", "f": "hello"})
+    asked = ("-t", "a:1", "--attest", "type=provenance,form=index,inline-only=true")
+    wanted = {"oci": "", "docker": "", "oci-inline": ",attestation-inline=true", "tar": ""}
+    for name, more in wanted.items():
+        kedge.build(work, *asked, "-o", f"type={name.partition('-')[0]},dest={tmp_path}/{name}{more}")
+    attested = [name for name in wanted if b"slsa" in (tmp_path / name).read_bytes()]
+    assert attested == ["oci-inline"]
+    kedge.build(work, *asked, "-o", "type=image,attestation-inline=false")
+    assert attestations_of(kedge, "--local", "a:1") == set()
+    kedge.build(work, *asked)
+    assert attestations_of(kedge, "--local", "a:1") == {"provenance"}

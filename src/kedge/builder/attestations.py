@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -44,11 +45,20 @@ class Attestor:
         stages: Sequence[Stage],
         scans: Sequence[Scan] = (),
     ) -> None:
-        self._parts, self._asked, self._targets, self._stages = parts, asked, targets, stages
+        self.asked = asked
+        self._parts, self._targets, self._stages = parts, targets, stages
         self._scans = scans or [Scan() for _ in targets]
         self._inventories: dict[Snapshot, Inventory] = {}
         self._lock = threading.Lock()
         self.metadata: dict[str, Any] = {}
+
+    def narrowed(self, asked: Sequence[AttestationOptions]) -> "Attestor | None":
+        """The same, with only some of what is asked for: what an output takes. None if that is nothing."""
+        if not asked:
+            return None
+        other = copy(self)
+        other.asked = asked
+        return other
 
     def attach(self, exported: Exported, options: ImageOptions) -> Exported:
         """The export with what is asked for attached to each image."""
@@ -56,14 +66,11 @@ class Attestor:
 
     def beside_files(self, number: int) -> list[Predicate]:
         """What is said of a target's files where there is no image."""
-        return self._said([one for one in self._asked if not one.inline_only], number, None)
+        return self._predicates(number, None)
 
-    def _predicates(self, number: int, image: Assembled) -> list[Predicate]:
-        return self._said(self._asked, number, image)
-
-    def _said(self, asked: Sequence[AttestationOptions], number: int, image: Assembled | None) -> list[Predicate]:
+    def _predicates(self, number: int, image: Assembled | None) -> list[Predicate]:
         makers = {"provenance": self._provenance, "sbom": self._sbom}
-        return [predicate for one in asked for predicate in makers[one.kind](one, number, image)]
+        return [predicate for one in self.asked for predicate in makers[one.kind](one, number, image)]
 
     def _provenance(self, asked: AttestationOptions, number: int, image: Assembled | None) -> list[Predicate]:
         from kedge.exporters.provenance import PREDICATE, PREDICATE_02, as_slsa02, provenance

@@ -14,7 +14,7 @@ from kedge.builder.steps import step
 from kedge.dockerfile.lower import Target
 from kedge.exporters.assemble import Assembled, Stage
 from kedge.exporters.image import Exported
-from kedge.exporters.options import ImageOptions, read_options
+from kedge.exporters.options import ImageOptions, read_flag, read_options
 from kedge.model.errors import InvalidInput
 from kedge.model.graph import Snapshot
 from kedge.model.image import Descriptor
@@ -62,9 +62,21 @@ def attested(request: BuildRequest) -> "tuple[AttestationOptions, ...]":
         return ()
     from kedge.exporters.attest import read_attestations
 
+    outputs = request.outputs or (Output("image"),)
     asked = read_attestations(request.attestations)
-    kinds = {output.kind for output in request.outputs or (Output("image"),)} - _UNATTESTED
-    return tuple(one for one in asked if kinds - _FILES or (kinds and not one.inline_only))
+    return tuple(one for one in asked if any(_takes(output, one) for output in outputs))
+
+
+def _takes(output: Output, attestation: "AttestationOptions") -> bool:
+    """Whether the output has a place for the attestation, and it is meant for such an output."""
+    if output.kind == "cacheonly" or _goes_to_engine(output):
+        return False
+    inline = output.kind in ("image", "registry")
+    return not attestation.inline_only or read_flag(dict(output.attrs), "attestation-inline", inline)
+
+
+def _goes_to_engine(output: Output) -> bool:
+    return output.kind == "docker" and output.destination is None
 
 
 def export(
@@ -116,9 +128,11 @@ def _export(
     parts: Parts, output: Output, stages: list[Stage], work: Work, attestor: "Attestor | None"
 ) -> Exported | None:
     options = _options(parts.request, output)
-    if attestor and output.kind in _UNATTESTED:
-        work.log(f"attestations are left out: an output of type {output.kind} has no place for them\n".encode())
-        attestor = None
+    asked = attestor.asked if attestor else ()
+    if _goes_to_engine(output) and not all(one.inline_only for one in asked):
+        work.log(b"attestations are left out: they do not go to an engine\n")
+    if attestor:
+        attestor = attestor.narrowed([one for one in asked if _takes(output, one)])
     return _EXPORTERS[output.kind](_Job(parts, output, stages, options, work, attestor))
 
 
@@ -136,9 +150,6 @@ def _annotation(key: str) -> str:
 
 
 _ANNOTATED = ("manifest", "index", "manifest-descriptor", "index-descriptor")
-
-_UNATTESTED = frozenset(("docker", "tar", "cacheonly"))
-_FILES = frozenset(("local",))  # attestations are files beside the others
 
 
 @dataclass
@@ -215,8 +226,9 @@ def _archive(job: _Job) -> Exported | None:
 
     docker = job.output.kind == "docker"
     if job.output.destination is not None:
+        attach = job.attach if job.attestor else None
         return export_archive(
-            job.store, job.stages, job.options, job.output.destination, job.work, docker=docker, attach=job.attach
+            job.store, job.stages, job.options, job.output.destination, job.work, docker=docker, attach=attach
         )
     if not docker:
         raise InvalidInput("an output of type oci needs dest=FILE, or dest=- for standard output")
@@ -246,7 +258,8 @@ def _tar(job: _Job) -> Exported | None:
 
     if job.output.destination is None:
         raise InvalidInput("an output of type tar needs dest=FILE, or dest=- for standard output")
-    export_tar(job.store, job.stages, job.options, job.output.destination, job.work)
+    beside = job.attestor.beside_files if job.attestor else None
+    export_tar(job.store, job.stages, job.options, job.output.destination, job.work, beside)
     return None
 
 

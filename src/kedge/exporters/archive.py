@@ -63,18 +63,19 @@ def export_archive(
     steps: Steps,
     *,
     docker: bool,
-    attach: Callable[[Exported], Exported] = lambda exported: exported,
+    attach: Callable[[Exported], Exported] | None = None,
 ) -> Exported:
     """Write the stages as an archive (or, with `tar=false`, a directory) that `docker load`, skopeo and umoci read.
 
-    `docker` holds to what Docker's oldest readers know: one platform, Docker's media types unless the options say
-    otherwise.
+    `docker` holds to what Docker's oldest readers know: one platform, and Docker's media types unless the options say
+    otherwise or there is something to `attach`, which these have no place for.
     """
     if docker and len(stages) > 1:
         raise InvalidInput("output type docker holds one platform", hint="Use type=oci for several platforms.")
     if options.oci_types is None:
-        options = replace(options, oci_types=not docker)
-    exported = attach(assemble_all(store, stages, options, layer_compression(options) or "gzip", steps))
+        options = replace(options, oci_types=not docker or attach is not None)
+    exported = assemble_all(store, stages, options, layer_compression(options) or "gzip", steps)
+    exported = attach(exported) if attach else exported
     label = "sending tarball" if options.tar else "copying files"
     steps.status(label)
     entries = [Entry(exported.target, exported.names), *(Entry(one.manifest, ()) for one in exported.referrers)]

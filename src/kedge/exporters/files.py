@@ -21,10 +21,14 @@ from kedge.model.platform import Platform
 from kedge.storage.copy import copy
 from kedge.storage.ownership import Ids
 from kedge.storage.store import Store
+from kedge.storage.tar_format import BLOCK, FILE, Entry, format_header
 from kedge.storage.tar_write import TarOptions, write_tar
 
 if TYPE_CHECKING:
     from kedge.exporters.attest import Predicate
+
+
+_STATEMENT_MODE = 0o600  # as in BuildKit
 
 
 def platform_folder(platform: Platform) -> str:
@@ -61,7 +65,8 @@ def export_local(
         _copy_tree(store, stage, destination / folder)
         if attested:
             of_several = name if len(stages) > 1 and not split else ""
-            kept |= _write_statements(store, stage, destination, folder, attested(number), of_several)
+            files = _statements(store, stage, options, attested(number), of_several)
+            kept |= _write_statements(destination, folder, files)
         if mode == "delete":
             kept |= {os.path.join(folder, path) for path in _paths(store, stage)} | {folder}
         steps.status(label, done=True)
@@ -87,20 +92,24 @@ def _copy_tree(store: Store, stage: Stage, destination: Path) -> None:
         os.close(fd)
 
 
-def _write_statements(
-    store: Store, stage: Stage, destination: Path, folder: str, predicates: "Sequence[Predicate]", platform: str
-) -> set[str]:
-    """The paths, in `destination`, of what was written."""
+def _statements(
+    store: Store, stage: Stage, options: ImageOptions, predicates: "Sequence[Predicate]", platform: str
+) -> list[tuple[str, bytes]]:
     from kedge.exporters.attest_files import statement_files
 
-    written = set()
     with store.layers.mounted(stage.snapshot) as tree:
-        for name, data in statement_files(tree.fd, predicates, platform):
-            try:
-                _replace(destination / folder / name, data)
-            except OSError as error:
-                raise StoreError(f"cannot write to {destination / folder / name}: {error.strerror}") from None
-            written.add(os.path.join(folder, name))
+        return statement_files(tree.fd, predicates, platform, options.rest.get("attestation-prefix", ""))
+
+
+def _write_statements(destination: Path, folder: str, files: Sequence[tuple[str, bytes]]) -> set[str]:
+    """The paths, in `destination`, of what was written."""
+    written = set()
+    for name, data in files:
+        try:
+            _replace(destination / folder / name, data)
+        except OSError as error:
+            raise StoreError(f"cannot write to {destination / folder / name}: {error.strerror}") from None
+        written.add(os.path.join(folder, name))
     return written
 
 
@@ -108,7 +117,7 @@ def _replace(path: Path, data: bytes) -> None:
     """Write a file of our own, never through a link that the built tree may have put there."""
     with contextlib.suppress(FileNotFoundError):
         path.unlink()
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _STATEMENT_MODE)
     with open(fd, "wb") as file:
         file.write(data)
 
@@ -148,11 +157,16 @@ def _remove_others(destination: Path, kept: set[str]) -> None:
 
 
 def export_tar(
-    store: Store, stages: Sequence[Stage], options: ImageOptions, destination: Path | BinaryIO, steps: Steps
+    store: Store,
+    stages: Sequence[Stage],
+    options: ImageOptions,
+    destination: Path | BinaryIO,
+    steps: Steps,
+    attested: "Callable[[int], Sequence[Predicate]] | None" = None,
 ) -> None:
     """Write the stages' whole trees as one tar, times lowered as in new layers; several platforms in a folder each.
 
-    Raises InvalidInput, StoreError.
+    What is `attested` of a stage, by its number, follows its files. Raises InvalidInput, StoreError.
     """
     split = _split(options, stages)
     if not split:
@@ -160,15 +174,30 @@ def export_tar(
     steps.status("sending tarball")
     if isinstance(destination, Path):
         with whole_file(destination) as stream:
-            _write_trees(store, stages, stream, split)
+            _write_trees(store, stages, options, stream, attested)
     else:
-        _write_trees(store, stages, destination, split)
+        _write_trees(store, stages, options, destination, attested)
     steps.status("sending tarball", done=True)
 
 
-def _write_trees(store: Store, stages: Sequence[Stage], out: BinaryIO, split: bool) -> None:
-    for stage in stages:
-        prefix = platform_folder(stage.config.platform) + "/" if split else ""
-        last = stage is stages[-1]
+def _write_trees(
+    store: Store,
+    stages: Sequence[Stage],
+    options: ImageOptions,
+    out: BinaryIO,
+    attested: "Callable[[int], Sequence[Predicate]] | None",
+) -> None:
+    split = _split(options, stages)
+    for number, stage in enumerate(stages):
+        name = platform_folder(stage.config.platform)
+        prefix = f"{name}/" if split else ""
         with store.layers.mounted(stage.snapshot) as tree:
-            write_tar(tree.fd, out, TarOptions(stage.clamp, layer=False, root=split, prefix=prefix, end=last))
+            write_tar(tree.fd, out, TarOptions(stage.clamp, layer=False, root=split, prefix=prefix, end=False))
+        if attested:
+            of_several = name if len(stages) > 1 and not split else ""
+            for file, data in _statements(store, stage, options, attested(number), of_several):
+                entry = Entry(
+                    os.fsencode(prefix + file), FILE, _STATEMENT_MODE, size=len(data), mtime=stage.clamp * 10**9
+                )
+                out.write(format_header(entry) + data + bytes(-len(data) % BLOCK))
+    out.write(bytes(2 * BLOCK))
