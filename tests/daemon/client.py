@@ -30,6 +30,7 @@ class Client:
         folder: Path,
         directories: Mapping[str, Path] | None = None,
         lent: Mapping[str, bytes] | None = None,
+        credential: tuple[str, str] = ("", ""),
     ) -> None:
         self.id, self.folder = uuid.uuid4().hex, folder
         self.received: dict[str, bytes] = {}
@@ -42,7 +43,7 @@ class Client:
             (filesync.services["FileSync"], _FileSync(dict(directories or {}), self.requested)),
             (filesync.services["FileSend"], _FileSend(self.received)),
             (secrets.services["Secrets"], _Secrets(dict(lent or {}))),
-            (auth.services["Auth"], _Auth()),
+            (auth.services["Auth"], _Auth(*credential)),
         )
         self._own.add_generic_rpc_handlers(tuple(handler(service, mine) for service, mine in services))
         path = folder / "own.sock"
@@ -162,5 +163,8 @@ class _Secrets:
 
 
 class _Auth:
+    def __init__(self, user: str, secret: str) -> None:
+        self._answer = auth.CredentialsResponse(Username=user, Secret=secret)
+
     def Credentials(self, request: Any, context: Any) -> Any:
-        return auth.CredentialsResponse()
+        return self._answer

@@ -16,6 +16,7 @@ from kedge.model.digest import digest_of
 from kedge.model.errors import IntegrityError, InvalidInput, KedgeError, NotFound, SourceError
 from kedge.model.ops import Source
 from kedge.session.local import LocalSession
+from kedge.session.secrets import Secret
 from kedge.sources.git import GitSource
 from kedge.sources.handler import Work
 from kedge.storage.store import Store
@@ -60,10 +61,10 @@ def store(tmp_path):
         yield store
 
 
-def bring(store, repository, fragment="", *, also=("file",), session=None, **attrs):
+def bring(store, repository, fragment="", *, also=("file",), session=None, trust="all", **attrs):
     """The checkout's directory and the pin."""
     remote = repository if isinstance(repository, str) else f"file://{repository.path}"
-    handler = GitSource(store, session or LocalSession(), also=also)
+    handler = GitSource(store, session or LocalSession(), also=also, trust=trust)
     attributes = {"git.fullurl": remote} | {f"git.{name}": value for name, value in attrs.items()}
     source = Source("git://x/y" + (f"#{fragment}" if fragment else ""), tuple(sorted(attributes.items())))
     work = Work(digest_of(remote))
@@ -313,15 +314,15 @@ def test_the_users_configuration_is_not_read(store, repository, monkeypatch, tmp
     assert not mark.exists()
 
 
-def test_a_password_in_a_url_is_used_but_stands_on_no_command_line(store, repository, monkeypatch):
-    asked, commands = [], []
-    repository.commit(a="1")
+@contextlib.contextmanager
+def guarded(repository, authorization, asked):
+    """The address of a server that has the repository for those who are authorized; `asked` gets what all said."""
     repository.git("update-server-info")
 
     class Guarded(http.server.SimpleHTTPRequestHandler):
         def do_GET(self):
             asked.append(self.headers["Authorization"])
-            if asked[-1] == "basic bWU6cEBzcw==":
+            if asked[-1] == authorization:
                 return super().do_GET()
             self.send_response(403)
             self.end_headers()
@@ -329,13 +330,36 @@ def test_a_password_in_a_url_is_used_but_stands_on_no_command_line(store, reposi
         def log_message(self, *_):
             pass
 
-    popen = subprocess.Popen
-    monkeypatch.setattr(subprocess, "Popen", lambda words, **how: commands.append(words) or popen(words, **how))
     handler = functools.partial(Guarded, directory=str(repository.path / ".git"))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        directory, _ = bring(store, f"http://me:p%40ss@127.0.0.1:{server.server_port}/")
+        yield f"127.0.0.1:{server.server_port}"
         server.shutdown()
+
+
+def test_in_a_shared_store_a_commit_is_for_those_who_may_read_the_repository(store, repository):
+    commit, asked = repository.commit(a="1"), []
+    with guarded(repository, "basic eC1hY2Nlc3MtdG9rZW46c2VjcmV0", asked) as address:
+        how = {"authtokensecret": "GIT_AUTH_TOKEN", "trust": "names"}
+        mine = LocalSession(secrets=[Secret("GIT_AUTH_TOKEN", data=b"secret")])
+        remote = f"http://{address}/"
+        directory, pin = bring(store, remote, commit, session=mine, **how)
+        assert files(directory) == ["a"]
+        with pytest.raises(SourceError):
+            bring(store, remote, commit, **how)
+        assert bring(store, remote, commit, session=mine, **how)[1] == pin
+        before = len(asked)
+        bring(store, remote, commit, authtokensecret="GIT_AUTH_TOKEN")  # a store of one's own
+        assert len(asked) == before
+
+
+def test_a_password_in_a_url_is_used_but_stands_on_no_command_line(store, repository, monkeypatch):
+    asked, commands = [], []
+    repository.commit(a="1")
+    popen = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda words, **how: commands.append(words) or popen(words, **how))
+    with guarded(repository, "basic bWU6cEBzcw==", asked) as address:
+        directory, _ = bring(store, f"http://me:p%40ss@{address}/")
     assert files(directory) == ["a"]
     assert asked
     assert not [words for words in commands if any("p%40ss" in word or "p@ss" in word for word in words)]

@@ -8,8 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from kedge.model.credential import Credential
 from kedge.model.digest import digest_of, sha256
-from kedge.model.errors import IntegrityError, InvalidInput, KedgeError, NotFound, RegistryError, Unsupported
+from kedge.model.errors import (
+    IntegrityError,
+    InvalidInput,
+    KedgeError,
+    NotFound,
+    RegistryError,
+    Unauthorized,
+    Unsupported,
+)
 from kedge.model.image import (
     OCI_CONFIG,
     OCI_INDEX,
@@ -130,6 +139,35 @@ def test_a_manifest_pinned_by_digest_and_present_needs_no_request(
     again = ImageSource(store, registry, AMD)
     again.pin(Source(f"docker-image://{at(fake).with_digest(target.digest)}"), None, WORK)
     assert len(fake.seen) == asked
+
+
+@pytest.mark.parametrize("by", ["name", "digest"])
+def test_in_a_shared_store_the_registry_is_asked_whether_this_client_may_have_it(
+    fake: FakeRegistry, store: Store, by: str
+) -> None:
+    fake.users = {"me": "secret"}
+    target = add_image(fake, "v1", hello="world")
+    reference = at(fake) if by == "name" else at(fake).with_digest(target.digest)
+    with Registry(QUICK, lambda host: Credential("me", "secret")) as mine, Registry(QUICK) as nobodys:
+        first = ImageSource(store, mine, AMD, "none").resolve(reference, AMD)
+        with pytest.raises(Unauthorized):
+            ImageSource(store, nobodys, AMD, "none").resolve(reference, AMD)
+        asked = len(fake.seen)
+        assert ImageSource(store, mine, AMD, "none").resolve(reference, AMD) == first
+    assert {one.method for one in fake.seen[asked:]} == {"HEAD"}
+    assert store.images.list() == []
+
+
+def test_names_of_a_store_that_is_shared_as_dockers_is_are_everybodys(
+    fake: FakeRegistry, images: ImageSource, store: Store
+) -> None:
+    add_image(fake, "v1", hello="world")
+    images.pull(at(fake), AMD, WORK)
+    fake.users = {"me": "secret"}
+    with Registry(QUICK) as nobodys:
+        assert ImageSource(store, nobodys, AMD, "names").resolve(at(fake), AMD)
+        with pytest.raises(Unauthorized):
+            ImageSource(store, nobodys, AMD, "none").resolve(at(fake), AMD)
 
 
 def test_a_name_means_the_same_until_the_build_ends(fake: FakeRegistry, images: ImageSource) -> None:

@@ -150,7 +150,7 @@ class Parts:
     def images(self) -> "ImageSource":
         from kedge.sources.image import ImageSource
 
-        return ImageSource(self.store, self.registry, self.host)
+        return ImageSource(self.store, self.registry, self.host, self.request.trust)
 
     @cached_property
     def layouts(self) -> "OciLayoutSource":
@@ -258,7 +258,7 @@ class Parts:
         def git() -> SourceHandler:
             from kedge.sources.git import GitSource
 
-            return GitSource(self.store, self.session)
+            return GitSource(self.store, self.session, trust=self.request.trust)
 
         web: Any = Late(http)
         handlers: dict[str, Any] = {

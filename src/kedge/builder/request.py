@@ -14,6 +14,7 @@ from kedge.model.graph import Edge
 from kedge.model.image import Descriptor, ImageConfig
 from kedge.model.ops import Pairs, Ulimit
 from kedge.model.platform import Platform
+from kedge.model.trust import Trust
 from kedge.model.value import dataclass, field
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ class BuildRequest:
     entitlements: tuple[str, ...] = ()  # network.host, security.insecure, device[=NAME]
     call: Literal["build", "check", "outline", "targets", "lint"] = "build"
     call_format: str = ""
+    trust: Trust = "all"
     recorded_times: bool = False  # without an epoch, documents carry when the store came to have their layers
     source_date_epoch: int | None = None  # seconds; a build argument SOURCE_DATE_EPOCH sets it too
     max_parallelism: int = 0  # running steps at once; 0: no limit

@@ -25,6 +25,7 @@ from kedge.model.errors import IntegrityError, InvalidInput, NotFound, SourceErr
 from kedge.model.graph import Snapshot
 from kedge.model.ops import Source
 from kedge.model.platform import Platform
+from kedge.model.trust import Trust
 from kedge.model.value import dataclass
 from kedge.session.session import Session
 from kedge.sources.git_command import CONFIG, Git, environment
@@ -77,16 +78,16 @@ def _buildkit_name(commit: str, ref: str, wanted: _Wanted) -> str:
 
 class GitSource:
     """SourceHandler for git://. A ref is looked up once a build; repositories are fetched into the store once and
-    reused.
+    reused: without `trust` in all that it has, by who can read the remote now.
     """
 
-    def __init__(self, store: "Store", session: Session, *, also: Sequence[str] = ()) -> None:
-        self._store, self._session = store, session
+    def __init__(self, store: "Store", session: Session, *, also: Sequence[str] = (), trust: Trust = "all") -> None:
+        self._store, self._session, self._trust = store, session, trust
         self._transports = (*TRANSPORTS, *also)  # `also` is for tests: ("file",)
         self._found: dict[tuple[str, str], tuple[str, str]] = {}
 
     def pin(self, source: Source, platform: Platform | None, work: Work) -> Pin:
-        """By the commit that the ref names now. A full commit id needs no request."""
+        """By the commit that the ref names now. A full commit id needs no request in a store that is one's own."""
         wanted = self._read(source)
         commit, ref = self._commit(wanted, work)
         identity = (commit, ref if wanted.keep_git_dir else "", wanted.subdir, wanted.submodules, wanted.commit_times)
@@ -120,14 +121,14 @@ class GitSource:
         return commit, ref
 
     def _resolve(self, wanted: _Wanted, work: Work) -> tuple[str, str]:
-        if _COMMIT.fullmatch(wanted.ref):
-            return wanted.ref, wanted.ref
-        if wanted.by_commit and _COMMIT.fullmatch(wanted.checksum):
-            ref = wanted.ref if wanted.ref.startswith("refs/") or not wanted.ref else f"refs/heads/{wanted.ref}"
-            return wanted.checksum, ref or wanted.checksum
+        known = _named_commit(wanted)
+        if known and self._trust == "all":
+            return known
         with self._git(wanted, work) as git:
-            names = [wanted.ref, wanted.ref + "^{}"] if wanted.ref else ["HEAD"]
+            names = [wanted.ref, wanted.ref + "^{}"] if wanted.ref and not known else ["HEAD"]
             listed = git.run("ls-remote", "--symref", "--", wanted.address, *names)
+        if known:  # asked only whether this client may read the repository
+            return known
         refs: dict[str, str] = {}
         head = ""
         for line in listed.decode("utf-8", "replace").splitlines():
@@ -296,6 +297,16 @@ def _basic(user: str, password: str) -> str:
     import base64
 
     return "basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+def _named_commit(wanted: _Wanted) -> tuple[str, str] | None:
+    """What is asked for, where a commit is named and nothing need be looked up."""
+    if _COMMIT.fullmatch(wanted.ref):
+        return wanted.ref, wanted.ref
+    if wanted.by_commit and _COMMIT.fullmatch(wanted.checksum):
+        ref = wanted.ref if wanted.ref.startswith("refs/") or not wanted.ref else f"refs/heads/{wanted.ref}"
+        return wanted.checksum, ref or wanted.checksum
+    return None
 
 
 def _choose(refs: dict[str, str], wanted: _Wanted, head: str) -> tuple[str, str]:

@@ -15,6 +15,7 @@ from kedge.model.image import INDEXES, MANIFESTS, OCI_INDEX, OCI_MANIFEST, Descr
 from kedge.model.ops import Source
 from kedge.model.platform import Platform, best_match, of_machine
 from kedge.model.reference import Reference, parse_reference
+from kedge.model.trust import Trust
 from kedge.model.value import dataclass, replace
 from kedge.sources.handler import Pin, Work
 from kedge.sources.once import Once
@@ -34,11 +35,15 @@ _CONFIG_LIMIT = 8 << 20
 class ImageSource:
     """SourceHandler for docker-image://. One per build: a name is resolved once and means the same until the end.
 
-    `host` is the platform for sources that name none: this machine's unless told.
+    `host` is the platform for sources that name none: this machine's unless told. Without `trust` in all that the store
+    has, the registry is asked for every name and digest, and what is found gets no name.
     """
 
-    def __init__(self, store: "Store", registry: "Registry", host: Platform | None = None) -> None:
+    def __init__(
+        self, store: "Store", registry: "Registry", host: Platform | None = None, trust: Trust = "all"
+    ) -> None:
         self._store, self._registry, self._host = store, registry, host or of_machine(os.uname().machine)
+        self._trust = trust
         self._targets, self._images = Once[Descriptor](), Once[PickedImage]()
         self._arriving: dict[Digest, _LayerProgress] = {}
 
@@ -103,7 +108,8 @@ class ImageSource:
     # ---- finding -----------------------------------------------------------------------------------------------------
 
     def _find(self, reference: Reference, platform: Platform, mode: ResolveMode) -> PickedImage:
-        record = None if reference.digest else self._store.images.get(str(reference))
+        by_name = not reference.digest and self._trust != "none"
+        record = self._store.images.get(str(reference)) if by_name else None
         if record and mode != "pull":
             image = self._from_store(reference, record, platform, mode)
             if image:
@@ -138,10 +144,12 @@ class ImageSource:
 
     def _target(self, reference: Reference, record: "ImageRecord | None") -> Descriptor:
         """What the name points at, by asking as little as that takes."""
-        if reference.digest and self._store.blobs.has(reference.digest):
+        if reference.digest and self._trust == "all" and self._store.blobs.has(reference.digest):
             return _described(reference.digest, self._store.blobs.read(reference.digest, _DOCUMENT_LIMIT))
-        if record:
-            return self._registry.resolve(reference)  # most likely unchanged: HEAD costs no pull of the rate limit
+        if record or self._trust != "all":  # most likely here: HEAD costs no pull of the rate limit
+            target = self._registry.resolve(reference)
+            if record or self._store.blobs.has(target.digest):
+                return target
         document = self._registry.manifest(reference)
         self._store.blobs.put(document.data)
         return document.descriptor
@@ -152,7 +160,7 @@ class ImageSource:
         return pick_image(reference.familiar, target, documents, platform)
 
     def _remember(self, reference: Reference, image: PickedImage, record: "ImageRecord | None") -> None:
-        if not reference.digest and not (record and record.target == image.target):
+        if self._trust == "all" and not reference.digest and not (record and record.target == image.target):
             self._name(reference, image)
 
     def _name(self, reference: Reference, image: PickedImage) -> None:

@@ -178,6 +178,7 @@ class Job:
             entitlements=self.granted,
             max_parallelism=self.config.max_parallelism,
             recorded_times=self.config.recorded_times,
+            trust="none" if self.config.images_are_cache else "names",
         )
         parts = Parts(request, self.lent, self.log.report)
         parts.settings = self.config.settings
