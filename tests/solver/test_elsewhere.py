@@ -2,6 +2,8 @@
 
 import pytest
 
+from kedge.model.graph import Edge
+
 
 class Foreign:
     """A cache: results by vertex; an empty list means that it knows the vertex and has no results."""
@@ -9,7 +11,7 @@ class Foreign:
     def __init__(self, results):
         self.results, self.asked = results, []
 
-    async def found(self, vertex, *, look):
+    async def found(self, vertex, wanted, *, look):
         self.asked.append((vertex.digest, look))
         return self.results.get(vertex.digest) or None
 
@@ -110,3 +112,14 @@ def test_stored_results_can_be_asked_for_without_making_anything(world, graph):
     world.cache.stored.clear()
     assert world.trunk(ask) == [None, None, None]
     assert world.ran == []
+
+
+def test_outputs_that_nobody_wants_may_be_missing_and_are_made_when_asked_for(world, g):
+    step = g.run(g.image(), "make")
+    world.elsewhere = Foreign({step.vertex.digest: [None, (world.layer({"/foreign": "1"}),)]})
+    other = Edge(step.vertex, 1)
+    assert world.solve(other)[0] == {"/foreign": "1"}
+    assert world.ran == []
+    world.elsewhere = None
+    assert world.solve(step)[0]["/out/bin"] == "built"
+    assert world.ran == ["docker-image://alpine", "make"]  # nothing was kept of what was not whole

@@ -5,7 +5,7 @@ trunk, so that one failure or one stop ends it all. Does not know what any part 
 """
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -114,17 +114,30 @@ def solve(parts: Parts) -> Solved:
         raise
 
 
-def solve_graph(parts: Parts, edge: Edge) -> Snapshot:
-    """Solve a graph that came without a Dockerfile."""
-    parts.entitlements.require_all(edge)
-    if steps := uncached(edge):
-        _empty_caches(parts, steps)
+def solve_graphs(parts: Parts, edges: Sequence[Edge]) -> list[Snapshot]:
+    """Solve graphs that came without a Dockerfile, with the caches from and to elsewhere of the parts' request."""
+    for edge in edges:
+        parts.entitlements.require_all(edge)
+        if steps := uncached(edge):
+            _empty_caches(parts, steps)
     solver = parts.solver("")
     try:
-        return parts.trunk.run(solver.solve(edge))
+        return parts.trunk.run(_solve_graphs(parts, solver, edges))
     except BaseException as error:
         solver.abandon(error)
+        _lost_a_cache(parts, error)  # so that the caller's next try does without it
         raise
+
+
+async def _solve_graphs(parts: Parts, solver: Solver, edges: Sequence[Edge]) -> list[Snapshot]:
+    travels = bool(parts.request.cache_from or parts.request.cache_to)
+    if travels:
+        parts.caches.read_targets()
+        await parts.caches.prepare(solver, parts.sources)
+    snapshots = await parts.trunk.gather(map(solver.solve, edges))
+    if travels:
+        await parts.caches.collect(edges)
+    return snapshots
 
 
 def export_solved(parts: Parts, solved: Solved) -> BuildResult:
@@ -353,7 +366,7 @@ def _lower_options(
     from kedge.builder.contexts import named_contexts
 
     contexts, ignores = named_contexts(parts)
-    inputs = {one.name: one.edge for one in request.inputs}
+    inputs = {one.name: one.edge for one in parts.remote.inputs}
     build_args = _build_args(request)
     return LowerOptions(
         target=request.target,

@@ -9,7 +9,7 @@ kept. Coroutines of the trunk.
       the record of the input's content: what a client lends is always looked at, other inputs only on demand.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from kedge.model.cache_document import CacheRecord, CacheResult, Link, Step
@@ -62,14 +62,14 @@ class Travelling:
 
     # ---- looking up --------------------------------------------------------------------------------------------------
 
-    async def found(self, vertex: Vertex, *, look: bool) -> list[Snapshot] | None:
+    async def found(self, vertex: Vertex, wanted: Collection[int], *, look: bool) -> list[Snapshot | None] | None:
         """See the solver's Elsewhere."""
         if isinstance(vertex.op, Source) or not self._caches:
             return None
         for closely in (False, True)[: 1 + look]:
             snapshots = [self._result(places) for places in await self._meeting(vertex, closely)]
-            if snapshots and all(snapshot is not None for snapshot in snapshots):
-                return [snapshot for snapshot in snapshots if snapshot is not None]
+            if snapshots and all(output < len(snapshots) and snapshots[output] is not None for output in wanted):
+                return snapshots
         return None
 
     async def knows(self, vertex: Vertex) -> bool:
@@ -255,8 +255,10 @@ class _Teller:
         snapshots = None
         if not isinstance(vertex.op, Source):  # what everyone can pull is not carried along
             snapshots = await self._travelling.solver.stored(vertex, self._memory)
-            if snapshots is None:  # what an imported cache has of it travels on, or caches would shrink as they travel
-                snapshots = await self._travelling.found(vertex, look=False)
+            if (
+                snapshots is None or None in snapshots
+            ):  # what an imported cache has of it travels on, or caches would shrink as they travel
+                snapshots = await self._travelling.found(vertex, (), look=False)
         for output in range(key.outputs):
             snapshot = snapshots[output] if snapshots and output < len(snapshots) else None
             for digest in key.records(output):

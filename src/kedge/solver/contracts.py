@@ -4,7 +4,7 @@ Owns the two Protocols and the record of a key that later explains a miss. Knows
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol, TypeAlias
 
@@ -31,8 +31,9 @@ Manifest: TypeAlias = KeyManifest  # in model, because the store keeps it
 class Elsewhere(Protocol):
     """Results that somebody else made, in caches the user named. A coroutine of the trunk."""
 
-    async def found(self, vertex: Vertex, *, look: bool) -> list[Snapshot] | None:
-        """Results for the vertex, None when there are none. Never raises for a cache's sake.
+    async def found(self, vertex: Vertex, wanted: Collection[int], *, look: bool) -> list[Snapshot | None] | None:
+        """Results for the vertex, those of the wanted outputs and maybe more; None when it has not all that is wanted.
+        Never raises for a cache's sake.
 
         With `look`, the files of its inputs may be looked at, for which they may be made. Without it, nothing is made
         or fetched.

@@ -16,7 +16,7 @@ decisions.
 
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from kedge.model.cachekey import CacheKey, CacheMap, Selection, Selections
 from kedge.model.digest import Digest, digest_of
@@ -31,6 +31,7 @@ from kedge.solver.explain import Miss, explain, place_of
 from kedge.solver.trunk import Task, Trunk
 
 T = TypeVar("T")
+Outputs: TypeAlias = list[Snapshot | None]  # None: nobody wanted it, and a cache from elsewhere had only the others
 EVERYTHING: Selections = (Selection("/"),)
 
 
@@ -85,7 +86,9 @@ class Solver:
         self._checksum, self._report, self._scope = checksum, report, scope
         self.elsewhere = elsewhere
         self._keys: dict[Vertex, Task[Known]] = {}
-        self._results: dict[Vertex, Task[list[Snapshot]]] = {}
+        self._wanted: dict[Vertex, set[int]] = {}  # outputs, as far as anybody announced that he needs them
+        self._results: dict[Vertex, Task[Outputs]] = {}
+        self._whole: dict[Vertex, Task[Outputs]] = {}  # of which a cache from elsewhere had a part that is not enough
         self._no_cache: set[Digest] = set()
         self._events: dict[Vertex, VertexEvent] = {}
         self.misses: dict[Digest, Miss] = {}
@@ -119,7 +122,10 @@ class Solver:
         all.
         """
         self._no_cache |= {vertex.digest for vertex in uncached(edge)}
+        self._wanted.setdefault(edge.vertex, set()).add(edge.output)
         for vertex in walk(edge):
+            for below in vertex.inputs:
+                self._wanted.setdefault(below.vertex, set()).add(below.output)
             if vertex not in self._events:
                 inputs = tuple(e.vertex.digest for e in vertex.inputs)
                 name = vertex.hints.name or type(vertex.op).__name__.lower()
@@ -138,16 +144,23 @@ class Solver:
     # ---- results -----------------------------------------------------------------------------------------------------
 
     async def _edge(self, edge: Edge) -> Snapshot:
-        return (await self._once(self._results, edge.vertex, self._solve))[edge.output]
+        found = (await self._once(self._results, edge.vertex, self._solve))[edge.output]
+        if found is None:
+            found = (await self._once(self._whole, edge.vertex, self._solve_whole))[edge.output]
+        assert found is not None
+        return found
 
-    async def _solve(self, vertex: Vertex) -> list[Snapshot]:
+    async def _solve_whole(self, vertex: Vertex) -> Outputs:
+        return await self._solve(vertex, ask=False)
+
+    async def _solve(self, vertex: Vertex, ask: bool = True) -> Outputs:
         known = await self._known(vertex)
         if known.volatile:
             return await self._run(vertex, [await self._edge(edge) for edge in vertex.inputs])
         if not known.ignore and (hit := self._cache.results(known.key)) is not None:
             return self._hit(vertex, hit)
-        if not known.ignore and (hit := await self._from_elsewhere(vertex, known)) is not None:
-            return self._hit(vertex, hit)
+        if not known.ignore and ask and (found := await self._from_elsewhere(vertex, known)) is not None:
+            return self._hit(vertex, found)
         if known.unseen:  # it must run: now the files count
             known = await self._key(vertex, anew=True)
             if (hit := self._cache.results(known.key)) is not None:
@@ -167,19 +180,25 @@ class Solver:
         finally:  # also when the trunk ends the build while this waits: it lets the leaf above return first
             claim.__exit__(None, None, None)
 
-    async def _from_elsewhere(self, vertex: Vertex, known: Known) -> list[Snapshot] | None:
-        """What a cache from elsewhere has, kept under the key that was made here: a cache cannot choose keys."""
-        found = await self.elsewhere.found(vertex, look=True) if self.elsewhere else None
-        if found is not None:
-            await self._trunk.call(self._cache.put, known.key, found, known.manifest)
+    async def _from_elsewhere(self, vertex: Vertex, known: Known) -> Outputs | None:
+        """What a cache from elsewhere has, kept under the key that was made here: a cache cannot choose keys.
+
+        A cache may lack outputs that nobody wants: then it serves this build, and nothing is kept.
+        """
+        if self.elsewhere is None:
+            return None
+        found = await self.elsewhere.found(vertex, self._wanted.get(vertex, ()), look=True)
+        whole = [snapshot for snapshot in found or () if snapshot is not None]
+        if found is not None and len(whole) == len(found):
+            await self._trunk.call(self._cache.put, known.key, whole, known.manifest)
         return found
 
-    async def _make(self, vertex: Vertex, known: Known, inputs: list[Snapshot]) -> list[Snapshot]:
+    async def _make(self, vertex: Vertex, known: Known, inputs: list[Snapshot]) -> Outputs:
         return await self._run(vertex, inputs, lambda made: self._cache.put(known.key, made, known.manifest))
 
     async def _run(
         self, vertex: Vertex, inputs: Sequence[Snapshot], keep: Callable[[list[Snapshot]], None] | None = None
-    ) -> list[Snapshot]:
+    ) -> Outputs:
         event = self._start(vertex)
         try:
             results = await self._operations[type(vertex.op)].run(vertex, inputs)
@@ -189,7 +208,7 @@ class Solver:
             self._fail(vertex, error)
             raise
         self._tell(vertex, replace(event, completed=time.time()))
-        return results
+        return [*results]
 
     # ---- keys --------------------------------------------------------------------------------------------------------
 
@@ -277,7 +296,7 @@ class Solver:
         """Is the vertex not to be looked up, in any cache?"""
         return vertex.digest in self._no_cache
 
-    async def stored(self, vertex: Vertex, memory: dict[Vertex, CacheKey | None]) -> list[Snapshot] | None:
+    async def stored(self, vertex: Vertex, memory: dict[Vertex, CacheKey | None]) -> Sequence[Snapshot | None] | None:
         """What is stored for the vertex, if that can be told without making or fetching anything.
 
         `memory` is the caller's, for all vertices of a build.
@@ -319,14 +338,14 @@ class Solver:
 
     # ---- telling -----------------------------------------------------------------------------------------------------
 
-    def _hit(self, vertex: Vertex, results: list[Snapshot]) -> list[Snapshot]:
+    def _hit(self, vertex: Vertex, results: Sequence[Snapshot | None]) -> Outputs:
         """Tell that the vertex was cached, and so all it was made of that nobody else is asking for."""
         for below in walk(Edge(vertex)):
             if below is vertex or (self._events[below].started is None and below not in self._results):
                 now, event = time.time(), self._events[below]
                 started = event.started if _runs(event) else now
                 self._tell(below, replace(event, started=started, completed=now, cached=True))
-        return results
+        return list(results)
 
     def _start(self, vertex: Vertex) -> VertexEvent:
         """Tell that the vertex runs, unless that was told: who draws it would wait for the end of both."""

@@ -27,6 +27,7 @@ class LentCaches:
         self._held = ExitStack()
         self._targets: tuple[CacheSpec, ...] | None = None
         self._out: list[tuple[str, Path]] = []  # the client's name, our directory
+        self._found: dict[CacheSpec, CacheSpec | None] = {}
 
     def close(self) -> None:
         """Remove our directories."""
@@ -58,8 +59,13 @@ class LentCaches:
 
     def sources(self, specs: Sequence[CacheSpec]) -> tuple[CacheSpec, ...]:
         """What to import from, as the builder takes it. A cache that cannot be had is left out."""
-        found = (self._source(spec) if spec.kind == "local" else spec for spec in dict.fromkeys(specs))
+        found = (self._local(spec) if spec.kind == "local" else spec for spec in dict.fromkeys(specs))
         return tuple(spec for spec in found if spec is not None)
+
+    def _local(self, spec: CacheSpec) -> CacheSpec | None:
+        if spec not in self._found:
+            self._found[spec] = self._source(spec)
+        return self._found[spec]
 
     def _source(self, spec: CacheSpec) -> CacheSpec | None:
         attrs = dict(spec.attrs)

@@ -133,7 +133,9 @@ def _solved(job: Job, result: Result) -> tuple[Parts, course.Solved]:
     origin = origins.pop() if len(origins) == 1 else None
     if origin is not None and len(targets) == len(origin.solved.targets):
         return origin.parts, replace(origin.solved, targets=targets, snapshots=snapshots)
-    parts = job.parts(BuildRequest(multi_platform=not result.is_single))
+    parts = job.parts(BuildRequest(multi_platform=not result.is_single, cache_to=job.caches.targets))
+    if job.cache_to:  # all of it is known by now: a cache tells what the graphs have in common
+        course.solve_graphs(parts, [target.edge for target in targets if target.edge is not None])
     return parts, course.Solved(targets, snapshots)
 
 

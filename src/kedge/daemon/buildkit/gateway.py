@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import grpc
 
+from kedge.daemon.buildkit.attributes import cache_spec
 from kedge.daemon.buildkit.capabilities import FRONTEND_CAPS, LLB_CAPS
 from kedge.daemon.buildkit.definition import encode, read_platform
 from kedge.daemon.buildkit.errors import ForeignError, Refused, answers, streams
@@ -56,7 +57,8 @@ class Gateway:
             attrs, inputs = dict(request.FrontendOpt), dict(request.FrontendInputs)
             result = solve_frontend(job, request.Frontend, attrs, inputs, request.SourcePolicies)
         else:
-            result = solve_definition(job, request.Definition, request.SourcePolicies)
+            caches = [cache_spec(one.Type, one.Attrs) for one in request.CacheImports]
+            result = solve_definition(job, request.Definition, request.SourcePolicies, caches)
         if request.Evaluate:
             result.evaluate()
         return _answer(job, request, result)

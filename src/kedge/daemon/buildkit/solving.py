@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from kedge.builder import course
-from kedge.builder.request import BuildRequest, Input, Lent, Output
+from kedge.builder.remote import Input, RemoteRequest
+from kedge.builder.request import BuildRequest, CacheSpec, Output
 from kedge.daemon.buildkit.advice import advice
 from kedge.daemon.buildkit.attributes import read_attributes
 from kedge.daemon.buildkit.definition import decode
@@ -37,25 +38,28 @@ CONFIG, BASE_CONFIG, EPOCH, PLATFORMS = (
 )
 
 
-def solve_definition(job: Job, definition: Any, policies: Sequence[Any] = ()) -> Result:
-    """A graph, solved when its files are asked for."""
+def solve_definition(
+    job: Job, definition: Any, policies: Sequence[Any] = (), caches: Sequence[CacheSpec] = ()
+) -> Result:
+    """A graph, solved when its files are asked for, with these caches beside those of the build."""
     decoded = decode(definition)
     job.log.names |= decoded.names
     if decoded.edge is None:
         return Result({"": None})
-    return Result({"": solve_edge(job, decoded.edge, policies)})
+    return Result({"": solve_edge(job, decoded.edge, policies, caches)})
 
 
-def solve_edge(job: Job, edge: Edge, policies: Sequence[Any] = ()) -> Outcome:
+def solve_edge(job: Job, edge: Edge, policies: Sequence[Any] = (), caches: Sequence[CacheSpec] = ()) -> Outcome:
     """A graph, without an image config of its own; solved when its files are asked for."""
-    parts = job.parts(BuildRequest(), policies)
+    request = BuildRequest(cache_to=job.caches.targets, cache_from=job.caches.sources((*job.cache_from, *caches)))
+    parts = job.parts(request, policies)
     parts.entitlements.require_all(edge)
 
     target = replace(empty_target(edge.vertex.platform or parts.host), edge=edge)
 
     def solve() -> course.Solved:
         with offered(job, parts):
-            return course.Solved((target,), (course.solve_graph(parts, edge),))
+            return course.Solved((target,), tuple(course.solve_graphs(parts, [edge])))
 
     return Outcome(target, Origin(parts, solve))
 
@@ -130,13 +134,13 @@ def _read_inputs(job: Job, attrs: Mapping[str, str], inputs: Mapping[str, Any]) 
     return tuple(found)
 
 
-def _root(job: Job) -> BuildRequest | None:
+def _root(job: Job) -> RemoteRequest | None:
     """What the client asked that drives this build by itself."""
     if job.request.Frontend or not (job.request.FrontendAttrs or job.request.FrontendInputs):
         return None
     attrs = dict(job.request.FrontendAttrs)
     inputs = _read_inputs(job, attrs, dict(job.request.FrontendInputs))
-    return BuildRequest(context=None, told_args=tuple(sorted(attrs.items())), inputs=inputs)
+    return RemoteRequest(context=None, told_args=tuple(sorted(attrs.items())), inputs=inputs)
 
 
 def _input_config(text: str) -> ImageConfig | None:
@@ -153,13 +157,13 @@ def _input_config(text: str) -> ImageConfig | None:
         raise InvalidInput(f"failed to parse input metadata {text[:80]}") from None
 
 
-def _with_inputs(job: Job, request: BuildRequest) -> BuildRequest:
+def _with_inputs(job: Job, request: RemoteRequest) -> RemoteRequest:
     """The context and the Dockerfile out of graphs of the same names, where the client gave them."""
     edges = {one.name: one.edge for one in request.inputs}
-    if not isinstance(request.context, Lent):
+    if not request.context_lent:
         return replace(request, inputs=tuple(one for one in request.inputs if one.name != "context"))
     if "context" in edges:
-        request = replace(request, context=None)
+        request = replace(request, context_lent="")
     if (edge := edges.get("dockerfile")) is not None:
         outcome = solve_edge(job, edge)
         with outcome.store.layers.mounted(outcome.snapshot) as tree:

@@ -1,0 +1,109 @@
+"""Caches from and to elsewhere for graphs that come without a Dockerfile: `buildctl build --import-cache`."""
+
+import shutil
+import subprocess
+import uuid
+from pathlib import Path
+
+import pytest
+
+from kedge.daemon.buildkit.definition import encode
+from kedge.daemon.wire import control, gateway
+from kedge.model.graph import Edge, Vertex
+from kedge.model.ops import Copy, File, MakeFile
+from kedge.registry.fake import FakeRegistry
+from tests.daemon.client import Client
+from tests.daemon.conftest import RunningService
+from tests.daemon.driver import Driver
+
+pytestmark = pytest.mark.namespace
+
+
+@pytest.fixture
+def registry():
+    with FakeRegistry() as running:
+        yield running
+
+
+@pytest.fixture
+def other(tmp_path):
+    """A client of another service, which has nothing."""
+    folder = Path(
+        subprocess.run(["mktemp", "-d", "/tmp/kedge-test-XXXXXX"], capture_output=True, text=True).stdout[:-1]
+    )
+    running = RunningService(folder)
+    client = Client(running.address, folder / "client" / "s")
+    yield client
+    client.close()
+    running.stop()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def graph(text):
+    made = Edge(Vertex(File((MakeFile("/f", text.encode(), 0o644, -1, 0),))))
+    return Edge(Vertex(File((Copy("/f", "/g", -1, 0, 0),)), (made,)))
+
+
+def cached(status):
+    return {vertex.name for vertex in status.vertexes if vertex.cached}
+
+
+def test_a_graph_solved_by_one_service_is_a_hit_at_another(connect, other, registry):
+    edge = graph(uuid.uuid4().hex)
+    attrs = {"ref": f"{registry.address}/cache:1", "mode": "max", "registry.insecure": "true"}
+    to = control.CacheOptions(Exports=[control.CacheOptionsEntry(Type="registry", Attrs=attrs)])
+    response, _ = connect().solve(Definition=encode(edge), Cache=to)
+    assert "cache.manifest" in response.ExporterResponse
+    source = control.CacheOptions(Imports=[control.CacheOptionsEntry(Type="registry", Attrs=attrs)])
+    _, status = other.solve(Definition=encode(edge), Cache=source)
+    assert "copy /f /g" in cached(status)
+
+
+def test_graphs_returned_together_make_one_cache(connect, other, registry):
+    first, second = graph(uuid.uuid4().hex), graph(uuid.uuid4().hex)
+    attrs = {"ref": f"{registry.address}/cache:2", "mode": "max", "registry.insecure": "true"}
+    to = control.CacheOptions(Exports=[control.CacheOptionsEntry(Type="registry", Attrs=attrs)])
+    driver = Driver(connect(), Cache=to)
+    refs = {key: driver.solve(edge, evaluate=False).ref for key, edge in (("linux/amd64", first), ("b", second))}
+    driver.end(gateway.Result(refs=gateway.RefMap(refs=refs)))
+    source = [gateway.CacheOptionsEntry(Type="registry", Attrs=attrs)]
+    importing = Driver(other)
+    for edge in (first, second):
+        importing.call("Solve", gateway.SolveRequest(Definition=encode(edge), Evaluate=True, CacheImports=source))
+    importing.end()
+    seen = [vertex for vertex in other.status(importing.request.Ref).vertexes if vertex.name == "copy /f /g"]
+    assert len({vertex.digest for vertex in seen if vertex.cached}) == 2
+
+
+def test_a_graph_is_solved_when_its_files_are_asked_for(connect):
+    bad = Edge(Vertex(File((Copy("/none", "/g", -1, 0, 0),)), (graph(uuid.uuid4().hex),)))
+    driver = Driver(connect())
+    promised = driver.solve(bad, evaluate=False)
+    assert promised.ref.id
+    with pytest.raises(Exception, match="/none"):
+        driver.call("Evaluate", gateway.EvaluateRequest(Ref=promised.ref.id))
+    with pytest.raises(Exception, match="/none"):
+        driver.solve(bad)
+    assert "/none" in str(driver.end(promised))
+
+
+def test_what_failed_can_be_looked_into(connect):
+    import json
+
+    from kedge.daemon.wire import status
+
+    text = uuid.uuid4().hex
+    made = MakeFile("/f", text.encode(), 0o644, -1, -1)
+    bad = Edge(Vertex(File((made, Copy("/none", "/g", 1, 0, 0))), (graph("x"),)))
+    driver = Driver(connect())
+    with pytest.raises(Exception, match="/no/such") as caught:
+        driver.solve(Edge(Vertex(File((made, MakeFile("/no/such", b"", 0o644, 0, 0))))))
+    told = status.Status.FromString(dict(caught.value.trailing_metadata())["grpc-status-details-bin"])
+    (data,) = (json.loads(one.value) for one in told.details if one.type_url.endswith("errdefs.Solve+json"))
+    assert len(data["mountIDs"]) == 2
+    assert data["file"] == {"index": "1"}
+    assert len(data["op"]["file"]["actions"]) == 2
+    read = driver.call("ReadFile", gateway.ReadFileRequest(Ref=data["mountIDs"][1], FilePath="/f"))
+    assert read.Data.decode() == text
+    with pytest.raises(Exception, match="/none"):
+        driver.solve(bad)
