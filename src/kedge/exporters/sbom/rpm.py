@@ -1,7 +1,8 @@
-"""rpm's database: the sqlite form (rpm 4.16 and later) and the ndb form (SUSE).
+"""rpm's database: the sqlite form (rpm 4.16 and later), the ndb form (SUSE), and Berkeley's of older systems.
 
-Owns both containers and the header blobs in them (rpm's docs/manual/format_header.md: an index of 16-byte entries
-before a data segment). Counts are checked before they are used. The Berkeley form of older systems is not read.
+Owns what is not Berkeley's own of these containers (`berkeley`), and the header blobs in them (rpm's
+docs/manual/format_header.md: an index of 16-byte entries before a data segment). Counts are checked before they are
+used, and a database is believed no more bytes of blobs than its file could hold.
 """
 
 import os
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from typing import Final
 
+from kedge.exporters.sbom import berkeley
 from kedge.exporters.sbom.files import Files, text_of
 from kedge.exporters.sbom.package import Package, believable
 from kedge.exporters.sbom.records import System
@@ -28,7 +30,7 @@ def rpm(files: Files, system: System) -> Iterator[Package]:
     """What rpm has installed."""
     seen = set[tuple[int, int]]()
     for folder in _FOLDERS:
-        for name, read in (("rpmdb.sqlite", _sqlite), ("Packages.db", _ndb)):
+        for name, read in (("rpmdb.sqlite", _sqlite), ("Packages.db", _ndb), ("Packages", _berkeley)):
             path = f"{folder}/{name}"
             fd = files.open(path)
             if fd is None:
@@ -38,11 +40,25 @@ def rpm(files: Files, system: System) -> Iterator[Package]:
                 if (status.st_dev, status.st_ino) in seen or status.st_size > _LARGEST:
                     continue  # one folder is often a link to the other
                 seen.add((status.st_dev, status.st_ino))
-                for blob in read(fd):
+                for blob in _within(read(fd), 2 * status.st_size):
                     if package := _package(blob, path, system):
                         yield package
             finally:
                 os.close(fd)
+
+
+def _within(blobs: Iterator[bytes], most: int) -> Iterator[bytes]:
+    """The blobs until they come to more bytes than `most`, or are more than anybody has packages."""
+    for _, blob in zip(range(_MOST_PACKAGES), blobs, strict=False):
+        most -= len(blob)
+        if most < 0:
+            return
+        yield blob
+
+
+def _berkeley(fd: int) -> Iterator[bytes]:
+    """The blobs of the hash file; beside them it holds the number of the last package, which is too short for one."""
+    yield from berkeley.values(fd, _LARGEST_HEADER)
 
 
 def _sqlite(fd: int) -> Iterator[bytes]:
