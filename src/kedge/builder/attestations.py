@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from kedge.builder.attested_steps import layers_of, steps_of
 from kedge.builder.parts import Parts
-from kedge.builder.request import BuildRequest
+from kedge.builder.remote import RemoteRequest
 from kedge.builder.scans import Scan
 from kedge.builder.steps import step
 from kedge.dockerfile import LANGUAGE
@@ -158,7 +158,7 @@ def facts_of(parts: Parts, target: Target, image: Assembled | None, scanner: Ver
     name = definition.name if definition else "Dockerfile"
     names = {op.identifier.partition("://")[2] for _, op in sources if op.scheme == "local"}
     if definition and not remote:  # the context is at least looked at for its ignore file
-        names |= {"dockerfile", *(["context"] if request.context is not None else [])}
+        names |= {"dockerfile", *(["context"] if request.context is not None or parts.remote.context_lent else [])}
     return BuildFacts(
         builder_platform=parts.host,
         path=name,
@@ -181,18 +181,18 @@ def facts_of(parts: Parts, target: Target, image: Assembled | None, scanner: Ver
         layers=layers_of(target.edge, steps.ids, image.manifest.layers) if target.edge and steps and image else (),
         version=__version__,
         language=LANGUAGE if definition else "",
-        told_args=request.told_args,
-        inputs=_inputs(parts, request),
-        root=replace(_asked(parts, request.root), frontend="") if request.root else None,
+        told_args=parts.remote.told_args,
+        inputs=_inputs(parts, parts.remote),
+        root=replace(_asked(parts, parts.remote.root), frontend="") if parts.remote.root else None,
     )
 
 
-def _inputs(parts: Parts, request: BuildRequest) -> tuple[tuple[str, BuildFacts], ...]:
+def _inputs(parts: Parts, request: RemoteRequest) -> tuple[tuple[str, BuildFacts], ...]:
     """The requests whose results were given as inputs."""
     return tuple((one.name, _asked(parts, one.made_by)) for one in request.inputs if one.made_by)
 
 
-def _asked(parts: Parts, request: BuildRequest) -> BuildFacts:
+def _asked(parts: Parts, request: RemoteRequest) -> BuildFacts:
     """What is told of another request than the build's own."""
     return BuildFacts(
         builder_platform=parts.host,
@@ -242,8 +242,8 @@ def _layout_url(parts: Parts, op: Source, digest: str) -> str:
 
 def _vcs(parts: Parts) -> tuple[tuple[str, str], ...]:
     """The commit that a local context's repository has checked out, and where the repository comes from: hints only."""
-    if parts.request.vcs:
-        return tuple((key, without_credentials(value)) for key, value in parts.request.vcs)
+    if parts.remote.vcs:
+        return tuple((key, without_credentials(value)) for key, value in parts.remote.vcs)
     context = parts.request.context
     if parts.remote_context or not isinstance(context, (str, os.PathLike)):
         return ()

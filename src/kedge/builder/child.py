@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from kedge.builder.request import BuildRequest, BuildResult, Lent
+from kedge.builder.request import BuildRequest, BuildResult
 from kedge.model.errors import KedgeError
 from kedge.model.event import Report
 from kedge.model.value import replace
@@ -59,7 +59,7 @@ def _listen(up: Any, report: Report) -> BuildResult:
 def _portable(request: BuildRequest) -> BuildRequest:
     """The request with its streams read: a child has its own descriptors."""
     context = request.context
-    if context is not None and not isinstance(context, (str, bytes, os.PathLike, Lent)):
+    if context is not None and not isinstance(context, (str, bytes, os.PathLike)):
         request = replace(request, context=context.read())
     for output in request.outputs:
         if output.destination is not None and not isinstance(output.destination, os.PathLike):

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 from kedge.builder.parts import Parts
-from kedge.builder.request import Lent
 from kedge.builder.steps import step
 from kedge.dockerfile.lines import decode
 from kedge.kernel.paths import open_in_root
@@ -36,16 +35,16 @@ class Definition:
 
 def load_definition(parts: Parts) -> Definition:
     """Find, read and decode the Dockerfile and the ignore file; lends the context to the session. Raises KedgeError."""
-    if isinstance(parts.request.context, Lent):
+    if parts.remote.context_lent:
         from kedge.builder.lent import load_lent
 
         return load_lent(parts)
     context, text = _open_context(parts)
-    if context is not None and parts.request.context_subdirectory:
-        context = _inside(context, parts.request.context_subdirectory)
+    if context is not None and parts.remote.context_subdirectory:
+        context = _inside(context, parts.remote.context_subdirectory)
     if context is not None:
         parts.session.lend("context", context)
-    if parts.request.dockerfile_lent:
+    if parts.remote.dockerfile_lent:
         from kedge.builder.lent import load_lent
 
         return load_lent(parts)
@@ -86,7 +85,7 @@ def _open_context(parts: Parts) -> tuple[Path | None, bytes | None]:
     """The context as a directory, and the Dockerfile's text where standard input was one instead of a tar."""
     context = parts.request.context
     match context:
-        case None | Lent():
+        case None:
             return _empty(parts), None
         case bytes():
             return _from_stream(parts, io.BytesIO(context))

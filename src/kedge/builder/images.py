@@ -45,7 +45,7 @@ def _permitted(parts: Parts, reference: str) -> Source:
 
 
 def _input(parts: Parts, request: ImageRequest) -> ResolvedImage:
-    for one in parts.request.inputs:
+    for one in parts.remote.inputs:
         if one.name == request.reference:
             return ResolvedImage(one.config or ImageConfig(request.platform))
     raise NotFound(f"no input {request.reference[:80]!r} is given").at(request.location, request.stage)

@@ -15,7 +15,6 @@ from kedge.builder.definition import (
     read_inside,
 )
 from kedge.builder.parts import Parts
-from kedge.builder.request import Lent
 from kedge.builder.steps import step
 from kedge.model.errors import NotFound
 from kedge.model.patterns import read_ignore_file
@@ -26,14 +25,14 @@ _IGNORE_FILE = ".dockerignore"
 
 def load_lent(parts: Parts) -> Definition:
     """The Dockerfile and the ignore file of a context that the session lends. Raises KedgeError."""
-    request = parts.request
+    name = parts.remote.context_lent
     found, own_ignore = _dockerfile(parts)
-    if not isinstance(request.context, Lent):
+    if not name:
         return Definition(decode_found(found), found.name)
     with step(parts.report, parts.trunk.cancel, f"[internal] load {_IGNORE_FILE}") as work:
         data = own_ignore
         if data is None:
-            data = lent_ignore_file(parts, request.context.name, f"{request.context.name}-{_IGNORE_FILE}")
+            data = lent_ignore_file(parts, name, f"{name}-{_IGNORE_FILE}")
         work.status("transferring context:", len(data), len(data), done=True)
     return Definition(decode_found(found), found.name, tuple(read_ignore_file(data.decode("utf-8", "surrogateescape"))))
 
@@ -47,9 +46,8 @@ def _dockerfile(parts: Parts) -> tuple[Found, bytes | None]:
     with step(parts.report, parts.trunk.cancel, f"[internal] load build definition from {name}") as work:
         if request.dockerfile_text is not None:
             return Found(name, request.dockerfile_text), None
-        folder = parts.session.directory(
-            request.dockerfile_lent, Wanted(follow=tuple(follow), hint=request.dockerfile_lent)
-        )
+        lent = parts.remote.dockerfile_lent
+        folder = parts.session.directory(lent, Wanted(follow=tuple(follow), hint=lent))
         for candidate in follow[:1] + follow[2:]:
             data = read_inside(folder, candidate, LARGEST_DOCKERFILE)
             if data is not None:

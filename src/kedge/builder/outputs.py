@@ -87,7 +87,7 @@ def export(
     """
     outputs = parts.request.outputs or (Output("image"),)
     stages = [
-        Stage(target.config, snapshot, target.base, target.epoch, parts.request.recorded_times)
+        Stage(target.config, snapshot, target.base, target.epoch, parts.recorded_times)
         for target, snapshot in zip(targets, snapshots, strict=True)
     ]
     if parts.request.cache_to or any(_INLINE_CACHE in dict(stage.config.extra) for stage in stages):

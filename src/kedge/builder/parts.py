@@ -11,11 +11,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from kedge.builder.remote import RemoteRequest
 from kedge.builder.request import BuildRequest
 from kedge.model.errors import KedgeError, NotFound
 from kedge.model.event import Report
 from kedge.model.ops import Build, Diff, Exec, File, Merge, Op, Passthrough, Source
 from kedge.model.platform import Platform, of_machine
+from kedge.model.trust import Trust
 from kedge.model.value import replace
 from kedge.operations.build import BuildOperation, Decode
 from kedge.operations.content import Content
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
 
 
 Part = TypeVar("Part")
+_NOT_REMOTE = RemoteRequest()
 
 
 class Late:
@@ -84,6 +87,8 @@ class Parts:
         self.decode: Decode | None = None  # reads the definition in a Build op, where somebody can
         self.policy: Policy | None = None  # what may be used, and what replaces it
         self.keeps_remains = False  # is a failed vertex's tree to be kept, for one who looks into it
+        self.trust: Trust = "all"  # what of the store may be used unasked
+        self.recorded_times = False  # without an epoch, do documents carry when the store came to have their layers?
         self._closing = ExitStack()
         self.started = time.time()
         self.definition: Definition | None = None  # once it is read
@@ -92,6 +97,11 @@ class Parts:
         self.relied_on: set[str] = set()  # origins of caches that bytes were asked of
         self.unkept: set[str] = set()  # those that did not give them
         self.pins: dict[Vertex, Pin] = {}  # what each source was, in every run of these parts
+
+    @property
+    def remote(self) -> RemoteRequest:
+        """What a service's client asks besides; nothing, where there is no such client."""
+        return self.request if isinstance(self.request, RemoteRequest) else _NOT_REMOTE
 
     def __enter__(self) -> "Parts":
         return self
@@ -150,7 +160,7 @@ class Parts:
     def images(self) -> "ImageSource":
         from kedge.sources.image import ImageSource
 
-        return ImageSource(self.store, self.registry, self.host, self.request.trust)
+        return ImageSource(self.store, self.registry, self.host, self.trust)
 
     @cached_property
     def layouts(self) -> "OciLayoutSource":
@@ -258,7 +268,7 @@ class Parts:
         def git() -> SourceHandler:
             from kedge.sources.git import GitSource
 
-            return GitSource(self.store, self.session, trust=self.request.trust)
+            return GitSource(self.store, self.session, trust=self.trust)
 
         web: Any = Late(http)
         handlers: dict[str, Any] = {

@@ -1,7 +1,7 @@
-"""The composition root: a BuildRequest becomes a BuildResult.
+"""A build as values: what is asked, and what came out.
 
-The only place that constructs real parts. Does not know who asked: the command line, the Python API and the service
-all come through `build`.
+Owns the public words of a build (`kedge.BuildRequest` and the rest). Does not know how anything is built, nor what a
+service's client may ask besides (`remote`).
 """
 
 from collections.abc import Mapping
@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from kedge.model.digest import Digest
 from kedge.model.event import WarningEvent
-from kedge.model.graph import Edge
-from kedge.model.image import Descriptor, ImageConfig
+from kedge.model.image import Descriptor
 from kedge.model.ops import Pairs, Ulimit
 from kedge.model.platform import Platform
-from kedge.model.trust import Trust
 from kedge.model.value import dataclass, field
 
 if TYPE_CHECKING:
@@ -43,41 +41,15 @@ class CacheSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class Lent:
-    """A context that stays where it is: the session lends it under this name."""
-
-    name: str = "context"
-
-
-@dataclass(frozen=True, slots=True)
-class Input:
-    """A graph that a named context `input:NAME` stands for; `context` and `dockerfile` replace what these names mean.
-
-    `edge` None is an empty root file system; `config` the image's, where it is one. `made_by` is the request whose
-    result the graph is, if that is known: provenance tells it.
-    """
-
-    name: str
-    edge: Edge | None = None
-    config: ImageConfig | None = None
-    made_by: "BuildRequest | None" = None
-
-
-@dataclass(frozen=True, slots=True)
 class BuildRequest:
     """All that decides a build, besides what the session lends (directories, secrets, SSH agents, credentials).
 
     Mappings are given as sorted pairs. Empty means Docker's default everywhere.
     """
 
-    context: Path | str | BinaryIO | bytes | Lent | None = (
-        "."  # directory; git or http URL; a tar as stream or bytes; None: no context
-    )
-    dockerfile: str = (
-        ""  # path as the user gave it, relative to the caller's working directory or, failing that, the context
-    )
+    context: Path | str | BinaryIO | bytes | None = "."  # directory; git or http URL; a tar; None: no context
+    dockerfile: str = ""  # path, relative to the caller's working directory or, failing that, the context
     dockerfile_text: bytes | None = None  # replaces `dockerfile` (`-f -`)
-    dockerfile_lent: str = ""  # name under which the session lends the directory that `dockerfile` is in
     target: str = ""
     tags: tuple[str, ...] = ()
     build_args: Pairs = ()
@@ -97,22 +69,15 @@ class BuildRequest:
     cgroup_parent: str = ""
     hostname: str = ""  # of steps
     multi_platform: bool = False  # an index also for one platform
-    context_subdirectory: str = ""  # the part of a remote context that is the context
-    inputs: tuple[Input, ...] = ()
     outputs: tuple[Output, ...] = ()  # (): the image, in the store
     cache_from: tuple[CacheSpec, ...] = ()
     cache_to: tuple[CacheSpec, ...] = ()
     cache_mount_from: tuple[CacheSpec, ...] = ()  # each with the `id` of a cache mount
     cache_mount_to: tuple[CacheSpec, ...] = ()
-    told_args: Pairs = ()  # attributes as a remote client gave them, which only provenance tells
-    root: "BuildRequest | None" = None  # what a remote client asked that then asked for this
-    vcs: Pairs = ()  # what a remote client says of its repository: source, revision
     attestations: Pairs = ()  # kind ("provenance", "sbom") -> its attributes as written
     entitlements: tuple[str, ...] = ()  # network.host, security.insecure, device[=NAME]
     call: Literal["build", "check", "outline", "targets", "lint"] = "build"
     call_format: str = ""
-    trust: Trust = "all"
-    recorded_times: bool = False  # without an epoch, documents carry when the store came to have their layers
     source_date_epoch: int | None = None  # seconds; a build argument SOURCE_DATE_EPOCH sets it too
     max_parallelism: int = 0  # running steps at once; 0: no limit
     store: Path | None = None  # the store's root; None: KEDGE_ROOT or the user's default

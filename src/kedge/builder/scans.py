@@ -10,7 +10,8 @@ from typing import Final
 
 from kedge.builder.images import resolve
 from kedge.builder.parts import Parts
-from kedge.builder.request import BuildRequest, Lent
+from kedge.builder.remote import RemoteRequest
+from kedge.builder.request import BuildRequest
 from kedge.dockerfile.contexts import image_name
 from kedge.dockerfile.options import ImageRequest, ResolvedImage
 from kedge.dockerfile.target import Target
@@ -115,11 +116,16 @@ def _as_used(request: BuildRequest, context: Edge | None) -> Edge | None:
     place.
     """
     op = context.vertex.op if context else None
-    if not context or not isinstance(op, Source) or op.scheme != "local" or isinstance(request.context, Lent):
+    if not context or not isinstance(op, Source) or op.scheme != "local" or _is_lent(request):
         return context
     names = {"local.followpaths": "local.includepattern"}
     attrs = tuple(sorted((names.get(name, name), value) for name, value in op.attrs))
     return Edge(replace(context.vertex, op=replace(op, attrs=attrs)))
+
+
+def _is_lent(request: BuildRequest) -> bool:
+    """Does the context stay on the client's side?"""
+    return isinstance(request, RemoteRequest) and bool(request.context_lent)
 
 
 def _ignores_cache(request: BuildRequest, target: Target) -> bool:

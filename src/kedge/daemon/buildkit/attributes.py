@@ -10,7 +10,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
-from kedge.builder.request import BuildRequest, CacheSpec, Lent
+from kedge.builder.remote import RemoteRequest
+from kedge.builder.request import CacheSpec
 from kedge.daemon.buildkit.errors import UnknownFrontendCap, UnknownSubrequest
 from kedge.dockerfile.gitref import parse_git_reference
 from kedge.exporters.attest import read_fields, write_fields
@@ -37,7 +38,7 @@ _NETWORKS: Final[dict[str, Literal["", "none", "host"]]] = {"": "", "none": "non
 class Frontend:
     """What the attributes ask for. `upload` is the URL of a context that the client streams."""
 
-    request: BuildRequest
+    request: RemoteRequest
     describe: bool = False
     upload: str = ""
     sessions: Mapping[str, str] = field(default_factory=dict)  # local directory -> id of the session that lends it
@@ -50,11 +51,12 @@ def read_attributes(attrs: Mapping[str, str]) -> Frontend:
     if request_id and request_id not in _CALLS and request_id != DESCRIBE:
         raise UnknownSubrequest(request_id)
     args = _prefixed(attrs, "build-arg:")
-    context, upload = _context(attrs)
-    lent_file = attrs.get("dockerfilekey", "") or ("dockerfile" if isinstance(context, Lent) else "")
+    context, lent, upload = _context(attrs)
+    lent_file = attrs.get("dockerfilekey", "") or ("dockerfile" if lent else "")
     everything, stages = _no_cache(attrs)
-    request = BuildRequest(
+    request = RemoteRequest(
         context=context,
+        context_lent=lent,
         context_subdirectory=attrs.get("contextsubdir", ""),
         dockerfile=attrs.get("filename", "") or "Dockerfile",
         dockerfile_lent=lent_file,
@@ -94,15 +96,16 @@ def _check_caps(text: str) -> None:
             raise UnknownFrontendCap(name)
 
 
-def _context(attrs: Mapping[str, str]) -> tuple[str | Lent | None, str]:
+def _context(attrs: Mapping[str, str]) -> tuple[str | None, str, str]:
+    """The context's URL, else the name it is lent under, else where the client streams it."""
     text = attrs.get(attrs.get("contextkey", "context"), "")
     if text.startswith(UPLOAD):
-        return None, text
+        return None, "", text
     if not text:
-        return Lent(), ""
+        return None, "context", ""
     if not text.startswith(("http://", "https://")) and parse_git_reference(text, context=True) is None:
         raise InvalidInput(f"invalid context {text[:100]!r}: expected a git or http(s) URL")
-    return text, ""
+    return text, "", ""
 
 
 # What a named context may be. A bare path would be one of this machine's, which no client has any right to.

@@ -177,13 +177,13 @@ class Job:
             store=self.store.root,
             entitlements=self.granted,
             max_parallelism=self.config.max_parallelism,
-            recorded_times=self.config.recorded_times,
-            trust="none" if self.config.images_are_cache else "names",
         )
         parts = Parts(request, self.lent, self.log.report)
         parts.settings = self.config.settings
         parts.decode = decode_edge
         parts.keeps_remains = self.is_driven
+        parts.trust = "none" if self.config.images_are_cache else "names"
+        parts.recorded_times = self.config.recorded_times
         parts.policy = read_policies((*self._policies, *policies))
         layouts: Any = LentLayouts(self.store, parts.host, self.lent.lender)
         parts.layouts = layouts

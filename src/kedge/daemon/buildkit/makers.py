@@ -7,7 +7,7 @@ import threading
 from collections import OrderedDict
 from typing import Final
 
-from kedge.builder.request import BuildRequest
+from kedge.builder.remote import RemoteRequest
 from kedge.daemon.sessions.registry import Peer
 from kedge.model.graph import Edge
 from kedge.model.value import replace
@@ -21,10 +21,10 @@ class Makers:
     """Requests by the graphs that they came to. Thread-safe."""
 
     def __init__(self) -> None:
-        self._requests: OrderedDict[_Key, BuildRequest] = OrderedDict()
+        self._requests: OrderedDict[_Key, RemoteRequest] = OrderedDict()
         self._lock = threading.Lock()
 
-    def note(self, peer: Peer, edge: Edge, request: BuildRequest) -> None:
+    def note(self, peer: Peer, edge: Edge, request: RemoteRequest) -> None:
         """The request came to the graph."""
         pairs = (*request.told_args, *request.build_args, *request.labels)
         if sum(len(text) for pair in pairs for text in pair) > _LARGEST:
@@ -39,7 +39,7 @@ class Makers:
             while len(self._requests) > _MOST:
                 self._requests.popitem(last=False)
 
-    def find(self, peer: Peer, edge: Edge | None) -> BuildRequest | None:
+    def find(self, peer: Peer, edge: Edge | None) -> RemoteRequest | None:
         """The request of the same user's that came to the graph last."""
         if edge is None:
             return None
@@ -51,5 +51,5 @@ def _key(peer: Peer, edge: Edge) -> _Key:
     return peer.realm, edge.vertex.digest, edge.output
 
 
-def _alone(request: BuildRequest) -> BuildRequest:
+def _alone(request: RemoteRequest) -> RemoteRequest:
     return replace(request, context=None, dockerfile_text=None, inputs=(), outputs=(), root=None, env=())
