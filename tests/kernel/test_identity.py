@@ -72,3 +72,24 @@ def test_ids_that_are_granted_to_somebody_are_not_free(tmp_path):
     subuid.write_text("a:100000:65536\nnonsense\nb:165536:65536\n")
     subgid.write_text("a:300000:10\n")
     assert identity.free_subordinate_ids((str(subuid), str(subgid))) == 300_010
+
+
+def test_the_setting_that_forbids_namespaces_is_named():
+    """A user namespace whose own limit is 0, without the right to mount in it."""
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from kedge.kernel import identity\n"
+        "from kedge.model.errors import Unsupported\n"
+        "open('/proc/sys/user/max_user_namespaces', 'w').write('0')\n"
+        "import os; os.execvp('setpriv', ['setpriv', '--bounding-set=-all', '--inh-caps=-all', sys.executable, '-c',"
+        "'import sys; sys.path.insert(0, sys.argv[1]); from kedge.kernel import identity\\n"
+        "try: identity.enter_user_namespace()\\n"
+        "except Exception as error: print(type(error).__name__, error.message, error.hint)', sys.argv[1]])"
+    )
+    words = ["unshare", "--user", "--map-root-user", "env", "/usr/bin/python3", "-c", script, str(SOURCE)]
+    done = subprocess.run(words, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"not possible here: {done.stderr.strip().splitlines()[-1]}")
+    assert done.stdout.strip() == (
+        "Unsupported cannot create a user namespace: /proc/sys/user/max_user_namespaces is 0 "
+        "sudo sysctl -w user.max_user_namespaces=28633, or run kedge as root."
+    )

@@ -55,5 +55,15 @@ def test_require_names_what_is_missing(tmp_path, monkeypatch):
     assert caught.value.hint == "sudo modprobe overlay"
 
 
+def test_what_needs_a_namespace_is_not_blamed_for_lacking_one(tmp_path, monkeypatch):
+    forbidden = Check("user-namespaces", False, "max_user_namespaces is 0", "sudo sysctl -w …")
+    monkeypatch.setattr(doctor, "_user_namespaces", lambda: forbidden)
+    monkeypatch.setattr(doctor.identity, "can_mount", lambda: False)
+    found = {check.name: check for check in doctor.checks(tmp_path)}
+    for name in ("overlayfs", "proc", "seccomp"):
+        assert found[name].detail == "not tried: that needs a user namespace"
+        assert found[name].remedy == "mend user-namespaces first"
+
+
 def _source():
     return str(doctor.__file__).removesuffix("/kedge/sandbox/doctor.py")

@@ -7,6 +7,7 @@ import os
 import pwd
 import signal
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 
 from kedge.kernel import syscalls
@@ -14,6 +15,16 @@ from kedge.model.errors import Unsupported
 from kedge.model.value import dataclass
 
 _ALL_IDS = 4294967295
+# How distributions keep ordinary users from user namespaces: a file, what it then holds, the setting that ends it.
+_SWITCHES = (
+    ("/proc/sys/user/max_user_namespaces", "0", "user.max_user_namespaces=28633"),
+    ("/proc/sys/kernel/unprivileged_userns_clone", "0", "kernel.unprivileged_userns_clone=1"),
+    (
+        "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
+        "1",
+        "kernel.apparmor_restrict_unprivileged_userns=0",
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +107,15 @@ def _granted(file: str) -> list[tuple[str, int, int]]:
     return ranges
 
 
+def user_namespaces_forbidden() -> tuple[str, str] | None:
+    """The setting of this machine that keeps ordinary users from user namespaces, and the command that lets them."""
+    for file, forbids, command in _SWITCHES:
+        with suppress(OSError), open(file) as value:
+            if value.read().strip() == forbids:
+                return f"{file} is {forbids}", f"sudo sysctl -w {command}"
+    return None
+
+
 def enter_user_namespace() -> Identity:
     """Become uid 0 of a new user namespace with a private mount namespace, unless this process can mount already.
 
@@ -114,9 +134,10 @@ def enter_user_namespace() -> Identity:
         syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS)
     except OSError as error:
         helper.abandon()
+        forbidden, command = user_namespaces_forbidden() or (error.strerror, "")
         raise Unsupported(
-            f"cannot create a user namespace: {error.strerror}",
-            hint="see what `kedge doctor` says about user namespaces",
+            f"cannot create a user namespace: {forbidden}",
+            hint=f"{command or 'See what `kedge doctor` says'}, or run kedge as root.",
         ) from None
     mapped = helper.map()
     if not mapped:

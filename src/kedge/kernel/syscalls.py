@@ -206,7 +206,7 @@ def fs_messages(fs_fd: int) -> list[str]:
             return messages
         if not line:
             return messages
-        messages.append(line.decode(errors="replace").strip())
+        messages.append(line.decode(errors="replace").strip().removeprefix("e "))  # "e" for error
 
 
 def fsmount(fs_fd: int, attributes: int = 0) -> int:

@@ -40,19 +40,25 @@ class Check:
 def checks(root: Path | None = None) -> list[Check]:
     """All checks, for this process's own privileges; `root` is the store's directory. Takes well below a second."""
     directory = _nearest(root or Path(tempfile.gettempdir()))
+    namespaces = _user_namespaces()
+    tried = namespaces.ok or identity.can_mount()  # without a namespace each would fail, for a reason not its own
     return [
         _kernel(),
         _privileges(),
-        _user_namespaces(),
+        namespaces,
         _subordinate_ids(),
         _interpreter(),
-        _overlay(directory),
-        _seccomp(),
-        _proc(),
+        _overlay(directory) if tried else _untried("overlayfs", needed=True),
+        _seccomp() if tried else _untried("seccomp"),
+        _proc() if tried else _untried("proc", needed=True),
         _cgroups(),
         _emulation(),
         _space(directory),
     ]
+
+
+def _untried(name: str, needed: bool = False) -> Check:
+    return Check(name, False, "not tried: that needs a user namespace", "mend user-namespaces first", needed)
 
 
 def require(root: Path | None = None) -> None:
@@ -97,17 +103,8 @@ def _apparmor_restricts() -> bool:
 def _user_namespaces() -> Check:
     """Needed by ordinary users only; each way that distributions use to forbid them has its own remedy."""
     name = "user-namespaces"
-    for file, bad, command in (
-        ("/proc/sys/user/max_user_namespaces", "0", "sudo sysctl -w user.max_user_namespaces=28633"),
-        ("/proc/sys/kernel/unprivileged_userns_clone", "0", "sudo sysctl -w kernel.unprivileged_userns_clone=1"),
-        (
-            "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
-            "1",
-            "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
-        ),
-    ):
-        if _read(file) == bad:
-            return Check(name, False, f"{file} is {bad}: ordinary users cannot build", command)
+    if forbidden := identity.user_namespaces_forbidden():
+        return Check(name, False, f"{forbidden[0]}: ordinary users cannot build", forbidden[1])
     error = _try_in_child(lambda: sc.unshare(sc.CLONE_NEWUSER))
     if error:
         return Check(name, False, error, "run kedge as root, or allow the container it runs in to unshare(2)")
