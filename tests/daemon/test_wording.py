@@ -27,6 +27,12 @@ def test_a_suggestion_belongs_to_the_message():
 
 def test_what_git_does_not_have_is_told_as_tools_look_for_it():
     missing = NotFound("http://h/.git has no branch or tag 'refs/heads/x'")
-    assert worded(missing) == "repository does not contain ref refs/heads/x"
+    assert worded(missing) == "http://h/.git: the repository does not contain ref refs/heads/x"
     other = IntegrityError(f"http://h/.git: the default branch is {'a' * 40}, expected abc")
-    assert worded(other) == f"expected checksum to match abc, got {'a' * 40}"
+    assert "expected checksum to match abc" in worded(other)
+
+
+def test_what_nobody_looks_for_is_told_in_our_words():
+    error = NotFound("no such thing", hint="Make one.")
+    assert worded(error) == "no such thing (make one)"
+    assert worded(error, advised=False) == "no such thing"
