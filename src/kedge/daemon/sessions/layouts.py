@@ -17,21 +17,31 @@ from kedge.daemon.sessions.registry import ClientSession
 from kedge.daemon.wire import content
 from kedge.daemon.wire.calls import Calls
 from kedge.model.digest import Digest, hex_part, parse_digest
-from kedge.model.errors import Cancelled, IntegrityError, InvalidInput, NotFound, SourceError
+from kedge.model.errors import (
+    Cancelled,
+    IntegrityError,
+    InvalidDigest,
+    InvalidInput,
+    NotFound,
+    SourceError,
+    StoreError,
+)
 from kedge.model.graph import Snapshot
 from kedge.model.ops import Source
 from kedge.model.platform import Platform
 from kedge.sources.handler import Pin, Work
 from kedge.sources.oci_layout import Layout
 from kedge.sources.pick import PickedImage, declare_layers, pick_image
+from kedge.storage.disk import free_space
 
 if TYPE_CHECKING:
     from kedge.storage.store import Store
 
 STORE_HEADER: Final = "buildkit-attachable-store-id"
 _LONGEST_NAME: Final = 256
-_DEEPEST: Final = 3
+_DEEPEST: Final = 3  # documents that name documents
 _LARGEST_DOCUMENT: Final = 8 << 20
+_MOST_BLOBS: Final = 20_000  # of one cache
 
 
 class LentFiles:
@@ -53,7 +63,7 @@ class LentFiles:
 
 
 class _Blob(io.RawIOBase):
-    """A blob's bytes, asked for from the position that was sought."""
+    """A blob's bytes, asked for from the position that was sought; never more than the client said there are."""
 
     def __init__(self, calls: Calls, metadata: Any, digest: Digest) -> None:
         self._calls, self._metadata, self._digest = calls, metadata, digest
@@ -73,21 +83,34 @@ class _Blob(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        self._at, self._answers, self._rest = max(0, base + offset), None, b""
+        self._stop()
+        self._at = max(0, base + offset)
         return self._at
+
+    def close(self) -> None:
+        self._stop()
+        super().close()
+
+    def _stop(self) -> None:
+        """Ask for no more: the client may be sending."""
+        if self._answers is not None:
+            cast(Any, self._answers).cancel()
+        self._answers, self._rest = None, b""
 
     def tell(self) -> int:
         return self._at
 
     def read(self, size: int = -1, /) -> bytes:
+        left = max(self._size - self._at, 0)
+        size = left if size < 0 else min(size, left)
+        if not size:
+            return b""
         pieces, have = [self._rest], len(self._rest)
         if self._answers is None:
             request = content.ReadContentRequest(digest=self._digest, offset=self._at)
-            if self._at >= self._size:
-                return b""
             self._answers = self._calls.listen("Read", request, metadata=self._metadata)
         try:
-            while size < 0 or have < size:
+            while have < size:
                 answer = next(self._answers, None)
                 if answer is None:
                     break
@@ -96,7 +119,7 @@ class _Blob(io.RawIOBase):
         except grpc.RpcError as error:
             raise _translated(error, self._digest) from None
         data = b"".join(pieces)
-        taken = data if size < 0 else data[:size]
+        taken = data[:size]
         self._rest = data[len(taken) :]
         self._at += len(taken)
         return taken
@@ -200,37 +223,65 @@ def _send_blob(calls: Calls, metadata: Any, digest: str, path: Path) -> None:
 
 def receive_layout(session: ClientSession, store: str, root: Digest, directory: Path) -> None:
     """Copy an image or cache, from its root document down, out of a store of the client's. Raises KedgeError."""
-    files = LentFiles(session, store)
     blobs = directory / "blobs" / "sha256"
     blobs.mkdir(parents=True)
-    kind = _receive(files, blobs, root, 0)
+    kind = _Copy(LentFiles(session, store), blobs).document(root, None, 0)
     size = (blobs / hex_part(root)).stat().st_size
     index = {"schemaVersion": 2, "manifests": [{"mediaType": kind, "digest": root, "size": size}]}
     (directory / "index.json").write_text(json.dumps(index))
     (directory / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
 
 
-def _receive(files: LentFiles, blobs: Path, digest: Digest, depth: int) -> str:
-    """Copy a document and what it names; returns its media type. What it names is copied unread below manifests."""
-    path = blobs / hex_part(digest)
-    if not path.exists():
-        with files.open(f"blobs/sha256/{hex_part(digest)}") as source, path.open("wb") as sink:
-            hasher = hashlib.sha256()
+class _Copy:
+    """Blobs on their way from the client: as many as a cache may have, each as large as what names it says."""
+
+    def __init__(self, files: LentFiles, blobs: Path) -> None:
+        self._files, self._blobs, self._left = files, blobs, _MOST_BLOBS
+
+    def document(self, digest: Digest, size: int | None, depth: int) -> str:
+        """Copy a document and what it names; returns its media type. What manifests name is copied unread.
+
+        `size` None: a document by itself.
+        """
+        path = self._blobs / hex_part(digest)
+        if not path.exists():
+            self._blob(digest, size, path)
+        if depth > _DEEPEST or path.stat().st_size > _LARGEST_DOCUMENT:
+            return ""
+        kind, named = _read_document(path.read_bytes())
+        for one, its_size in named:
+            if one.startswith("sha256:"):
+                self.document(one, its_size, depth + 1)
+        return kind
+
+    def _blob(self, digest: Digest, size: int | None, path: Path) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise InvalidInput(f"the client's cache has more than {_MOST_BLOBS} blobs")
+        most = _LARGEST_DOCUMENT if size is None else size
+        if most > free_space(path.parent):
+            raise StoreError(f"a blob of the client's cache has {most} bytes, more than there is room for")
+        hasher, copied = hashlib.sha256(), 0
+        with self._files.open(f"blobs/sha256/{hex_part(digest)}") as source, path.open("wb") as sink:
             while data := source.read(1 << 20):
+                copied += len(data)
+                if copied > most:
+                    break
                 hasher.update(data)
                 sink.write(data)
-        if hasher.hexdigest() != hex_part(digest):
+        if hasher.hexdigest() != hex_part(digest) or (size is not None and copied != size):
             path.unlink()
-            raise IntegrityError(f"{digest} of the client's has other bytes than its digest says")
-    if depth > _DEEPEST or path.stat().st_size > _LARGEST_DOCUMENT:
-        return ""
+            raise IntegrityError(f"{digest} of the client's has other bytes than what names it says")
+
+
+def _read_document(data: bytes) -> tuple[str, list[tuple[Digest, int]]]:
+    """The media type, and what is named with its size; nothing for what is no manifest."""
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(data)
         named = [*(value.get("manifests") or ()), *(value.get("layers") or ()), *filter(None, [value.get("config")])]
-        digests = [parse_digest(str(one["digest"])) for one in named if isinstance(one, dict) and "digest" in one]
-    except (ValueError, AttributeError, TypeError, KeyError):
-        return ""
-    for one in digests:
-        if one.startswith("sha256:"):
-            _receive(files, blobs, one, depth + 1)
-    return str(value.get("mediaType") or "")
+        entries = [one for one in named if isinstance(one, dict) and "digest" in one]
+        return str(value.get("mediaType") or ""), [
+            (parse_digest(str(one["digest"])), max(int(one["size"]), 0)) for one in entries
+        ]
+    except (ValueError, AttributeError, TypeError, KeyError, RecursionError, InvalidDigest):
+        return "", []
