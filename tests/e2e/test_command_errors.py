@@ -131,6 +131,39 @@ def test_output_that_cannot_be_written_is_an_error(shared: Kedge) -> None:
     assert done.stderr == "ERROR: cannot write to standard output: No space left on device\n"
 
 
+@pytest.mark.parametrize("words", [("save", "only"), ("export", "only"), ("build", "-o", "type=oci,dest=-", "CONTEXT")])
+def test_an_archive_that_does_not_fit_is_an_error(words: tuple[str, ...], shared: Kedge, tmp_path: Path) -> None:
+    context = write_tree(tmp_path / "context", {"Dockerfile": "FROM busybox\n"})
+    shared.build(context, "-t", "only")
+    given = [str(context) if word == "CONTEXT" else word for word in words]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*shared.command, *given], env=_environment(shared), stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 1
+    assert "ERROR: cannot write the output: No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("directory", "Is a directory"), ("file/x", "Not a directory"), ("x" * 300, "File name too long")],
+)
+@pytest.mark.parametrize(
+    "words",
+    [("save", "only", "-o", "DEST"), ("export", "only", "-o", "DEST"), ("build", "-o", "type=tar,dest=DEST", ".")],
+)
+def test_a_place_that_is_no_file(words: tuple[str, ...], name: str, reason: str, shared: Kedge, tmp_path: Path) -> None:
+    context = write_tree(tmp_path / "context", {"Dockerfile": "FROM busybox\n", "directory/x": "", "file": ""})
+    shared.build(context, "-t", "only")
+    done = shared(*(word.replace("DEST", name) for word in words), cwd=context, check=False)
+    assert done.returncode == 1
+    assert f"ERROR: cannot write {name}: {reason}" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sorted(os.listdir(context)) == ["Dockerfile", "directory", "file"]
+
+
 def test_a_reader_that_is_gone_is_no_traceback(shared: Kedge) -> None:
     command = f"({shlex.join(shared.command)} images; echo $? >&2) | true"
     done = subprocess.run(["sh", "-c", command], env=_environment(shared), stderr=subprocess.PIPE, text=True)

@@ -85,7 +85,10 @@ class Console:
 
     def complain(self, line: str) -> None:
         """Write a message to standard error, after all that was printed so far."""
-        self.stdout.flush()
+        try:
+            self.stdout.flush()
+        except OSError:  # its reader is gone, or its disk full: what failed of it is told, or nobody waits for it
+            self.drop_output()
         self.stderr.write(visible(line) + "\n")
         self.stderr.flush()
 

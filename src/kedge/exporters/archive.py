@@ -7,6 +7,7 @@ no owner. Reads blobs from the store, one at a time. Does not know how they were
 import contextlib
 import io
 import os
+import stat
 import tarfile
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -148,11 +149,9 @@ def save(
         if not isinstance(destination, Path):
             raise InvalidInput("an image layout directory needs a path to be written to")
         layout.write(_Directory(destination))
-    elif isinstance(destination, Path):
-        with whole_file(destination) as stream:
-            _write_tar(layout, stream)
     else:
-        _write_tar(layout, destination)
+        with written(destination) as stream:
+            _write_tar(layout, stream)
 
 
 def _write_tar(layout: "_Layout", stream: BinaryIO) -> None:
@@ -161,23 +160,44 @@ def _write_tar(layout: "_Layout", stream: BinaryIO) -> None:
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes its name when all is written; special files such as /dev/stdout are written in place."""
-    if path.exists() and not path.is_file():
-        with path.open("wb") as stream:
-            yield stream
-        return
+def written(destination: Path | BinaryIO) -> Iterator[BinaryIO]:
+    """What to write to: a stream as it is, or a file that takes its name when all is written.
+
+    Special files such as /dev/stdout are written in place. Raises StoreError for what cannot be written; a pipe whose
+    reader is gone stays BrokenPipeError.
+    """
     try:
-        fd, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        if not isinstance(destination, Path):
+            yield destination
+        elif _is_special(destination):
+            with destination.open("wb") as stream:
+                yield stream
+        else:
+            with _whole_file(destination) as stream:
+                yield stream
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror}") from None
+        where = destination if isinstance(destination, Path) else "the output"
+        raise StoreError(f"cannot write {where}: {error.strerror}") from None
+
+
+def _is_special(path: Path) -> bool:
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return False
+    return not stat.S_ISREG(mode)
+
+
+@contextlib.contextmanager
+def _whole_file(path: Path) -> Iterator[BinaryIO]:
+    fd, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", dir=path.parent)
     try:
         with os.fdopen(fd, "wb") as stream:
             yield stream
         os.chmod(name, 0o666 & ~_umask())
         os.replace(name, path)
-    except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror}") from None
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
@@ -334,6 +354,6 @@ class _Directory:
         target = self._root / path
         if path.startswith("blobs/") and target.is_file() and target.stat().st_size == size:
             return
-        with whole_file(target) as out:
+        with written(target) as out:
             while chunk := stream.read(_CHUNK):
                 out.write(chunk)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO
 
-from kedge.exporters.archive import whole_file
+from kedge.exporters.archive import written
 from kedge.exporters.assemble import Stage
 from kedge.exporters.image import Steps
 from kedge.exporters.options import ImageOptions, read_flag
@@ -172,11 +172,8 @@ def export_tar(
     if not split:
         _refuse_collisions(store, stages)
     steps.status("sending tarball")
-    if isinstance(destination, Path):
-        with whole_file(destination) as stream:
-            _write_trees(store, stages, options, stream, attested)
-    else:
-        _write_trees(store, stages, options, destination, attested)
+    with written(destination) as stream:
+        _write_trees(store, stages, options, stream, attested)
     steps.status("sending tarball", done=True)
 
 
