@@ -63,19 +63,19 @@ class ContainerLog:
             lines = (self._partial.pop(stream, b"") + data).split(b"\n")
             rest = lines.pop()
             now = time.time_ns()
-            whole = b"".join(_record(stream, now, line + b"\n") for line in lines)
+            records = [_record(stream, now, line + b"\n") for line in lines]
             while len(rest) >= _LONGEST:
-                whole += _record(stream, now, rest[:_LONGEST])
+                records.append(_record(stream, now, rest[:_LONGEST]))
                 rest = rest[_LONGEST:]
             if rest:
                 self._partial[stream] = rest
-            self._append(whole)
+            self._append(records)
 
     def end(self) -> None:
         """The container has ended: nothing more comes."""
         with self._changed:
             now = time.time_ns()
-            self._append(b"".join(_record(stream, now, rest) for stream, rest in self._partial.items()))
+            self._append([_record(stream, now, rest) for stream, rest in self._partial.items()])
             self._partial.clear()
             self._ended = True
             if self._fd >= 0:
@@ -83,15 +83,16 @@ class ContainerLog:
                 self._fd = -1
             self._changed.notify_all()
 
-    def _append(self, data: bytes) -> None:
-        if not data or not self._limits.kept:
+    def _append(self, records: list[bytes]) -> None:
+        if not records or not self._limits.kept:
             return
         try:
-            if self._fd < 0:
-                self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-            os.write(self._fd, data)
-            if self._limits.size and os.fstat(self._fd).st_size >= self._limits.size:
-                self._rotate()
+            for piece in _pieces(records, self._limits.size):
+                if self._fd < 0:
+                    self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+                os.write(self._fd, piece)
+                if self._limits.size and os.fstat(self._fd).st_size >= self._limits.size:
+                    self._rotate()
         except OSError:
             return  # a full disk must not stop the container; what it says still reaches those attached
         self._changed.notify_all()
@@ -181,6 +182,21 @@ def _is_at(file: BinaryIO, path: Path) -> bool:
         return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
     except OSError:
         return False
+
+
+def _pieces(records: list[bytes], size: int) -> Iterator[bytes]:
+    """The records in pieces that are small beside a file of that size; 0: in one."""
+    if not size:
+        yield b"".join(records)
+        return
+    piece = b""
+    for record in records:
+        piece += record
+        if len(piece) * 8 >= size:
+            yield piece
+            piece = b""
+    if piece:
+        yield piece
 
 
 def _record(stream: int, now: int, data: bytes) -> bytes:

@@ -87,6 +87,7 @@ def _group_of(first: int) -> tuple[str, bool]:
     if os.path.basename(own).startswith("kedge-"):
         return root + own, False  # that of its limits (cgroups)
     group = f"{root}{own}/kedge-frozen-{first}"
+    _sweep(root + own)
     try:
         with suppress(FileExistsError):
             os.mkdir(group)
@@ -97,6 +98,14 @@ def _group_of(first: int) -> tuple[str, bool]:
     with suppress(OSError):
         os.rmdir(group)
     return "", False
+
+
+def _sweep(folder: str) -> None:
+    """Remove groups that a killed service left."""
+    for name in os.listdir(folder):
+        if name.startswith("kedge-frozen-") and not os.path.exists(f"/proc/{name.rpartition('-')[2]}"):
+            with suppress(OSError):
+                os.rmdir(f"{folder}/{name}")
 
 
 def _gather(first: int, group: str) -> bool:

@@ -169,9 +169,14 @@ def start_one(engine: "Engine", one: Supervised) -> None:
     """Start a container by its settings. Raises what `Supervisor.start` raises."""
     if one.record.state == "running":
         raise Conflict(f"container {one.record.name} runs already, outside of this service")
-    with engine.store() as store:
-        launch = prepare(engine, store, one)
-    engine.supervisor.start(one, launch)
+    try:
+        with engine.store() as store:
+            launch = prepare(engine, store, one)
+        engine.supervisor.start(one, launch)
+    except BaseException:
+        if not one.alive:
+            engine.supervisor.not_started(one)
+        raise
 
 
 def prepare(engine: "Engine", store: Store, one: Supervised) -> Launch:

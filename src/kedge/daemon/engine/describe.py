@@ -7,18 +7,16 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from kedge.containers.ports import Published
 from kedge.containers.request import network_of
 from kedge.containers.supervised import Supervised
 from kedge.containers.volumes import uses_of
 from kedge.daemon.engine.containers import NEVER, Described, described, image_of, known
-from kedge.daemon.engine.listing import chosen
+from kedge.daemon.engine.listing import bound_ports, chosen
 from kedge.daemon.engine.networks import attached
 from kedge.daemon.engine.ports import port_list, port_map
 from kedge.daemon.engine.routes import Call
 from kedge.model.errors import KedgeError, NotFound
 from kedge.model.image import container_config_json
-from kedge.model.value import replace
 from kedge.sandbox.container import ContainerRecord
 
 if TYPE_CHECKING:
@@ -42,7 +40,7 @@ def summary(engine: "Engine", record: ContainerRecord, size: bool = False) -> di
         "ImageID": record.image_id,
         "Command": " ".join(record.command),
         "Created": int(record.created),
-        "Ports": port_list(_bound(one, asked), asked.body.object("ExposedPorts").raw),
+        "Ports": port_list(bound_ports(one, asked), asked.body.object("ExposedPorts").raw),
         "Labels": asked.body.mapping("Labels"),
         "State": one.state,
         "Status": status_text(one),
@@ -63,15 +61,6 @@ def _sizes(engine: "Engine", one: Supervised) -> dict[str, int]:
     with suppress(KedgeError), engine.store() as store:
         image = image_size(store, image_of(store, one))
     return {"SizeRw": own, "SizeRootFs": image + own}
-
-
-def _bound(one: Supervised, asked: Described) -> list[Published]:
-    """Where its published ports are had, while it runs."""
-    if one.ports is not None:
-        return one.ports.bound
-    if not one.running or network_of(asked.request) != "sandbox":
-        return []
-    return [replace(each, host=host) for each in asked.request.published for host in ("0.0.0.0", "::")]
 
 
 def status_text(one: Supervised) -> str:
@@ -114,7 +103,7 @@ def inspect(call: Call) -> None:
     one, engine = known(call), call.engine
     record, asked = one.record, described(one)
     process, mode = record.command, asked.body.object("HostConfig").text("NetworkMode") or "default"
-    ports = port_map(_bound(one, asked), asked.body.object("ExposedPorts").raw if one.running else ())
+    ports = port_map(bound_ports(one, asked), asked.body.object("ExposedPorts").raw if one.running else ())
     document: dict[str, Any] = {
         "Id": record.id,
         "Created": moment(record.created),

@@ -6,11 +6,14 @@ Owns what each filter means. Does not know what a row looks like.
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from kedge.containers.ports import Published
+from kedge.containers.request import network_of
 from kedge.containers.supervised import Supervised
 from kedge.containers.volumes import uses_of
 from kedge.daemon.engine.containers import Described, described, has_label
 from kedge.daemon.engine.ports import read_port
 from kedge.model.errors import InvalidInput, NotFound
+from kedge.model.value import replace
 from kedge.sandbox.container import ContainerRecord
 
 if TYPE_CHECKING:
@@ -66,10 +69,19 @@ def _checks(one: Supervised, asked: Described) -> dict[str, Callable[[str], bool
         "ancestor": lambda value: _stands_on(record, value),
         "volume": lambda value: value in _mounted(one, asked),
         "network": lambda value: value == (asked.body.object("HostConfig").text("NetworkMode") or "bridge"),
-        "publish": lambda value: any((p.port, p.protocol) == read_port(value) for p in asked.request.published),
+        "publish": lambda value: any((p.host_port, p.protocol) == read_port(value) for p in bound_ports(one, asked)),
         "expose": lambda value: read_port(value) in map(read_port, asked.body.object("ExposedPorts").raw),
         "health": lambda value: value == (one.health.verdict if one.health else "none"),
     }
+
+
+def bound_ports(one: Supervised, asked: Described) -> list[Published]:
+    """Where its published ports are had, while it runs."""
+    if one.ports is not None:
+        return one.ports.bound
+    if not one.running or network_of(asked.request) != "sandbox":
+        return []
+    return [replace(each, host=host) for each in asked.request.published for host in ("0.0.0.0", "::")]
 
 
 def _is_named(name: str, pattern: str) -> bool:
