@@ -25,6 +25,7 @@ from kedge.storage.locks import Locks
 from kedge.storage.ownership import overlay_prefix
 
 _OVERLAY: Final = ("trusted.overlay.", "user.overlay.")
+Stack: TypeAlias = Sequence[tuple[Path, Sequence[str]]]  # each layer's directory, and what is only implied in it
 _Nature: TypeAlias = tuple[int, int, int, tuple[tuple[str, bytes], ...]]  # mode, user, group, extended attributes
 
 
@@ -34,10 +35,8 @@ class ImpliedDirectories:
     def __init__(self, records: LayerRecords, locks: Locks, start_draft: Callable[[tuple[Path, ...]], Draft]) -> None:
         self._records, self._locks, self._start_draft = records, locks, start_draft
 
-    def complete(self, stack: Sequence[tuple[Path, Sequence[str]]]) -> tuple[Path, ...]:
-        """The stack's directories, bottom first, and the thin layers between them. The stack holds, for each layer, its
-        directory and what is only implied in it.
-        """
+    def complete(self, stack: Stack) -> tuple[Path, ...]:
+        """The stack's directories, and the thin layers between them, bottom first."""
         found: list[Path] = []
         for directory, implied in stack:
             below = tuple(reversed(found))

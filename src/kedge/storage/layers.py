@@ -19,13 +19,13 @@ from kedge.model.image import Descriptor
 from kedge.model.value import dataclass, field
 from kedge.storage import overlay
 from kedge.storage.drafts import Draft
-from kedge.storage.implied import ImpliedDirectories
 from kedge.storage.layer_bytes import Compression, Estargz, LayerBytes
 from kedge.storage.layer_records import Declared, LayerInfo, LayerRecords, State
 from kedge.storage.tree import Filter, Tree
 from kedge.storage.unpacking import Progress, Unpacker
 
 if TYPE_CHECKING:
+    from kedge.storage.implied import Stack
     from kedge.storage.packing import Writable
 
 __all__ = ["Compression", "Declared", "Draft", "LayerInfo", "LayerStore", "Progress"]
@@ -51,12 +51,12 @@ class LayerStore:
         records: LayerRecords,
         unpacker: Unpacker,
         layer_bytes: LayerBytes,
-        implied: ImpliedDirectories,
+        complete: "Callable[[Stack], tuple[Path, ...]]",
         start_draft: Callable[[tuple[Path, ...]], Draft],
     ) -> None:
         self._root, self._records = root, records
         self._unpacker, self._bytes, self._start_draft = unpacker, layer_bytes, start_draft
-        self._implied = implied
+        self._complete = complete  # puts into a stack what implied directories take from below
         self.watch: Progress | None = None  # told of fetching and unpacking where the caller gives no progress
         self._ready: dict[Layer, State] = {}  # known to be ready, and kept so by our lease
         self._adopted: dict[Layer, _Adopted] = {}
@@ -109,7 +109,8 @@ class LayerStore:
             visible.setdefault(layer, (self._records.directory(layer), state.implied))
             if state.opaque:
                 break
-        return self._implied.complete(tuple(reversed(visible.values())))
+        stack = tuple(reversed(visible.values()))
+        return self._complete(stack) if any(implied for _, implied in stack) else tuple(path for path, _ in stack)
 
     def kept(self, snapshot: Snapshot) -> Snapshot:
         """The snapshot with layers of this store in place of a client's directories, which are copied first, once."""
