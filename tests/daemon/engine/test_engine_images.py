@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 from tests.conftest import LiveRegistry
-from tests.daemon.engine.conftest import Docker
+from tests.daemon.engine.conftest import Docker, running
 
 
 def test_listing_and_inspecting(docker: Docker) -> None:
@@ -123,8 +123,89 @@ def test_usage_prune_and_search(docker: Docker, tmp_path: Path) -> None:
     assert "Images" in docker("system", "df")
     assert "busybox" in docker("search", "busy")
     docker("builder", "prune", "-f")
-    docker("volume", "ls")
-    assert "not supported" in docker.run("volume", "create", "x").stderr
+
+
+def test_an_image_of_a_container(docker: Docker) -> None:
+    change = "mkdir /new; echo one > /new/f; rm -rf /var; chown 5:6 /new/f"
+    docker("run", "--name", "source", "-e", "OLD=1", "busybox", "sh", "-c", change)
+    assert set(docker("diff", "source").splitlines()) == {"A /new", "A /new/f", "D /var"}
+    words = ["-m", "why", "-a", "me", "-c", "ENV A=b", "-c", 'CMD ["cat", "/new/f"]', "-c", "WORKDIR /new"]
+    id = docker("commit", *words, "source", "committed:1").strip()
+    assert docker("run", "--rm", "committed:1") == "one\n"
+    look = ("sh", "-c", "ls -d /var 2>&1; stat -c %u:%g f; echo $OLD$A; pwd")
+    assert docker("run", "--rm", "committed:1", *look).splitlines()[1:] == ["5:6", "1b", "/new"]
+    document = json.loads(docker("inspect", "committed:1"))[0]
+    assert (document["Id"], document["Author"], document["Comment"]) == (id, "me", "why")
+    assert "why" in docker("history", "committed:1")
+    docker("rm", "source")
+    assert "ENV" in docker.run("commit", "-c", "RUN x", docker("create", "busybox", "true").strip()).stderr
+    docker("container", "prune", "-f")
+    docker("rmi", "committed:1")
+
+
+def test_a_running_container_is_held_while_it_becomes_an_image(docker: Docker) -> None:
+    docker("run", "-d", "--name", "busy", "busybox", "sh", "-c", "while :; do date > /a; cp /a /b; done")
+    for _ in range(3):
+        id = docker("commit", "busy").strip()
+        assert docker("run", "--rm", id, "true") == ""
+    assert docker("inspect", "-f", "{{.State.Status}}", "busy") == "running\n"
+    docker("commit", "--pause=false", "busy", "unheld")
+    docker("rm", "-f", "busy")
+    docker("rmi", "unheld")
+
+
+def test_all_tags_are_pulled_and_pushed_digests_are_known(docker: Docker, registry: str, tmp_path: Path) -> None:
+    name = f"{registry}/engine/several"
+    (tmp_path / "Dockerfile").write_text("FROM busybox\nRUN echo several > /several\n")
+    docker("build", "-q", "-t", f"{name}:1", "-t", f"{name}:2", tmp_path)
+    pushed = docker("push", "-a", name)
+    digests = set(re.findall(r"digest: (sha256:[0-9a-f]{64})", pushed))
+    assert len(digests) == 1
+    pinned = f"{name}@{digests.pop()}"
+    assert json.loads(docker("inspect", "-f", "{{json .RepoDigests}}", f"{name}:1")) == [pinned]
+    assert docker("run", "--rm", "--pull", "never", pinned, "cat", "/several") == "several\n"
+    assert pinned.partition("@")[2] in docker("images", "--digests", name)
+    assert docker("images", "-q", name, "--format", "{{.Tag}}").split().count("<none>") == 0
+    docker("rmi", f"{name}:1", f"{name}:2")
+    assert docker("images", "-q", name) == ""
+    pulled = docker("pull", "-a", name)
+    assert f"newer image for {name}:1" in pulled
+    assert f"newer image for {name}:2" in pulled
+    assert sorted(docker("images", name, "--format", "{{.Tag}}").split()) == ["1", "2"]
+    assert docker.run("pull", "-a", f"{registry}/engine/nosuch").returncode == 1
+    docker("rmi", f"{name}:1", f"{name}:2")
+
+
+def test_classic_builds_take_caches_of_images(mirror: Path, registry: str, docker: Docker, tmp_path: Path) -> None:
+    name = f"{registry}/engine/cached:1"
+    context = tmp_path / "context"
+    context.mkdir()
+    (context / "Dockerfile").write_text("FROM busybox\nRUN echo $((40+2)) > /a\n")
+    with running(tmp_path, mirror) as own:
+        first = Docker(own, docker.config)
+        first("build", "-t", name, "--build-arg", "BUILDKIT_INLINE_CACHE=1", context)
+        first("push", "-q", name)
+    (tmp_path / "other").mkdir()
+    with running(tmp_path / "other", mirror) as own:
+        other = Docker(own, docker.config)
+        assert "Using cache" in other("build", "--cache-from", name, "--cache-from", f"{registry}/no/such", context)
+
+
+def test_pruning_tells_the_bytes_that_went(mirror: Path, docker: Docker, tmp_path: Path) -> None:
+    from kedge.storage.disk import measure
+
+    with running(tmp_path, mirror) as own:
+        mine = Docker(own, docker.config)
+        mine("pull", "-q", "busybox")
+        mine("run", "busybox", "sh", "-c", "dd if=/dev/zero of=/z bs=1M count=3 2>/dev/null")
+        assert "reclaimed space: 3.1" in mine("container", "prune", "-f")
+        before = measure(own.store).bytes
+        told = mine("image", "prune", "-af")
+        number = re.search(r"reclaimed space: ([\d.]+)MB", told)
+        assert number, told
+        assert abs(float(number[1]) * 1e6 - (before - measure(own.store).bytes)) < 200_000
+        rows = json.loads("[" + ",".join(mine("system", "df", "--format", "json").splitlines()) + "]")
+        assert {row["Type"]: row["TotalCount"] for row in rows}["Images"] == "0"
 
 
 def test_info_and_version(docker: Docker) -> None:

@@ -5,6 +5,7 @@ import pwd
 import shutil
 import signal
 import site
+import socket
 import subprocess
 import sys
 import tempfile
@@ -78,6 +79,23 @@ def test_an_ordinary_user_runs_enters_and_copies(mirror: Path) -> None:
         docker("cp", str(home / "a"), "one:/tmp/b")
         docker("stop", "-t", "0", "one")
         docker("cp", "one:/tmp/b", str(home / "b"))
+        care = ("--init", "--health-cmd", "true", "--health-interval", "50ms")
+        serve = ("sh", "-c", "echo kept > /d/f; exec httpd -f -p 80 -h /d")
+        docker("run", "-d", "--name", "two", "-v", "data:/d", "-p", "127.0.0.1::80", *care, "busybox", *serve)
+        docker("pause", "two")
+        assert "(Paused)" in docker("ps")
+        docker("unpause", "two")
+        deadline = time.monotonic() + 60
+        while "(healthy)" not in docker("ps"):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        address = ("127.0.0.1", int(docker("port", "two", "80").strip().rpartition(":")[2]))
+        with socket.create_connection(address, 60) as connection:
+            connection.sendall(b"GET /f HTTP/1.0\r\n\r\n")
+            assert connection.makefile("rb").read().endswith(b"kept\n")
+        docker("commit", "two", "of-two")
+        docker("rm", "-f", "two")
+        assert docker("run", "--rm", "-v", "data:/e:ro", "of-two", "cat", "/e/f") == "kept\n"
         docker("build", "-q", "-t", "own", "-", stdin=b"FROM busybox\nRUN echo built > /a\nCMD cat /a\n")
         assert docker("run", "--rm", "own") == "built\n"
     finally:

@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,43 @@ def test_a_container_from_start_to_end(client: Any, tmp_path: Path) -> None:
     container.remove()
     with pytest.raises(docker.errors.NotFound):
         client.containers.get("sdk-one")
+
+
+def test_volumes_health_policies_pauses_and_commits(client: Any) -> None:
+    volume = client.volumes.create("sdk-volume", labels={"of": "sdk"})
+    assert [each.name for each in client.volumes.list(filters={"label": "of=sdk"})] == ["sdk-volume"]
+    container = client.containers.run(
+        "busybox",
+        ["sh", "-c", "echo x > /d/f; exec sleep 1000"],
+        detach=True,
+        volumes={"sdk-volume": {"bind": "/d", "mode": "rw"}},
+        ports={"80/tcp": ("127.0.0.1", None)},
+        restart_policy={"Name": "on-failure", "MaximumRetryCount": 3},
+        healthcheck={"test": ["CMD", "true"], "interval": 50_000_000},
+        init=True,
+        cap_drop=["ALL"],
+        mem_limit="64m",
+    )
+    deadline = time.monotonic() + 60
+    while container.health != "healthy":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+        container.reload()
+    assert container.ports["80/tcp"][0]["HostIp"] == "127.0.0.1"
+    container.pause()
+    container.reload()
+    assert container.status == "paused"
+    container.unpause()
+    container.update(restart_policy={"Name": "no"})
+    made = container.commit("sdk-committed", "1", changes='CMD ["echo", "committed"]')
+    assert client.containers.run(made.id, remove=True) == b"committed\n"
+    assert container.stats(stream=False)["pids_stats"]["current"] >= 1
+    assert "sleep" in str(container.top())
+    container.remove(force=True, v=True)
+    client.images.remove("sdk-committed:1")
+    volume.remove()
+    with pytest.raises(docker.errors.NotFound):
+        client.volumes.get("sdk-volume")
 
 
 def test_attaching_to_a_socket(client: Any) -> None:
