@@ -34,7 +34,6 @@ from kedge.storage.database import Database
 from kedge.storage.disk import drop_ballast, sync_file_system, take_ballast, this_boot, translated
 from kedge.storage.drafts import Draft
 from kedge.storage.images import ImageStore
-from kedge.storage.implied import ImpliedDirectories
 from kedge.storage.layer_bytes import LayerBytes
 from kedge.storage.layer_records import LayerRecords
 from kedge.storage.layers import LayerStore
@@ -50,6 +49,7 @@ from kedge.storage.unpacking import Fetch, Unpacker
 if TYPE_CHECKING:
     from kedge.storage.accounts import Accounts, Usage
     from kedge.storage.gc import Collector, Pruned, PruneOptions
+    from kedge.storage.implied import Stack
 
 __all__ = ["Fetch", "Store", "default_root"]
 # Seconds. What was used so shortly before a build is not marked as used again by it: a build that finds everything
@@ -113,8 +113,12 @@ class Store:
         def start_draft(lowers: tuple[Path, ...]) -> Draft:
             return Draft(self.root / "drafts" / self._lease.new_name(), lowers, self._records, self._budget)
 
-        implied = ImpliedDirectories(self._records, self._locks, start_draft)
-        return LayerStore(self.root, self._records, unpacker, layer_bytes, implied, start_draft)
+        def complete(stack: "Stack") -> tuple[Path, ...]:
+            from kedge.storage.implied import ImpliedDirectories
+
+            return ImpliedDirectories(self._records, self._locks, start_draft).complete(stack)
+
+        return LayerStore(self.root, self._records, unpacker, layer_bytes, complete, start_draft)
 
     def protect(self) -> None:
         """Protect from now on, until it is closed, what anybody uses: for one who passes on what others made."""
