@@ -52,6 +52,8 @@ GROUPS: Final[dict[str, dict[str, str]]] = {
     "Look after the store and this machine": {
         "du": "Show what the store takes on disk",
         "prune": "Remove what nothing needs",
+        "volume ls": "List volumes",
+        "volume rm": "Remove volumes with all that is in them",
         "doctor": "Check what this machine allows and say what is missing",
         "version": "Show the version of Kedge and of what it runs on",
         "completion": "Print a script that completes kedge's words in a shell",

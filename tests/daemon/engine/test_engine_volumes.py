@@ -2,8 +2,9 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
+
+import pytest
 
 from tests.daemon.engine.conftest import Docker
 
@@ -96,16 +97,20 @@ def test_a_bind_whose_source_went_hides_no_container(docker: Docker, tmp_path: P
 
 def test_kedge_run_has_the_same_volumes(docker: Docker, tmp_path: Path) -> None:
     def kedge(*words: str) -> str:
-        done = subprocess.run([sys.executable, "-m", "kedge", "run", *words], env=docker.service.environment,
-                              capture_output=True, text=True, timeout=120, check=True)  # fmt: skip
-        return done.stdout
+        return docker.service.kedge("run", *words)
 
     kedge("-v", "shared:/d", "busybox", "sh", "-c", "echo by-kedge > /d/f")
     assert docker("run", "--rm", "-v", "shared:/d", "busybox", "cat", "/d/f") == "by-kedge\n"
     before = docker("volume", "ls", "-q")
     assert kedge("--read-only", "-v", "/anonymous", "busybox", "sh", "-c", "touch /anonymous/x; ls /anonymous") == "x\n"
     assert docker("volume", "ls", "-q") == before
-    docker("volume", "rm", "shared")
+    docker("create", "--name", "holds", "-v", "shared:/d", "busybox")
+    with pytest.raises(subprocess.CalledProcessError):
+        docker.service.kedge("volume", "rm", "shared")
+    docker("rm", "holds")
+    assert "shared" in docker.service.kedge("volume", "ls")
+    assert docker.service.kedge("volume", "rm", "shared") == "shared\n"
+    assert "shared" not in docker("volume", "ls")
 
 
 def test_tmpfs_has_its_size_and_mode(docker: Docker) -> None:
