@@ -149,3 +149,9 @@ def test_colours_can_be_switched_off() -> None:
     display = Tty(Out(), lambda: 100.0, lambda: os.terminal_size((80, 24)), colour=False)
     display.update([done(A, "x")])
     assert "\x1b[34m" not in "".join(written)
+
+
+def test_a_transfer_is_no_build() -> None:
+    screen = Screen()
+    screen.display = Tty(screen, lambda: screen.now, lambda: (80, 24), doing="Pulling")
+    assert screen.show(running(A, "pulling busybox")).lines()[0] == "[+] Pulling 0.0s (0/1)"

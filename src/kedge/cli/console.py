@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, BinaryIO, TextIO
 
 from kedge.cli.command import Options
 from kedge.model.errors import InvalidInput
+from kedge.model.event import visible
 from kedge.model.value import dataclass, field
-from kedge.model.visible import visible
 
 if TYPE_CHECKING:
     from kedge.model.credential import Credential

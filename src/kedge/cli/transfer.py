@@ -31,7 +31,7 @@ def shown(console: Console, title: str, mode: str) -> "Iterator[Work]":
     from kedge.sources.handler import Work
 
     event = VertexEvent(digest_of(("transfer", title)), title, started=time.time())
-    with Screen(choose(mode, console.stderr)) as screen:
+    with Screen(choose(mode, console.stderr, doing=title.partition(" ")[0].capitalize())) as screen:
         screen(event)
         try:
             yield Work(event.vertex, screen)

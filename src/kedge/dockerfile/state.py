@@ -13,11 +13,11 @@ from kedge.dockerfile.stage_plan import Plan, StagePlan
 from kedge.dockerfile.variables import NOT_IN_ENVIRONMENT, platform_text
 from kedge.dockerfile.words import expand
 from kedge.model.errors import KedgeError, Location
+from kedge.model.event import visible
 from kedge.model.graph import Hints
 from kedge.model.platform import Platform, normalize, parse_platform
 from kedge.model.suggest import nearest
 from kedge.model.value import dataclass, field
-from kedge.model.visible import visible
 
 _MANY = 100  # findings, after which nobody reads which variable each one may have meant
 

@@ -1,8 +1,10 @@
 """What a build tells while it runs: the only things that progress displays, web pages and clients ever see.
 
-Owns four event values. Times are seconds since the epoch as floats. Events of one vertex share its digest.
+Owns four event values, and how their texts may stand on a terminal. Times are seconds since the epoch as floats. Events
+of one vertex share its digest.
 """
 
+import re
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -74,3 +76,13 @@ Report: TypeAlias = Callable[[Event], None]  # may be called from any thread; re
 
 def silent(event: Event) -> None:
     """A Report for callers that do not listen."""
+
+
+# Controls but for tab and line feed, halves of surrogate pairs (bytes that were no UTF-8), and what turns the direction
+# of writing: the first steer a terminal, the last make it show another order than the text has. Compiled when needed.
+_UNSEEN = "[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+
+
+def visible(text: str) -> str:
+    """A name or message with a replacement character for each that would not be seen as itself: strangers wrote it."""
+    return text if text.isascii() and text.isprintable() else re.sub(_UNSEEN, "\ufffd", text)

@@ -100,8 +100,10 @@ class Screen:
             display.refresh()
 
 
-def choose(mode: str, stream: TextIO, *, clock: Callable[[], float] | None = None) -> Display:
-    """The display of that name, drawing on `stream`; `auto` is `tty` where `stream` is a terminal, else `plain`.
+def choose(mode: str, stream: TextIO, *, clock: Callable[[], float] | None = None, doing: str = "Building") -> Display:
+    """The display of that name, drawing on `stream` what we are `doing`.
+
+    `auto` is `tty` where `stream` is a terminal, else `plain`.
 
     Raises InvalidInput for an unknown mode, and for `tty` on something that is no terminal.
     """
@@ -125,7 +127,7 @@ def choose(mode: str, stream: TextIO, *, clock: Callable[[], float] | None = Non
         case "tty" if terminal:
             from kedge.progress.tty import Tty
 
-            return Tty.on(stream, clock)
+            return Tty.on(stream, clock, doing)
         case "tty":
             raise InvalidInput("--progress=tty needs a terminal", hint="Use --progress=plain, or leave the flag out.")
     raise InvalidInput(f"unknown progress mode {mode!r}", hint=f"Use one of {', '.join(MODES)}.")

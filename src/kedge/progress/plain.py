@@ -9,8 +9,7 @@ repeats its name.
 from collections.abc import Callable
 from typing import Protocol
 
-from kedge.model.event import Event, StatusEvent
-from kedge.model.visible import visible
+from kedge.model.event import Event, StatusEvent, visible
 from kedge.progress.trace import Part, Row, Trace
 from kedge.progress.words import failure_lines, log_time, progress
 

@@ -7,9 +7,8 @@ from collections import deque
 from collections.abc import Iterable
 
 from kedge.model.digest import Digest
-from kedge.model.event import Event, LogEvent, StatusEvent, VertexEvent, WarningEvent
+from kedge.model.event import Event, LogEvent, StatusEvent, VertexEvent, WarningEvent, visible
 from kedge.model.value import dataclass, field, replace
-from kedge.model.visible import visible
 
 KEPT_LINES = 20  # of a step's output, to be shown again when it fails
 # What a step's error says when nothing is wrong with the step itself: our own words, and BuildKit's.

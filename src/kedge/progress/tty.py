@@ -11,9 +11,8 @@ import unicodedata
 from collections.abc import Callable
 from typing import TextIO
 
-from kedge.model.event import Event, StatusEvent
+from kedge.model.event import Event, StatusEvent, visible
 from kedge.model.value import dataclass
-from kedge.model.visible import visible
 from kedge.progress.plain import Writer
 from kedge.progress.trace import Row, Trace
 from kedge.progress.words import amount, failure_lines, printable
@@ -47,19 +46,25 @@ class Tty:
     """A display that draws over itself. `size` tells the screen's (width, height) now."""
 
     def __init__(
-        self, out: Writer, clock: Callable[[], float], size: Callable[[], tuple[int, int]], colour: bool = True
+        self,
+        out: Writer,
+        clock: Callable[[], float],
+        size: Callable[[], tuple[int, int]],
+        colour: bool = True,
+        doing: str = "Building",
     ) -> None:
         self._out = out
         self._clock = clock
         self._size = size
         self._colour = colour
+        self._doing = doing
         self._trace = Trace()
         self._began = clock()
         self._drawn: list[str] = []
         self._width = 0
 
     @classmethod
-    def on(cls, stream: TextIO, clock: Callable[[], float]) -> "Tty":
+    def on(cls, stream: TextIO, clock: Callable[[], float], doing: str = "Building") -> "Tty":
         """The display on a terminal's stream; the environment's NO_COLOR is obeyed."""
         descriptor = stream.fileno()
 
@@ -88,7 +93,7 @@ class Tty:
 
     def _draw(self, final: bool = False) -> None:
         width, height = self._size()
-        lines = frame(self._trace, self._clock(), self._began, width, None if final else height)
+        lines = frame(self._trace, self._clock(), self._began, width, None if final else height, self._doing)
         texts = [self._painted(line, width) for line in lines]
         self._out.write(_BEGIN + self._replace(texts, width) + _END)
         self._out.flush()
@@ -116,11 +121,13 @@ class Tty:
         return "".join(out)
 
 
-def frame(trace: Trace, now: float, began: float, width: int, height: int | None) -> list[Line]:
-    """The picture of a build; with `height` None the whole of it, as it stays when the build is over."""
+def frame(
+    trace: Trace, now: float, began: float, width: int, height: int | None, doing: str = "Building"
+) -> list[Line]:
+    """The picture of what we are `doing`; with `height` None the whole of it, as it stays when the build is over."""
     done = sum(1 for row in trace.rows if _ended(row, height is None))
     finished = height is None and done == trace.known and done > 0
-    head = f"[+] Building {max(now - began, 0.0):.1f}s ({done}/{trace.known})" + (" FINISHED" if finished else "")
+    head = f"[+] {doing} {max(now - began, 0.0):.1f}s ({done}/{trace.known})" + (" FINISHED" if finished else "")
     blocks = [_block(row, now, width, _ended(row, height is None)) for row in trace.rows]
     if height is None:
         return [Line(head), *(line for block in blocks for line in block)]
