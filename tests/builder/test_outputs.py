@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from pathlib import Path
 
 import pytest
 
@@ -158,3 +159,23 @@ def test_the_example_runs_as_it_stands(tmp_path):
                           capture_output=True, text=True)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "id       sha256:" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        (Output("oci"), "needs dest=FILE"),
+        (Output("tar"), "needs dest=FILE"),
+        (Output("local"), "needs dest=DIRECTORY"),
+        (Output("oci", (("tar", "false"),)), "needs dest=DIRECTORY"),
+        (Output("oci", destination=Path("/nowhere/at/all/x.tar")), "No such file or directory"),
+        (Output("docker", destination=Path("/proc")), "Is a directory"),
+        (Output("local", destination=Path("/proc/version")), "Not a directory"),
+        (Output("oci", (("tar", "false"),), Path("/proc/version")), "Not a directory"),
+    ],
+    ids=str,
+)
+def test_a_place_that_cannot_be_is_told_before_anything_runs(bench, output, message):
+    with pytest.raises(InvalidInput, match=message):
+        bench.build("FROM base\nRUN true", outputs=(output,))
+    assert bench.ran() == []

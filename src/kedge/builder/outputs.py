@@ -51,9 +51,32 @@ _TITLES = {
 
 
 def read_outputs(request: BuildRequest) -> None:
-    """Raise what is wrong with the words of the outputs, such as a name that is none: before anything is built."""
+    """Raise what is wrong with the outputs, such as a name that is none: before anything is built."""
     for output in request.outputs or (Output("image"),):
-        _options(request, output)
+        options = _options(request, output)
+        if output.kind in ("oci", "docker", "local", "tar") and not _goes_to_engine(output):
+            _check_destination(output, options.tar and output.kind != "local")
+
+
+def _check_destination(output: Output, is_file: bool) -> None:
+    """Raise what can be told of a place without writing to it."""
+    place = output.destination
+    if place is None:
+        wanted = "dest=FILE, or dest=- for standard output" if is_file else "dest=DIRECTORY"
+        raise InvalidInput(f"an output of type {output.kind} needs {wanted}")
+    if not isinstance(place, Path):
+        if not is_file:
+            raise InvalidInput(f"an output of type {output.kind} that is a directory cannot go to a stream")
+        return
+    try:
+        if is_file and place.is_dir():
+            raise InvalidInput(f"cannot write {place}: Is a directory", hint="Name a file.")
+        if is_file:
+            place.parent.stat()
+        elif place.exists() and not place.is_dir():
+            raise InvalidInput(f"cannot write to {place}: Not a directory", hint="Name a directory.")
+    except OSError as error:
+        raise InvalidInput(f"cannot write {place}: {error.strerror}") from None
 
 
 def attested(request: BuildRequest) -> "tuple[AttestationOptions, ...]":
@@ -230,8 +253,6 @@ def _archive(job: _Job) -> Exported | None:
         return export_archive(
             job.store, job.stages, job.options, job.output.destination, job.work, docker=docker, attach=attach
         )
-    if not docker:
-        raise InvalidInput("an output of type oci needs dest=FILE, or dest=- for standard output")
     from kedge.exporters.engine import loading
     from kedge.exporters.load import find_engine
 
@@ -246,8 +267,7 @@ def _archive(job: _Job) -> Exported | None:
 def _local(job: _Job) -> Exported | None:
     from kedge.exporters.files import export_local
 
-    if not isinstance(job.output.destination, Path):
-        raise InvalidInput("an output of type local needs dest=DIRECTORY")
+    assert isinstance(job.output.destination, Path)  # `_check_destination`
     beside = job.attestor.beside_files if job.attestor else None
     export_local(job.store, job.stages, job.options, job.output.destination, job.work, beside)
     return None
@@ -256,8 +276,7 @@ def _local(job: _Job) -> Exported | None:
 def _tar(job: _Job) -> Exported | None:
     from kedge.exporters.files import export_tar
 
-    if job.output.destination is None:
-        raise InvalidInput("an output of type tar needs dest=FILE, or dest=- for standard output")
+    assert job.output.destination is not None  # `_check_destination`
     beside = job.attestor.beside_files if job.attestor else None
     export_tar(job.store, job.stages, job.options, job.output.destination, job.work, beside)
     return None

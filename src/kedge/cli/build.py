@@ -50,7 +50,7 @@ def work(options: Options, console: Console) -> int:
     if request.call != "build":
         from kedge.cli.answers import show_answer
 
-        return show_answer(request, result, console)
+        return show_answer(result, options.format == "json", console)
     _write_files(options, result)
     if options.quiet:
         if result.images:  # of files alone there is no id to show
@@ -105,7 +105,6 @@ def request_of(options: Options, console: Console) -> "BuildRequest":
         attestations=_attestations(options),
         entitlements=tuple(options.allow),
         call=call,
-        call_format=options.format,
         source_date_epoch=int(epoch) if epoch else None,
         store=console.root,
         env=_client_environment(console),
@@ -118,13 +117,17 @@ def session_of(options: Options, console: Console) -> "LocalSession":
 
     secrets, agents = [], []
     if options.secret:
-        from kedge.session.secrets import parse_secret
+        from kedge.session.secrets import check_secret, parse_secret
 
         secrets = [parse_secret(text, console.environment) for text in options.secret]
+        for secret in secrets:
+            check_secret(secret)
     if options.ssh:
-        from kedge.session.ssh import parse_ssh
+        from kedge.session.ssh import check_agent, parse_ssh
 
         agents = [parse_ssh(text, console.environment) for text in options.ssh]
+        for agent in agents:
+            check_agent(agent)
     return LocalSession(secrets=secrets, ssh=agents, credentials=console.credential, environ=console.environment)
 
 
@@ -135,7 +138,7 @@ def warning_lines(warnings: tuple[WarningEvent, ...]) -> list[str]:
     from kedge.dockerfile.lint_image_rules import IMAGE_RULES
 
     count = f"{len(warnings)} warning{'s' if len(warnings) > 1 else ''} found"
-    more = any(warning.rule not in IMAGE_RULES for warning in warnings)  # those need the files, which --check has not
+    more = any(one.rule and one.rule not in IMAGE_RULES for one in warnings)  # those need files, which --check has not
     lines = ["", f" {count}{' (`kedge build --check` tells more)' if more else ''}:"]
     for warning in warnings:
         rule = f"{warning.rule}: " if warning.rule else ""

@@ -43,6 +43,15 @@ def parse_secret(text: str, environ: Mapping[str, str]) -> Secret:
     return Secret(id, Path(path) if path and not env else None, env)
 
 
+def check_secret(secret: Secret) -> None:
+    """Raise InvalidInput for a secret whose file is not there: before a build, not in the middle of it."""
+    try:
+        if secret.path is not None:
+            secret.path.stat()
+    except OSError as error:
+        raise InvalidInput(f"secret {secret.id}: cannot read {secret.path}: {error.strerror}") from None
+
+
 def read_secret(secret: Secret, environ: Mapping[str, str]) -> bytes | None:
     """The secret's bytes, None when its variable is not set; raises InvalidInput for a file that cannot be taken."""
     if secret.data is not None:

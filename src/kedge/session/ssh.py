@@ -58,18 +58,22 @@ def lent(spec: SshSpec, uid: int, gid: int, mode: int) -> Iterator[Path]:
 
 @contextmanager
 def _agent(spec: SshSpec, folder: Path) -> Iterator[Path]:
-    kinds = {path: _kind(spec, path) for path in spec.paths}
-    sockets = [path for path, kind in kinds.items() if kind == stat.S_IFSOCK]
-    if sockets and len(spec.paths) > 1:
-        raise InvalidInput(f"--ssh {spec.id}: name either one socket or key files")
-    if sockets:
-        yield sockets[0]
+    if check_agent(spec):
+        yield spec.paths[0]
         return
-    for path in spec.paths:
-        if kinds[path] != stat.S_IFREG:
-            raise InvalidInput(f"--ssh {spec.id}: {path} is neither a socket nor a key file")
     with _started(spec, folder / "own.sock") as own:
         yield own
+
+
+def check_agent(spec: SshSpec) -> bool:
+    """Whether `spec` names a socket, not keys; raises InvalidInput if neither is there, or both."""
+    kinds = {path: _kind(spec, path) for path in spec.paths}
+    for path, kind in kinds.items():
+        if kind not in (stat.S_IFSOCK, stat.S_IFREG):
+            raise InvalidInput(f"--ssh {spec.id}: {path} is neither a socket nor a key file")
+    if stat.S_IFSOCK in kinds.values() and len(spec.paths) > 1:
+        raise InvalidInput(f"--ssh {spec.id}: name either one socket or key files")
+    return stat.S_IFSOCK in kinds.values()
 
 
 def _kind(spec: SshSpec, path: Path) -> int:
