@@ -125,8 +125,10 @@ def read_env_file(path: Path, client: Mapping[str, str]) -> Iterator[str]:
     """The variables in an env file: NAME=value lines, NAME alone from the client's environment, # comments."""
     try:
         lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"cannot read the env file {path}: {error}") from None
+    except UnicodeDecodeError:
+        raise InvalidInput(f"cannot read the env file {path}: it is not UTF-8") from None
+    except OSError as error:
+        raise InvalidInput(f"cannot read the env file {path}: {error.strerror}") from None
     for line in lines:
         line = line.lstrip()
         if line and not line.startswith("#"):

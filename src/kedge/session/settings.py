@@ -13,6 +13,7 @@ from typing import Any, Final
 from kedge.model.errors import InvalidInput, InvalidReference
 from kedge.model.reference import parse_registry
 from kedge.model.settings import RegistryHost, Settings
+from kedge.model.suggest import did_you_mean
 from kedge.model.value import fields
 
 SYSTEM_FILE: Final = Path("/etc/kedge/config.toml")
@@ -90,13 +91,17 @@ def _table(value: Any, name: str, where: str) -> dict[str, Any]:
     return value
 
 
+def _known(key: str, readers: Mapping[str, Read]) -> str:
+    return did_you_mean(key, readers) or f"Known: {', '.join(readers)}."
+
+
 def _fill(base: Any, value: Any, name: str, where: str, readers: Mapping[str, Read]) -> Any:
     """`base` with the fields that a table sets."""
     changed = {field.name: getattr(base, field.name) for field in fields(base)}
     for key, item in _table(value, name, where).items():
         reader = readers.get(key)
         if reader is None:
-            raise InvalidInput(f"{name}: unknown key {key!r} in [{where}]", hint=f"There are {', '.join(readers)}.")
+            raise InvalidInput(f"{name}: unknown key {key!r} in [{where}]", hint=_known(key, readers))
         try:
             changed[key.replace("-", "_")] = reader(item)
         except (ValueError, TypeError) as error:

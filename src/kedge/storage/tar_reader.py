@@ -209,9 +209,10 @@ class TarReader:
                 raise malformed("data behind a lone block of zeros")
             self.drain()
             return None
-        stated = tar.parse_number(block[148:156])
-        if tar.checksum_of(block) != stated and _signed_sum(block) != stated:
-            raise malformed("a header whose checksum is wrong")
+        if not _sums_up(block):
+            raise (
+                malformed("a header whose checksum is wrong") if self._headers > 1 else IntegrityError("no tar archive")
+            )
         return block
 
     def _extend(self, kind: bytes, data: bytes, local: dict[bytes, bytes], pieces: list[bytes]) -> None:
@@ -349,9 +350,14 @@ def _write(fd: int, data: bytes | memoryview) -> None:
         written = os.write(fd, data)
 
 
-def _signed_sum(block: bytes) -> int:
-    """The same by writers whose `char` is signed."""
-    return tar.checksum_of(block) - 256 * sum(byte > 127 for byte in block[:148] + block[156:])
+def _sums_up(block: bytes) -> bool:
+    """Whether a header's checksum is right; some writers' `char` is signed."""
+    try:
+        stated = tar.parse_number(block[148:156])
+    except IntegrityError:
+        return False
+    right = tar.checksum_of(block)
+    return stated in (right, right - 256 * sum(byte > 127 for byte in block[:148] + block[156:]))
 
 
 def _apply(entry: Entry, records: dict[bytes, bytes]) -> None:
