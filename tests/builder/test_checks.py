@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from kedge.builder import BuildRequest
 from kedge.cli.answers import show_answer
 from kedge.model.errors import DockerfileError, KedgeError, Unsupported
 from kedge.model.event import WarningEvent
@@ -69,10 +68,10 @@ class Screen:
 def test_the_answer_shows_lines_or_docker_s_json(bench):
     result = bench.build(TWO, call="check")
     screen = Screen()
-    assert show_answer(BuildRequest(call="check"), result, screen) == 1
+    assert show_answer(result, False, screen) == 1
     assert "   1 | >>> FROM scratch as B" in screen.lines
     screen = Screen()
-    assert show_answer(BuildRequest(call="check", call_format="json"), result, screen) == 1
+    assert show_answer(result, True, screen) == 1
     found = json.loads("".join(screen.lines))
     assert [warning["ruleName"] for warning in found["warnings"]] == ["StageNameCasing", "FromAsCasing"]
     assert found["sources"][0]["filename"] == "Dockerfile"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from kedge.builder.definition import Definition, load_definition
 from kedge.builder.parts import Parts
-from kedge.builder.request import BuildRequest, BuildResult
+from kedge.builder.request import Answer, BuildRequest, BuildResult
 from kedge.builder.steps import step
 from kedge.dockerfile.directives import find_directive, require_own_frontend
 from kedge.dockerfile.findings import Findings
@@ -90,7 +90,7 @@ class Solved:
     targets: tuple[Target, ...] = ()
     snapshots: tuple[Snapshot, ...] = ()
     warnings: tuple[WarningEvent, ...] = ()
-    answer: Any = None
+    answer: Answer | None = None
     solver: Solver | None = None
     error: KedgeError | None = None
 
@@ -246,7 +246,7 @@ class _Course:
         if request.call == "build":
             self._require_clean(warnings)
         if request.call != "build":
-            return Solved(warnings=warnings, answer=targets[0].outline)
+            return Solved(warnings=warnings, answer=targets[0].outline if request.call == "outline" else None)
         edges = [target.edge for target in targets if target.edge]
         for edge in edges:
             parts.entitlements.require_all(edge)

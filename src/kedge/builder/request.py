@@ -6,7 +6,7 @@ service's client may ask besides (`remote`).
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol
 
 from kedge.model.digest import Digest
 from kedge.model.event import WarningEvent
@@ -77,7 +77,6 @@ class BuildRequest:
     attestations: Pairs = ()  # kind ("provenance", "sbom") -> its attributes as written
     entitlements: tuple[str, ...] = ()  # network.host, security.insecure, device[=NAME]
     call: Literal["build", "check", "outline", "targets", "lint"] = "build"
-    call_format: str = ""
     source_date_epoch: int | None = None  # seconds; a build argument SOURCE_DATE_EPOCH sets it too
     max_parallelism: int = 0  # running steps at once; 0: no limit
     store: Path | None = None  # the store's root; None: KEDGE_ROOT or the user's default
@@ -109,15 +108,27 @@ class BuiltImage:
         return sum(layer.size for layer in self.layers)
 
 
+class Answer(Protocol):
+    """What a call that builds nothing comes to: an outline, a list of targets."""
+
+    def to_json(self) -> str:
+        """For programs."""
+        ...
+
+    def to_text(self) -> str:
+        """For people."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class BuildResult:
-    """What came out. `metadata` is what `--metadata-file` holds; `answer` the value of a call other than build."""
+    """What came out. `metadata` is what `--metadata-file` holds; `answer` of an outline or a list."""
 
     images: tuple[BuiltImage, ...] = ()
     tags: tuple[str, ...] = ()
     warnings: tuple[WarningEvent, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    answer: Any = None
+    answer: Answer | None = None
     target: Descriptor | None = None  # manifest, or the index of several platforms
     misses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # name of a step that ran -> why it did
     exported: "tuple[Exported | None, ...]" = ()  # the documents of each output's image; None where it is none

@@ -11,13 +11,14 @@ from kedge.cli.failure import excerpt
 from kedge.model.event import WarningEvent
 
 if TYPE_CHECKING:
-    from kedge.builder import BuildRequest, BuildResult
+    from kedge.builder import BuildResult
 
 
-def show_answer(request: "BuildRequest", result: "BuildResult", console: Console) -> int:
-    """Print the answer; the exit code is 1 for a check that found something."""
-    if request.call in ("check", "lint"):
-        if request.call_format == "json":
+def show_answer(result: "BuildResult", as_json: bool, console: Console) -> int:
+    """Print the answer to a call, a check's where there is none; the exit code is 1 for one that found something."""
+    answer = result.answer
+    if answer is None:
+        if as_json:
             from kedge.dockerfile.lint_report import report_json
 
             console.print(report_json(result.warnings))
@@ -25,8 +26,7 @@ def show_answer(request: "BuildRequest", result: "BuildResult", console: Console
             for line in check_lines(result.warnings):
                 console.print(line)
         return 1 if result.warnings else 0
-    answer = result.answer
-    text = answer.to_json() if request.call_format == "json" else answer.to_text()
+    text = answer.to_json() if as_json else answer.to_text()
     console.print(text.rstrip("\n"))
     return 0
 

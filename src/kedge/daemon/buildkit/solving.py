@@ -208,6 +208,7 @@ def _answer(request: BuildRequest, solved: course.Solved) -> Result:
         }
         return Result({"": None}, metadata)
     answer = solved.answer
+    assert answer is not None, "every other call has one"
     return Result(
         {"": None},
         {
