@@ -435,6 +435,15 @@ def test_mirrors_are_tried_in_order_and_then_the_registry(fake: FakeRegistry, co
         assert fake.requests("GET", "/manifests/")
 
 
+def test_who_cannot_reach_the_registry_is_told_what_its_mirror_said(fake: FakeRegistry, connect: Connect) -> None:
+    client = connect(hosts={"registry.invalid": RegistryHost(mirrors=(fake.address,))}, network=QUICK)
+    with pytest.raises(RegistryError) as caught:
+        client.manifest(parse_reference("registry.invalid/some/image:9"))
+    assert "cannot reach registry.invalid" in caught.value.message
+    assert f"(before that, the mirror {fake.address}: " in caught.value.message
+    assert "is not in the registry" in caught.value.message
+
+
 def test_a_mirror_with_wrong_bytes_is_passed_over(fake: FakeRegistry, connect: Connect) -> None:
     with FakeRegistry() as mirror:
         blob = fake.add_blob("some/image", b"right")

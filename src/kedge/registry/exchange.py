@@ -253,13 +253,15 @@ def turns(servers: Iterable[Server]) -> Iterator[AbstractContextManager[Server]]
     """The servers that may answer, best first, a turn each: who gets what it wants returns in its turn.
 
     A failure in a turn is forgiven while another server may do better; the last one's is raised, or that of being
-    stopped.
+    stopped. Where no connection came to be to the last, it tells what the one before it said, too: who has a mirror
+    often has no way to the registry, and it is the mirror that lacks the image.
     """
     last: KedgeError = NotFound("there is no registry to ask")
+    before = ""
 
     @contextmanager
     def turn(server: Server) -> Iterator[Server]:
-        nonlocal last
+        nonlocal last, before
         try:
             yield server
         except KedgeError as error:
@@ -267,6 +269,8 @@ def turns(servers: Iterable[Server]) -> Iterator[AbstractContextManager[Server]]
                 raise
             if isinstance(error, Unreachable):
                 server.mark_down()
+                error.message += before
+            before = f" (before that, the mirror {server.name}: {error.message})"
             last = error
 
     for server in servers:
