@@ -72,13 +72,16 @@ def _root_of_process(pid: int, pidfd: int) -> int:
     return root
 
 
-def status(root: int, path: str) -> PathStatus:
-    """What is at `path`; a link that is its last part is not followed. Raises NotFound."""
+def status(root: int, path: str, called: str = "") -> PathStatus:
+    """What is at `path`, by the name `called` if that says another than its last part; a link there is not followed.
+
+    Raises NotFound.
+    """
     fd = _open(root, path, follow=path.endswith(("/", "/.")))
     try:
         info = os.fstat(fd)
         link = resolve_in_root(root, path) if stat.S_ISLNK(info.st_mode) else ""
-        name = os.path.basename(_normal(path)) or "/"
+        name = called or os.path.basename(_normal(path)) or "/"
         return PathStatus(name, info.st_size, info.st_mode, info.st_mtime_ns, link)
     except OSError as error:
         raise InvalidInput(f"cannot look at {path}: {error.strerror}") from None
@@ -100,14 +103,15 @@ def _open(root: int, path: str, *, follow: bool) -> int:
         raise InvalidInput(f"cannot open {path}: {getattr(error, 'strerror', None) or error}") from None
 
 
-def pack(root: int, path: str, out: Writable, *, one_file_system: bool = False) -> None:
-    """Write what is at `path` as a tar: entries are named from its last part on (`/.`: from the directory itself on).
+def pack(root: int, path: str, out: Writable, *, one_file_system: bool = False, called: str = "") -> None:
+    """Write what is at `path` as a tar: entries are named from its last part (or `called`) on, `/.` means from the
+    directory itself on.
 
     With `one_file_system`, other mounts' directories come empty. Raises NotFound, StoreError; what `out` raises
     passes.
     """
     inside = path.endswith("/.") or _normal(path) == "/"
-    name = b"." if inside else os.fsencode(os.path.basename(_normal(path)))
+    name = os.fsencode(called) or (b"." if inside else os.fsencode(os.path.basename(_normal(path))))
     fd = _open(root, path, follow=path.endswith(("/", "/.")))
     try:
         packer = _Packer(out, os.fstat(fd).st_dev if one_file_system else None)

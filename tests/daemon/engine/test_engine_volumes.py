@@ -76,6 +76,21 @@ def test_usage_tells_bytes_and_users(docker: Docker) -> None:
     assert "Total reclaimed space: 2.1" in docker("volume", "prune", "-af")
 
 
+def test_copying_into_a_container_that_does_not_run_reaches_its_volumes(docker: Docker, tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("copied")
+    docker("create", "--name", "holder", "-v", "held:/d", "busybox", "true")
+    docker("cp", tmp_path / "f", "holder:/d/")
+    assert docker("run", "--rm", "-v", "held:/d", "busybox", "cat", "/d/f") == "copied"
+    docker("run", "--rm", "-v", "held:/d", "busybox", "sh", "-c", "mkdir /d/e; echo deep > /d/e/g; ln -s /etc /d/out")
+    docker("cp", "holder:/d/e", tmp_path / "e")
+    assert (tmp_path / "e" / "g").read_text() == "deep\n"
+    docker("cp", "holder:/d", tmp_path / "whole")
+    assert (tmp_path / "whole" / "e" / "g").read_text() == "deep\n"
+    assert docker.run("cp", "holder:/d/out/passwd", tmp_path / "p").returncode == 1
+    docker("rm", "holder")
+    docker("volume", "rm", "held")
+
+
 def test_what_volumes_are_not_is_said(docker: Docker, tmp_path: Path) -> None:
     for words in (["-o", "type=nfs", "x"], ["-d", "other", "x"], ["a/b"], [".hidden"]):
         done = docker.run("volume", "create", *words)

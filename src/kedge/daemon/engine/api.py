@@ -85,6 +85,7 @@ ROUTES = [
     Route("POST", "/containers/{id}/resize", containers.resize),
     Route("POST", "/containers/{id}/rename", containers.rename),
     Route("POST", "/containers/{id}/attach", attach.attach),
+    Route("GET", "/containers/{id}/attach/ws", attach.attach_by_websocket),
     Route("DELETE", "/containers/{id}", containers.remove),
     Route("HEAD", "/containers/{id}/archive", files.stat_path),
     Route("GET", "/containers/{id}/archive", files.get_archive),
@@ -103,7 +104,6 @@ ROUTES = [
     Route("GET", "/volumes/{id}", volumes.inspect),
     Route("DELETE", "/volumes/{id}", volumes.remove),
     # ---- what Kedge has not
-    Route("GET", "/containers/{id}/attach/ws", unsupported("attaching by WebSocket is")),
     Route("POST", "/commit", commit.commit),
     Route("POST", "/networks/create", unsupported("networks of one's own are")),
     Route("POST", "/networks/{id}/{action}", unsupported("networks of one's own are")),

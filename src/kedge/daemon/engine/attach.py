@@ -17,6 +17,7 @@ from kedge.containers.streams import Streams
 from kedge.daemon.engine.containers import described, known
 from kedge.daemon.engine.http import Exchange
 from kedge.daemon.engine.routes import Call
+from kedge.daemon.engine.websocket import WebSocket, answer_of
 from kedge.model.errors import InvalidInput
 
 RAW: Final = "application/vnd.docker.raw-stream"
@@ -40,7 +41,8 @@ class Line:
 
     def __init__(self, exchange: Exchange, streams: Streams, wanted: set[int]) -> None:
         self._exchange, self._streams, self._wanted = exchange, streams, wanted
-        self._connection: socket.socket | None = None
+        self._connection: socket.socket | WebSocket | None = None
+        self._early, self._plain = b"", streams.terminal
         self._sending = threading.Lock()
         self._detached = threading.Event()
         self._sending.acquire()  # nothing is sent before the client knows that it is attached
@@ -50,6 +52,15 @@ class Line:
         """Take the connection over; what the process said since this Line was made comes first."""
         try:
             self._connection = self._exchange.hijack(kind)
+            self._early = self._exchange.early
+        finally:
+            self._sending.release()
+
+    def join_by_websocket(self, accepted: tuple[str, str]) -> None:
+        """The same as a WebSocket; Docker does not tell streams apart on one."""
+        try:
+            connection = self._exchange.hijack("", [accepted])
+            self._connection, self._plain = WebSocket(connection, self._exchange.early), True
         finally:
             self._sending.release()
 
@@ -63,7 +74,7 @@ class Line:
         with self._sending:
             if self._connection is None:
                 raise OSError("not attached")
-            self._connection.sendall(data if self._streams.terminal else framed(stream, data))
+            self._connection.sendall(data if self._plain else framed(stream, data))
 
     def serve(self, stdin: bool, detach_keys: str) -> None:
         """Carry bytes until the process has ended, or the client went or wants no more."""
@@ -84,9 +95,9 @@ class Line:
                 connection.shutdown(socket.SHUT_RDWR)
         reader.join()
 
-    def _read(self, connection: socket.socket, stdin: bool, keys: bytes) -> None:
+    def _read(self, connection: "socket.socket | WebSocket", stdin: bool, keys: bytes) -> None:
         scan = KeyScan(keys)
-        data = self._exchange.early
+        data = self._early
         with suppress(OSError):
             while data or (data := connection.recv(_PIECE)):
                 data, detached = scan.feed(data)
@@ -136,21 +147,34 @@ def read_keys(text: str) -> bytes:
 
 
 def attach(call: Call) -> None:
+    _attach(call, None)
+
+
+def attach_by_websocket(call: Call) -> None:
+    """Without a word on streams, all of them are meant: clients in browsers send none."""
+    _attach(call, answer_of(call))
+
+
+def _attach(call: Call, accepted: tuple[str, str] | None) -> None:
     one = known(call)
     asked = described(one)
     terminal, interactive = asked.request.terminal, asked.request.interactive
     keys = call.query("detachKeys")
     read_keys(keys)
     streams = call.engine.supervisor.streams_of(one, terminal, interactive, asked.care.once)
-    wanted = {stream for stream, name in ((1, "stdout"), (2, "stderr")) if call.flag(name)}
+    default = accepted is not None
+    wanted = {stream for stream, name in ((1, "stdout"), (2, "stderr")) if call.flag(name, default)}
     line = Line(call.exchange, streams, wanted)
-    line.join(kind_of(call, terminal))
+    if accepted is None:
+        line.join(kind_of(call, terminal))
+    else:
+        line.join_by_websocket(accepted)
     if call.flag("logs"):
         for entry in one.log.read():
             if entry is not None:
                 line.send(entry.stream, entry.data)
-    if call.flag("stream"):
-        line.serve(call.flag("stdin") and interactive, keys)
+    if call.flag("stream", default):
+        line.serve(call.flag("stdin", default) and interactive, keys)
 
 
 # ---- logs ------------------------------------------------------------------------------------------------------------

@@ -5,6 +5,8 @@ Owns the status header and Go's file modes. How files are reached safely is in `
 
 import base64
 import json
+import os
+import posixpath
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +14,7 @@ from typing import Any
 
 from kedge.containers.files import PathStatus, changed_paths, opened_root, pack, status, unpack_into
 from kedge.containers.supervised import Supervised
+from kedge.containers.volumes import uses_of
 from kedge.daemon.engine.containers import described, known, layers_of
 from kedge.daemon.engine.describe import moment
 from kedge.daemon.engine.routes import Call
@@ -42,34 +45,51 @@ def _root(call: Call, one: Supervised) -> Iterator[int]:
             yield root
 
 
-def _path(call: Call) -> str:
+@contextmanager
+def _place(call: Call, one: Supervised) -> Iterator[tuple[int, str, str]]:
+    """A root, the path in it that the client means, and what that is called where the path does not say it.
+
+    Of a container that does not run, volumes are roots of their own.
+    """
     path = call.query("path")
     if not path:
         raise InvalidInput("bad parameter: 'path' cannot be empty")
-    return path
+    clean = posixpath.normpath("/" + path.lstrip("/"))
+    uses = [] if one.running else [u for u in uses_of(one.container.home) if f"{clean}/".startswith(f"{u.dest}/")]
+    if not uses:
+        with _root(call, one) as root:
+            yield root, path, ""
+        return
+    use = max(uses, key=lambda each: len(each.dest))
+    root = os.open(call.engine.supervisor.volumes.get(use.name).path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        end = "/." if path.endswith("/.") else "/" if path.endswith("/") else ""
+        called = posixpath.basename(clean) if clean == use.dest and end != "/." else ""
+        yield root, posixpath.join("/", use.subpath, clean[len(use.dest) :].lstrip("/")) + end, called
+    finally:
+        os.close(root)
 
 
 def stat_path(call: Call) -> None:
-    with _root(call, known(call)) as root:
-        found = status(root, _path(call))
+    with _place(call, known(call)) as (root, path, called):
+        found = status(root, path, called)
     call.exchange.send(200, headers=[_status_header(found)])
 
 
 def get_archive(call: Call) -> None:
-    path = _path(call)
-    with _root(call, known(call)) as root:
-        call.exchange.begin(200, "application/x-tar", [_status_header(status(root, path))])
+    with _place(call, known(call)) as (root, path, called):
+        call.exchange.begin(200, "application/x-tar", [_status_header(status(root, path, called))])
         out: Any = Outgoing(call.exchange, "")
-        pack(root, path, out)
+        pack(root, path, out, called=called)
     call.exchange.end()
 
 
 def put_archive(call: Call) -> None:
-    one, path = known(call), _path(call)
+    one = known(call)
     stream: Any = call.exchange
     if described(one).request.readonly:
         raise InvalidInput("container rootfs is marked read-only")
-    with _root(call, one) as root:
+    with _place(call, one) as (root, path, _):
         unpack_into(root, path, stream)
     call.exchange.send(200)
 

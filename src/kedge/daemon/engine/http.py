@@ -130,13 +130,13 @@ class Exchange:
         every = [*self.request_headers, *headers]
         self._connection.send(h11.Response(status_code=status, headers=every, reason=HTTPStatus(status).phrase))
 
-    def hijack(self, kind: str) -> socket.socket:
+    def hijack(self, kind: str, headers: Iterable[tuple[str, str]] = ()) -> socket.socket:
         """The bare socket, after the response that says so. What the client sent too early is read first from
         `early`.
         """
         self.started = self.hijacked = True
         upgrade = self.headers.get("upgrade", "")
-        self._connection.take_over(upgrade, kind)
+        self._connection.take_over(upgrade, kind, headers)
         return self._connection.socket
 
     @property
@@ -262,7 +262,7 @@ class Connection:
                 self._put(h11.Data(body))
                 self._put(h11.EndOfMessage())
 
-    def take_over(self, upgrade: str, kind: str) -> None:
+    def take_over(self, upgrade: str, kind: str, headers: Iterable[tuple[str, str]] = ()) -> None:
         """Say that the connection is no HTTP any more. Clients that did not ask for an upgrade get a 200 without
         length, as Docker gives it.
         """
@@ -271,6 +271,7 @@ class Connection:
             head = ["HTTP/1.1 101 UPGRADED", "Connection: Upgrade", f"Upgrade: {_word(upgrade)}"]
         if kind:
             head.insert(1, f"Content-Type: {kind}")
+        head += [f"{name}: {value}" for name, value in headers]
         with self._lock:
             try:
                 self.socket.settimeout(None)
