@@ -6,6 +6,7 @@ import stat
 import sys
 
 from kedge.sandbox.process import Content, HostPath, MountPoint, Tmpfs
+from tests.sandbox.conftest import SOURCE
 
 DEFAULT_CAPABILITIES = "00000000a80425fb"
 
@@ -246,3 +247,36 @@ def test_insecure_lifts_the_limits_only_when_asked(root_box):
     assert "mounted" in done.out
     assert "Seccomp:\t0" in done.out
     assert "NoNewPrivs:\t0" in done.out
+
+
+_WRITE = "posix.open('/tmp/pwned', posix.O_WRONLY | posix.O_CREAT | posix.O_APPEND)"
+_TROJAN = f"import posix\nposix.write({_WRITE}, b'{{name}}\\n')\n"
+
+
+def test_no_module_is_ever_imported_from_the_image(box):
+    """CVE-2019-14271 as it would look here: a lazy import after the root was entered runs the image's code."""
+    places = [
+        place for place in sys.path if "/lib/python" in place and "-packages" not in place and os.path.isdir(place)
+    ]
+    places += [f"/usr/lib/python3.{sys.version_info.minor}", str(SOURCE)]
+    modules = {name for name in sys.stdlib_module_names if name.isidentifier()}
+    for place in map(box.layer.joinpath, (place.lstrip("/") for place in dict.fromkeys(places))):
+        place.mkdir(parents=True, exist_ok=True)
+        for name in modules:
+            (place / f"{name}.py").write_text(_TROJAN.format(name=name))
+        for name in ("encodings", "kedge", "kedge/sandbox", "kedge/kernel", "kedge/model"):
+            (place / name).mkdir(parents=True, exist_ok=True)
+            (place / name / "__init__.py").write_text(_TROJAN.format(name=name))
+        for name in ("idna", "utf_16", "latin_1", "ascii", "punycode"):
+            (place / "encodings" / f"{name}.py").write_text(_TROJAN.format(name=name))
+    (box.layer / "script").write_text("#!/no/such/interpreter\n")
+    (box.layer / "script").chmod(0o755)
+    (box.layer / "garbage").write_bytes(b"\x7fELF garbage")
+    (box.layer / "garbage").chmod(0o755)
+    box.sh("true", cwd="/made/by/the/step", env=("LANG=xx_YY.UTF-16", "PATH=/bin"))
+    box.sh("true", cwd="/etc/passwd")
+    for program in ("/script", "/garbage", "/no/such/program", "nowhere", "/etc", "\udce9"):
+        box.run((program,))
+    box.sh("kill -9 $$; exit 3", hostname="b\xfccher" * 3)
+    box.sh("true", MountPoint("/a/b", Tmpfs(1 << 20)), MountPoint("/c", Content(b"x")))
+    assert "tmp/pwned" not in box.written(), (box.upper / "tmp/pwned").read_text()
