@@ -102,6 +102,14 @@ def test_recorded_times_are_those_of_the_layers_and_a_base_keeps_its_own() -> No
     assert done.created == late
 
 
+def test_times_that_a_config_came_with_are_stronger_than_recorded_ones() -> None:
+    told = "2001-09-09T01:46:40Z"
+    config = ImageConfig(AMD64, created=told, history=(History("one", created=told), History("two")))
+    done = complete_config(Stage(config, (Layer("a"), Layer("b")), recorded=True), [ONE, TWO], [5.0, 6.0])
+    assert [entry.created for entry in done.history] == [told, "1970-01-01T00:00:06Z"]
+    assert done.created == told
+
+
 def test_an_epoch_is_stronger_than_recorded_times(store: Store) -> None:
     one = layer(store, {"a": "x"})
     made = assemble(store, Stage(ImageConfig(AMD64), (one,), epoch=0, recorded=True), ImageOptions(), None)

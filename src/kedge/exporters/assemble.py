@@ -215,7 +215,7 @@ def complete_config(stage: Stage, diff_ids: Sequence[Digest], times: Sequence[fl
     text = timestamp(stage.clamp)
     if times:
         dated = _recorded(history, inherited, times)
-        created = dated[-1].created if dated else stage.config.created or before[-1]
+        created = stage.config.created or (dated[-1].created if dated else before[-1])
     else:
         dated = [replace(entry, created=_earlier(entry.created, text)) for entry in history[inherited:]]
         created = _earlier(stage.config.created, text) if dated or not before else stage.config.created or before[-1]
@@ -229,15 +229,15 @@ def complete_config(stage: Stage, diff_ids: Sequence[Digest], times: Sequence[fl
 
 
 def _recorded(history: Sequence[History], inherited: int, times: Sequence[float]) -> list[History]:
-    """New entries with the times of their layers. One that made none has that of the layer below it, or if that is the
-    base's, of the first new one.
+    """New entries with the times of their layers, unless they have one. One that made no layer has the time of that
+    below it, or if that is the base's, of the first new one.
     """
     left = iter(times)
     texts = ["" if entry.empty_layer else _moment(next(left)) for entry in history]
     current = next(filter(None, texts[inherited:]), next(filter(None, reversed(texts)), ""))
     dated = []
     for entry, text in zip(history[inherited:], texts[inherited:], strict=True):
-        current = text or current
+        current = entry.created or text or current
         dated.append(replace(entry, created=current))
     return dated
 
