@@ -1,6 +1,15 @@
 """What is run again and what is not, with real layers and processes."""
 
+import io
+import tarfile
 import threading
+
+import pytest
+
+from kedge.images.import_root import import_root
+from kedge.model.platform import Platform
+from kedge.model.reference import parse_reference
+from tests.images.conftest import Quiet
 
 TWO_STAGES = """
 FROM base AS build
@@ -171,3 +180,33 @@ def test_why_a_step_ran_is_told(bench):
     assert "changed" in second.misses["[2/3] COPY main.txt /"][0]
     third = bench.build("FROM base\nCOPY main.txt /\nRUN false || true")
     assert "command changed" in third.misses["[3/3] RUN false || true"][0]
+
+
+def test_an_image_whose_history_says_the_same_is_no_cache(bench):
+    """CVE-2024-24557: the classic builder took images found by their history for what it would have made."""
+    bench.write(f="ours")
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as archive:
+        entry = tarfile.TarInfo("f")
+        entry.size = 5
+        archive.addfile(entry, io.BytesIO(b"evil!"))
+    data.seek(0)
+    with bench.store() as store:
+        named = [parse_reference(name) for name in ("docker.io/library/x:latest", "docker.io/library/evil:latest")]
+        import_root(store, data, Platform("linux", "amd64"), Quiet(), named, message="COPY f / # buildkit")
+    bench.build("FROM scratch\nCOPY f /\n", tags=("x",))
+    assert bench.ran() == ["[1/1] COPY f /"]
+    assert bench.read("x", "f") == "ours"
+
+
+@pytest.mark.parametrize(
+    "more",
+    ["HEALTHCHECK CMD x", "ONBUILD RUN x", "LABEL a=b", "ENV a=b", "EXPOSE 80", "VOLUME /v", "STOPSIGNAL 9",
+     "SHELL [\"/sh\"]", "ENTRYPOINT x", "CMD x", "USER 7", "WORKDIR /w", "MAINTAINER m"],
+)  # fmt: skip
+def test_every_instruction_makes_another_image_of_the_same_steps(bench, more):
+    """CVE-2024-24557, its other half: HEALTHCHECK and ONBUILD were in no cache key."""
+    bench.write(f="ours")
+    plain = bench.build("FROM scratch\nCOPY f /\n")
+    assert bench.build(f"FROM scratch\nCOPY f /\n{more}\n").id != plain.id
+    assert bench.build("FROM scratch\nCOPY f /\n").id == plain.id

@@ -56,6 +56,23 @@ def test_a_hostile_tar_stays_inside(bench, tmp_path):
     assert not list(tmp_path.rglob("escaped")) or all("layers" in str(p) for p in tmp_path.rglob("escaped"))
 
 
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE], ids=["symlink", "hard link"])
+@pytest.mark.parametrize("name", ["Dockerfile", ".dockerignore", "Dockerfile.dockerignore", "x"])
+def test_no_file_of_the_host_comes_in_through_a_tar(bench, tmp_path, name, kind):
+    """CVE-2026-44517: a link out of the context in the place of each file that is read or copied."""
+    host = tmp_path / "host"
+    host.write_text("FROM scratch\nCOPY x /\nLABEL stolen=yes\n")
+    files = {"Dockerfile": b"FROM scratch\nCOPY x /\n", "x": b"mine"} | {name: (kind, str(host))}
+    with contextlib.suppress(KedgeError):
+        result = bench.build(context=tar_of(files), tags=("x",))
+        assert "stolen" not in str(result)
+        if name == "x":  # as a symlink it stays what it is
+            with bench.tree("x") as tree:
+                assert os.readlink("x", dir_fd=tree.fd) == str(host)
+        else:
+            assert bench.read("x", "x") == "mine"
+
+
 def test_a_link_to_the_host_in_a_context_is_copied_as_a_link(bench):
     os.symlink("/etc/shadow", bench.context / "x")
     bench.write(y="y")
