@@ -272,3 +272,22 @@ def test_a_device_is_there_when_allowed(bench, monkeypatch, tmp_path):
         bench.build(text)
     bench.build(text, entitlements=("device",))
     assert output(bench) == "3\n"
+
+
+def test_labels_and_annotations_of_an_image_ask_for_nothing(bench, monkeypatch, tmp_path):
+    """CVE-2026-53488, CVE-2026-53492: what an image says of itself starts nothing and brings no device."""
+    import json
+
+    from kedge.operations import devices
+
+    edits = {"deviceNodes": [{"path": "/dev/mine", "hostPath": "/dev/zero"}], "env": ["STOLEN=yes"]}
+    spec = {"kind": "kedge.test/zero", "devices": [{"name": "one", "containerEdits": edits}]}
+    (tmp_path / "x.json").write_text(json.dumps(spec))
+    monkeypatch.setattr(devices.edits_for, "__defaults__", ([tmp_path],))
+    asking = "LABEL cdi.k8s.io/gpu=kedge.test/zero=one devices.cdi=kedge.test/zero=one security.insecure=true"
+    bench.build(f"FROM base\n{asking}\nENV CDI_DEVICES=kedge.test/zero=one\n", tags=("asking",))
+    bench.build("FROM asking\nRUN ls /dev; env; grep Seccomp: /proc/self/status", entitlements=("device",))
+    said = output(bench)
+    assert "mine" not in said
+    assert "STOLEN" not in said
+    assert "Seccomp:\t2" in said

@@ -1,5 +1,6 @@
 """Finding, tagging, removing, importing, saving and loading images, against real archives and other people's tools."""
 
+import contextlib
 import io
 import json
 import shutil
@@ -228,3 +229,25 @@ def test_an_archive_that_lies_gives_no_image(store: Store, damage: str) -> None:
     with pytest.raises(KedgeError):
         load(store, io.BytesIO(archives[damage]()))
     assert not store.images.list()
+
+
+@pytest.mark.parametrize("name", ["../../escaped", "/tmp/../../escaped", "..", "a/../../../escaped", "x\\y"])
+def test_names_in_annotations_are_never_paths(imported: Import, store: Store, tmp_path: Path, name: str) -> None:
+    """CVE-2025-62725: a title or name in a layout's documents was joined to a directory."""
+    imported("app")
+    layout = tmp_path / "deep" / "layout"
+    layout.parent.mkdir()
+    saved(store, layout, "app", tar=False)
+    index = json.loads((layout / "index.json").read_text())
+    titles = {"org.opencontainers.image.title": name, "org.opencontainers.image.ref.name": name}
+    index["manifests"] = [entry | {"annotations": titles} for entry in index["manifests"]]
+    (layout / "index.json").write_text(json.dumps(index))
+    (layout / "manifest.json").unlink(missing_ok=True)
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as out:
+        out.add(layout, arcname=".")
+    archive.seek(0)
+    with contextlib.suppress(KedgeError):  # refused, or loaded without that name
+        for image in load(store, archive):
+            assert not image.names
+    assert not [path for path in tmp_path.rglob("*") if "escaped" in path.name]
