@@ -37,7 +37,8 @@ def test_a_cached_build_imports_nothing_heavy(bench):
 def test_a_cached_build_starts_no_parts_it_does_not_need(bench):
     modules = cached_build(bench)
     unneeded = """kedge.registry.client kedge.sandbox.linux kedge.sandbox.doctor kedge.sources.git kedge.sources.http
-        kedge.storage.packing kedge.storage.tar_read kedge.storage.tar_write kedge.storage.copy"""
+        kedge.storage.packing kedge.storage.tar_read kedge.storage.tar_write kedge.storage.copy
+        kedge.sandbox.process kedge.operations.exec_mounts"""
     unneeded = set(unneeded.split())
     assert sorted(modules & unneeded) == []
     assert len({name for name in modules if name.startswith("kedge")}) < 150

@@ -17,10 +17,10 @@ _UNITS = {
     "m": 60 * 10**9,
     "h": 3600 * 10**9,
 }
-_TERM = re.compile(r"([0-9]*)(?:(\.)([0-9]*))?(ns|us|µs|μs|ms|s|m|h)")
+_TERM = r"([0-9]*)(?:(\.)([0-9]*))?(ns|us|µs|μs|ms|s|m|h)"
 _LARGEST = 2**63 - 1
-_SIZE = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+) ?([A-Za-z]{0,3})")
-_SIZE_UNITS = re.compile(r"b?|([kmgtp])(?:b|ib)?")
+_SIZE = r"([0-9]+\.?[0-9]*|\.[0-9]+) ?([A-Za-z]{0,3})"
+_SIZE_UNITS = r"b?|([kmgtp])(?:b|ib)?"
 
 
 def parse_duration(text: str) -> int:
@@ -30,7 +30,7 @@ def parse_duration(text: str) -> int:
         return 0
     total = position = 0
     while position < len(rest):
-        term = _TERM.match(rest, position)
+        term = re.compile(_TERM).match(rest, position)
         if term is None or not (term[1] or term[3]):
             break
         from fractions import Fraction  # imports decimal: not for a Dockerfile without durations
@@ -70,8 +70,8 @@ def _decimal(value: int, unit: int) -> str:
 
 def parse_size(text: str) -> int:
     """The bytes that `text` spells, units of 1024 (`64m`, `1.5 GiB`); raises DockerfileError."""
-    match = _SIZE.fullmatch(text)
-    unit = match and _SIZE_UNITS.fullmatch(match[2].lower())
+    match = re.fullmatch(_SIZE, text)
+    unit = match and re.fullmatch(_SIZE_UNITS, match[2].lower())
     if match is None or unit is None:
         raise DockerfileError(f"invalid size {text[:100]!r}", hint="Write a number and a unit, such as 64m.")
     power = "kmgtp".index(unit[1]) + 1 if unit[1] else 0

@@ -9,8 +9,8 @@ from kedge.model.errors import DockerfileError
 from kedge.model.ops import Source
 from kedge.model.value import dataclass, replace
 
-_PROTOCOL = re.compile(r"([a-zA-Z0-9]+)://")
-_SCP = re.compile(
+_PROTOCOL = r"([a-zA-Z0-9]+)://"
+_SCP = (
     r"(?P<user>[a-zA-Z0-9_-]+)@(?P<host>[a-zA-Z0-9.-]+):(?P<path>[^?#]*)(?:\?(?P<query>[^#]*))?(?:#(?P<fragment>.*))?"
 )
 _TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
@@ -63,9 +63,9 @@ def parse_git_reference(text: str, *, context: bool = False) -> GitReference | N
         return None
     if text.startswith("github.com/"):
         return _from_url("https://" + text) if context else None
-    if _PROTOCOL.match(text):
+    if re.match(_PROTOCOL, text):
         return _from_url(text)
-    match = _SCP.fullmatch(text)
+    match = re.fullmatch(_SCP, text)
     if match is None:
         return None
     remote = f"{match['user']}@{match['host']}:{match['path']}"

@@ -17,10 +17,10 @@ from kedge.model.errors import DockerfileError
 from kedge.model.graph import Hints
 from kedge.model.value import dataclass, replace
 
-_OCTAL = re.compile(r"[0-7]{1,11}")
+_OCTAL = r"[0-7]{1,11}"
 _CLAUSE = r"[augo]*(?:[-+=](?:[rwxXst]|[ugo])*)+"
-_SYMBOLIC = re.compile(rf"{_CLAUSE}(?:,{_CLAUSE})*")
-_ID = re.compile(r"[0-9]{1,10}")
+_SYMBOLIC = rf"{_CLAUSE}(?:,{_CLAUSE})*"
+_ID = r"[0-9]{1,10}"
 _ALL_IGNORED = frozenset({"*", "**", "**/*"})
 
 
@@ -91,9 +91,9 @@ def is_http(source: str) -> bool:
 def _read_mode(text: str) -> tuple[int, str]:
     if not text:
         return -1, ""
-    if _OCTAL.fullmatch(text) and int(text, 8) <= 0o7777:
+    if re.fullmatch(_OCTAL, text) and int(text, 8) <= 0o7777:
         return int(text, 8), ""
-    if _SYMBOLIC.fullmatch(text):
+    if re.fullmatch(_SYMBOLIC, text):
         return -1, text
     raise DockerfileError(
         f"invalid mode {text[:100]!r} for --chmod",
@@ -116,7 +116,7 @@ def read_owner(text: str, input_index: int = ops.NO_INPUT) -> ops.Owner | None:
 def _identity(text: str) -> int | str:
     if text in ("", "root"):
         return 0
-    if _ID.fullmatch(text) and int(text) <= 0x7FFFFFFF:
+    if re.fullmatch(_ID, text) and int(text) <= 0x7FFFFFFF:
         return int(text)
     return text
 

@@ -18,7 +18,7 @@ _LEVELS = {"uncompressed": (0, 0), "gzip": (0, 9), "estargz": (0, 9), "zstd": (0
 _TRUE, _FALSE = frozenset(("1", "t", "true", "")), frozenset(("0", "f", "false"))
 
 AnnotationKind: TypeAlias = Literal["manifest", "manifest-descriptor", "index", "index-descriptor"]
-_ANNOTATION = re.compile(r"annotation(?:-([a-z-]+))?(?:\[([^\]]*)\])?\.(\S+)")
+_ANNOTATION = r"annotation(?:-([a-z-]+))?(?:\[([^\]]*)\])?\.(\S+)"
 _ANNOTATION_KINDS = frozenset(("manifest", "manifest-descriptor", "index", "index-descriptor"))
 
 
@@ -113,7 +113,7 @@ def unknown_attribute(kind: str, names: Iterable[str]) -> tuple[str, str] | None
     """The first of an output's attributes that means nothing, and the nearest that does; None if all are known."""
     known = _KNOWN | frozenset(_FILES.get(kind, ()))
     for name in names:
-        if name not in known and not _ANNOTATION.fullmatch(name):
+        if name not in known and not re.fullmatch(_ANNOTATION, name):
             import difflib
 
             return name, next(iter(difflib.get_close_matches(name, known, 1)), "")
@@ -161,7 +161,7 @@ def _read_level(compression: Compression, text: str | None) -> int | None:
 
 
 def _read_annotation(key: str, value: str) -> Annotation | None:
-    found = _ANNOTATION.fullmatch(key)
+    found = re.fullmatch(_ANNOTATION, key)
     if found is None:
         return None
     kind, platform, name = found.groups()

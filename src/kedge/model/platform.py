@@ -8,8 +8,8 @@ import re
 from kedge.model.errors import InvalidPlatform
 from kedge.model.value import dataclass
 
-_PART = re.compile(r"[A-Za-z0-9_.-]+")
-_VERSIONED = re.compile(r"([A-Za-z0-9_.-]+)\(([A-Za-z0-9_.-]*)(?:\+[A-Za-z0-9_.+-]*)?\)")  # features are not kept
+_PART = r"[A-Za-z0-9_.-]+"
+_VERSIONED = r"([A-Za-z0-9_.-]+)\(([A-Za-z0-9_.-]*)(?:\+[A-Za-z0-9_.+-]*)?\)"  # features are not kept
 _ARCHITECTURES = {  # other names in use -> GOARCH, variant (containerd platforms, database.go; uname -m)
     "i386": ("386", ""),
     "i486": ("386", ""),
@@ -70,9 +70,9 @@ def parse_platform(text: str, default: Platform | None = None) -> Platform:
     """
     default = default or Platform("linux", "amd64")
     parts, version = text.strip().split("/"), ""
-    if found := _VERSIONED.fullmatch(parts[0]):
+    if found := re.fullmatch(_VERSIONED, parts[0]):
         parts[0], version = found.groups()
-    if not 1 <= len(parts) <= 3 or not all(_PART.fullmatch(part) for part in parts):
+    if not 1 <= len(parts) <= 3 or not all(re.fullmatch(_PART, part) for part in parts):
         raise InvalidPlatform(f"invalid platform {text[:100]!r}: expected os/architecture, such as linux/arm64")
     if len(parts) > 1:
         return normalize(parts[0], parts[1], parts[2] if len(parts) == 3 else "", version)

@@ -7,6 +7,7 @@ is judged. Does not know namespaces or overlays: that is the sandbox.
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from kedge.model.cachekey import CacheMap, Selection, Selections
@@ -18,7 +19,6 @@ from kedge.model.ops import NO_INPUT, NO_OUTPUT, Exec, Mount
 from kedge.model.remains import Remains
 from kedge.model.value import replace
 from kedge.operations.entitlements import Entitlements
-from kedge.operations.exec_mounts import Prepared, Preparer, missing_secret
 from kedge.operations.machine import Machine
 from kedge.session.session import Session
 from kedge.solver.trunk import Trunk
@@ -26,6 +26,7 @@ from kedge.sources.handler import Work
 from kedge.sources.once import Once
 
 if TYPE_CHECKING:
+    from kedge.operations.exec_mounts import Prepared, Preparer
     from kedge.sandbox.process import Executor, Limits, Process
     from kedge.storage.logs import LogWriter
     from kedge.storage.store import Store
@@ -57,7 +58,6 @@ class ExecOperation:
         self._trunk, self._store, self._executor, self._session = trunk, store, executor, session
         self._report, self._entitlements, self._limits = report, entitlements, limits
         self._machine = machine
-        self._preparer = Preparer(store, session)
         self._users = Once["User"]()  # stages side by side have one base, and one user in it
         self._keeps_remains = keeps_remains
         self._turns = threading.Semaphore(most) if most else None
@@ -98,12 +98,18 @@ class ExecOperation:
                 raise failure
             return prepared.commit(vertex.hints.name)
 
-    def _remains(self, vertex: Vertex, inputs: list[Snapshot], prepared: Prepared) -> Remains:
+    @cached_property
+    def _preparer(self) -> "Preparer":
+        from kedge.operations.exec_mounts import Preparer  # not for a cached build
+
+        return Preparer(self._store, self._session)
+
+    def _remains(self, vertex: Vertex, inputs: list[Snapshot], prepared: "Prepared") -> Remains:
         kept = [self._store.layers.kept(snapshot) for snapshot in inputs]
         before = tuple(None if m.input == NO_INPUT else kept[m.input] for m in _exec(vertex).mounts)
         return Remains(vertex, before, prepared.left(before))
 
-    def _execute(self, process: "Process", prepared: Prepared, log: "LogWriter", work: Work) -> tuple[int, bytes]:
+    def _execute(self, process: "Process", prepared: "Prepared", log: "LogWriter", work: Work) -> tuple[int, bytes]:
         from kedge.sandbox.process import Stdio
 
         tail = bytearray()
@@ -179,6 +185,8 @@ class ExecOperation:
         for secret in op.secret_env:
             data = self._session.secret(secret.id)
             if data is None and not secret.optional:
+                from kedge.operations.exec_mounts import missing_secret
+
                 raise missing_secret(secret.id)
             if data is not None and b"\0" in data:
                 raise InvalidInput(f"the secret {secret.id!r} has a NUL byte and cannot be a variable")

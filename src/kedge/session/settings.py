@@ -17,7 +17,7 @@ from kedge.model.suggest import did_you_mean
 from kedge.model.value import fields
 
 SYSTEM_FILE: Final = Path("/etc/kedge/config.toml")
-_SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgtp]?)(i?)b?", re.IGNORECASE)
+_SIZE: Final = r"(?i)([0-9]+(?:\.[0-9]+)?)\s*([kmgtp]?)(i?)b?"
 
 Read = Callable[[Any], Any]  # a TOML value into a field's; raises ValueError that says what was expected
 
@@ -151,7 +151,7 @@ def _size(value: Any) -> int:
     """Bytes: a number, or text such as `20GB` (powers of 1000) and `20GiB` or `20g` (powers of 1024)."""
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
-    match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
+    match = re.fullmatch(_SIZE, value.strip()) if isinstance(value, str) else None
     if match is None:
         raise ValueError('a size, such as "20GB" or "512MiB"')
     decimal = value.strip()[-1] in "bB" and not match[3]
