@@ -72,6 +72,10 @@ def test_a_record_has_the_documents_of_the_images_that_were_made(connect, contex
     assert list(record.Result.Results) == [1]
     assert record.Result.Results[1] == record.Result.ResultDeprecated
     assert set(record.Results) == {"linux/amd64", "linux/arm64"}
+    for result in record.Results.values():
+        kinds = [one.annotations["in-toto.io/predicate-type"] for one in result.Attestations]
+        assert kinds == ["https://slsa.dev/provenance/v1", "https://spdx.dev/Document"]
+        assert json.loads(read(client, result.Attestations[1]))["predicate"]["spdxVersion"]
     index = json.loads(read(client, record.Result.Results[1]))
     for one in index["manifests"]:
         manifest = json.loads(read(client, control.Descriptor(digest=one["digest"], size=one["size"])))
@@ -157,7 +161,7 @@ def test_buildx_shows_lists_exports_and_removes_records(service, connect, contex
 
     buildx("create", "--name", "kedge", "--driver", "remote", service.address, "--use")
     connect().control.unary("Info", control.InfoRequest())
-    buildx("build", "-q", "--output", f"type=oci,dest={tmp_path / 'image.tar'}", str(context))
+    buildx("build", "-q", "--sbom=true", "--output", f"type=oci,dest={tmp_path / 'image.tar'}", str(context))
     ref = json.loads(buildx("history", "ls", "--format", "json").splitlines()[0])["ref"].rpartition("/")[2]
     shown = json.loads(buildx("history", "inspect", "--format", "json", ref))
     assert shown["Status"] == "completed"
@@ -166,6 +170,8 @@ def test_buildx_shows_lists_exports_and_removes_records(service, connect, contex
     assert provenance["runDetails"]["metadata"]["buildkit_metadata"]["source"]["infos"]
     index = json.loads(buildx("history", "inspect", "attachment", ref, "--type", "index"))
     assert index["manifests"]
+    sbom = json.loads(buildx("history", "inspect", "attachment", ref, "--type", "sbom"))
+    assert sbom["predicate"]["spdxVersion"]
     assert "spans" in buildx("history", "trace", ref) or shutil.which("xdg-open")
     buildx("history", "export", "--finalize", "--output", str(tmp_path / "bundle"), ref)
     assert (tmp_path / "bundle").stat().st_size

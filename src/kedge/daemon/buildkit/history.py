@@ -20,6 +20,7 @@ from kedge.daemon.buildkit.jobs import Job
 from kedge.daemon.buildkit.progress import to_timestamp
 from kedge.daemon.buildkit.records import LOGS_TYPE, STATUS_TYPE, Documents
 from kedge.daemon.buildkit.spans import TRACE_TYPE, spans
+from kedge.daemon.buildkit.told import statements
 from kedge.daemon.sessions.registry import Peer
 from kedge.daemon.wire import control
 from kedge.exporters.attest import IN_TOTO, PREDICATE_NOTE
@@ -104,6 +105,9 @@ class History:
         for number, image in sorted(job.told.images.items()):
             for data in image.documents.values():
                 self._put(job, "", data)
+            for key, kind, data in statements(image):
+                result = record.Results[key] if key in job.told.provenance else record.Result
+                result.Attestations.append(self._put(job, IN_TOTO, data, {PREDICATE_NOTE: kind}))
             told = self._put(job, image.target.media_type, image.document.data)
             record.Result.Results[number].CopyFrom(told)
             if not record.Result.HasField("ResultDeprecated"):

@@ -6,16 +6,19 @@ Owns which facts are told of which result. Does not know where they are kept (`r
 
 import json
 import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 from kedge.daemon.buildkit.attributes import read_attestations
+from kedge.model.digest import hex_part
 from kedge.model.errors import KedgeError
 from kedge.model.value import dataclass, field, replace
 
 if TYPE_CHECKING:
     from kedge.daemon.buildkit.jobs import Job, Outcome
     from kedge.exporters.image import Exported
+
+_PROVENANCE: Final = "https://slsa.dev/provenance/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,20 @@ def tell(job: "Job", outcomes: "Mapping[str, Outcome | None]", images: "Mapping[
     """What is told of a build that is done and not finished: its parts are still open."""
     made = {key: _provenance(job, outcome) for key, outcome in outcomes.items() if outcome}
     return Told({key: data for key, data in made.items() if data}, images)
+
+
+def statements(image: "Exported") -> Iterator[tuple[str, str, bytes]]:
+    """What is said of the image beside its provenance: for which platform, the predicate's type, the statement."""
+    from kedge.exporters.attest import IN_TOTO
+
+    platforms = {hex_part(one.manifest_document.descriptor.digest): one.config.platform.full for one in image.images}
+    for document in image.extra:
+        if document.descriptor.media_type != IN_TOTO:
+            continue
+        value = json.loads(document.data)
+        about = next((key for one in value["subject"] if (key := one["digest"].get("sha256")) in platforms), None)
+        if not value["predicateType"].startswith(_PROVENANCE):
+            yield platforms[about] if about else "", value["predicateType"], document.data
 
 
 def _provenance(job: "Job", outcome: "Outcome") -> bytes:
