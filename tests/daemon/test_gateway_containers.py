@@ -149,9 +149,9 @@ def test_every_kind_of_mount_is_there_and_can_be_looked_into(driver, root):
 def test_privileges_that_the_build_has_not_are_refused(driver, root):
     processes = Processes(driver)
     insecure = processes.start(driver.container(root), *shell("true"), Security=llb.INSECURE)
-    assert processes.wait(insecure).Error.message.startswith("security.insecure is not allowed")
+    assert "security.insecure is not allowed" in processes.wait(insecure).Error.message
     host = processes.start(driver.container(root, Network=llb.HOST), *shell("true"))
-    assert processes.wait(host).Error.message.startswith("network.host is not allowed")
+    assert "network.host is not allowed" in processes.wait(host).Error.message
     assert processes.wait(host).Code == 255
     odd = processes.start(driver.container(root), *shell("true"), Security=77)
     assert "invalid security mode" in processes.wait(odd).Error.message

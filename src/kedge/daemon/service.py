@@ -12,7 +12,7 @@ from typing import Any, Final
 from kedge.daemon.buildkit.collecting import Collecting
 from kedge.daemon.buildkit.config import ServiceConfig
 from kedge.daemon.buildkit.control import Control
-from kedge.daemon.buildkit.gateway import Gateway
+from kedge.daemon.buildkit.gateway import Gateway, by_build_id
 from kedge.daemon.buildkit.history import History
 from kedge.daemon.buildkit.jobs import Jobs
 from kedge.daemon.listening import Tls
@@ -44,7 +44,7 @@ class Service:
                 control.services["Control"],
                 Control(config, self.jobs, self.sessions, self.history, self.server.peer_of, self.log),
             ),
-            handler(gateway.services["LLBBridge"], Gateway(self.jobs, self.server.peer_of)),
+            handler(gateway.services["LLBBridge"], Gateway(by_build_id(self.jobs, self.server.peer_of))),
             handler(content.services["Content"], self.history.documents),
             handler(health.services["Health"], _Health(self._stopped)),
         )

@@ -70,15 +70,23 @@ def escape_of(directive: Directive) -> str:
     return directive.value
 
 
+class ForeignFrontend(Unsupported):
+    """A text that is for the frontend `image`, with `command_line` as what the `syntax` line says altogether."""
+
+    def __init__(self, directive: Directive) -> None:
+        self.image, self.command_line = directive.word, directive.value
+        super().__init__(
+            f"the frontend image {directive.word} cannot be run",
+            location=directive.location,
+            hint="Kedge itself reads what docker/dockerfile:1 reads. Remove the syntax line, name that image, or build "
+            "through `kedge serve`, which runs frontends.",
+        )
+
+
 def require_own_frontend(directive: Directive | None) -> None:
-    """Raises Unsupported for a `syntax` that names another frontend than Docker's; Kedge serves any version of that."""
-    if directive is None or _OWN_FRONTEND.fullmatch(directive.word):
-        return
-    raise Unsupported(
-        f"the frontend image {directive.word} cannot be run",
-        location=directive.location,
-        hint="Kedge itself reads what docker/dockerfile:1 reads. Remove the syntax line, or name that image.",
-    )
+    """Raises ForeignFrontend for a `syntax` that names another than Docker's; Kedge serves any version of that."""
+    if directive is not None and not _OWN_FRONTEND.fullmatch(directive.word):
+        raise ForeignFrontend(directive)
 
 
 def _scan(source: SourceFile, first_line: int, prefix: str, indented: bool) -> Iterator[Directive]:

@@ -148,6 +148,6 @@ def _run(job: Job) -> dict[str, str]:
     elif request.HasField("Definition") and request.Definition.ByteSize():
         result = solve_definition(job, request.Definition)
     else:
-        result = job.wait_for_client()
+        result = job.bridge.wait()
     result.evaluate()
     return export(job, result, exporters(request))

@@ -4,6 +4,8 @@ Owns the translation of its calls. Each names its build in the metadata, and rea
 not know how anything is solved.
 """
 
+import base64
+import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Final
@@ -11,6 +13,7 @@ from typing import Any, Final
 import grpc
 
 from kedge.daemon.buildkit.attributes import cache_spec
+from kedge.daemon.buildkit.bridge import Bridge
 from kedge.daemon.buildkit.capabilities import FRONTEND_CAPS, LLB_CAPS
 from kedge.daemon.buildkit.definition import encode, read_platform
 from kedge.daemon.buildkit.errors import ForeignError, Refused, answers, streams
@@ -27,17 +30,29 @@ from kedge.storage.tree import Tree
 BUILD_ID: Final = "buildkit-controlapi-buildid"
 
 
-class Gateway:
-    """LLBBridge, for all builds of the service."""
+def by_build_id(jobs: Jobs, peer_of: Callable[[grpc.ServicerContext], Peer]) -> Callable[[Any], Bridge]:
+    """The drivers of the service's clients: each call names a build of its own user in the metadata."""
 
-    def __init__(self, jobs: Jobs, peer_of: Callable[[grpc.ServicerContext], Peer]) -> None:
-        self._jobs, self._peer_of = jobs, peer_of
-
-    def _job(self, context: grpc.ServicerContext) -> Job:
+    def bridge_of(context: grpc.ServicerContext) -> Bridge:
         ids = [str(value) for key, value in context.invocation_metadata() if key == BUILD_ID]
         if len(ids) != 1:
             raise Refused("no buildid found in context")
-        return self._jobs.get(ids[0], self._peer_of(context))
+        return jobs.get(ids[0], peer_of(context)).bridge
+
+    return bridge_of
+
+
+class Gateway:
+    """LLBBridge, for the drivers that `bridge_of` finds by a call."""
+
+    def __init__(self, bridge_of: Callable[[grpc.ServicerContext], Bridge]) -> None:
+        self._bridge_of = bridge_of
+
+    def _bridge(self, context: grpc.ServicerContext) -> Bridge:
+        return self._bridge_of(context)
+
+    def _job(self, context: grpc.ServicerContext) -> Job:
+        return self._bridge(context).job
 
     @answers
     def Ping(self, request: Any, context: grpc.ServicerContext) -> Any:
@@ -50,18 +65,21 @@ class Gateway:
 
     @answers
     def Solve(self, request: Any, context: grpc.ServicerContext) -> Any:
-        job = self._job(context)
+        bridge = self._bridge(context)
+        job = bridge.job
         if request.Frontend:
             if request.HasField("Definition") and request.Definition.ByteSize():
                 raise Refused("cannot solve with both Definition and Frontend specified")
             attrs, inputs = dict(request.FrontendOpt), dict(request.FrontendInputs)
-            result = solve_frontend(job, request.Frontend, attrs, inputs, request.SourcePolicies)
+            result = solve_frontend(job, request.Frontend, attrs, inputs, request.SourcePolicies, bridge)
         else:
             caches = [cache_spec(one.Type, one.Attrs) for one in request.CacheImports]
-            result = solve_definition(job, request.Definition, request.SourcePolicies, caches)
+            result = solve_definition(job, request.Definition, request.SourcePolicies, caches, bridge)
         if request.Evaluate:
             result.evaluate()
-        return _answer(job, request, result)
+        if request.Final:
+            bridge.give(Result(result.outcomes, {**_exporter_attributes(request.ExporterAttr), **result.metadata}))
+        return _answer(bridge, request, result)
 
     @answers
     def ReadFile(self, request: Any, context: grpc.ServicerContext) -> Any:
@@ -80,27 +98,26 @@ class Gateway:
             return gateway.StatFileResponse(stat=stat_file(tree.fd, request.Path))
 
     def _tree(self, ref: str, context: grpc.ServicerContext) -> AbstractContextManager[Tree]:
-        job = self._job(context)
-        outcome = job.result(ref)
-        return outcome.store.layers.mounted(outcome.snapshot) if outcome else job.store.layers.mounted(())
+        bridge = self._bridge(context)
+        outcome = bridge.result(ref)
+        return outcome.store.layers.mounted(outcome.snapshot) if outcome else bridge.job.store.layers.mounted(())
 
     @answers
     def Evaluate(self, request: Any, context: grpc.ServicerContext) -> Any:
-        Result({"": self._job(context).result(request.Ref)}).evaluate()
+        Result({"": self._bridge(context).result(request.Ref)}).evaluate()
         return gateway.EvaluateResponse()
 
     @answers
     def Inputs(self, request: Any, context: grpc.ServicerContext) -> Any:
-        job = self._job(context)
-        return gateway.InputsResponse(Definitions=dict(job.request.FrontendInputs))
+        return gateway.InputsResponse(Definitions=dict(self._bridge(context).inputs))
 
     @answers
     def Return(self, request: Any, context: grpc.ServicerContext) -> Any:
-        job = self._job(context)
+        bridge = self._bridge(context)
         if request.HasField("error"):
-            job.give(ForeignError(request.error))
+            bridge.give(ForeignError(request.error))
         else:
-            job.give(_read_result(job, request.result))
+            bridge.give(_read_result(bridge, request.result))
         return gateway.ReturnResponse()
 
     @answers
@@ -139,44 +156,54 @@ class Gateway:
 
     @answers
     def NewContainer(self, request: Any, context: grpc.ServicerContext) -> Any:
-        self._job(context).containers.create(request)
+        self._bridge(context).containers.create(request)
         return gateway.NewContainerResponse()
 
     @answers
     def ReleaseContainer(self, request: Any, context: grpc.ServicerContext) -> Any:
-        self._job(context).containers.release(request.ContainerID)
+        self._bridge(context).containers.release(request.ContainerID)
         return gateway.ReleaseContainerResponse()
 
     @streams
     def ExecProcess(self, requests: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-        conversation = Conversation(self._job(context).containers)
+        conversation = Conversation(self._bridge(context).containers)
         context.add_callback(conversation.leave)
         yield from conversation.serve(requests)
 
     @answers
     def ReadFileContainer(self, request: Any, context: grpc.ServicerContext) -> Any:
-        with self._job(context).containers.get(request.Ref).tree(request.MountIndex) as root:
+        with self._bridge(context).containers.get(request.Ref).tree(request.MountIndex) as root:
             data = read_file(root, request.FilePath, request.Range.Offset, request.Range.Length)
         return gateway.ReadFileResponse(Data=data)
 
     @answers
     def ReadDirContainer(self, request: Any, context: grpc.ServicerContext) -> Any:
-        with self._job(context).containers.get(request.Ref).tree(request.MountIndex) as root:
+        with self._bridge(context).containers.get(request.Ref).tree(request.MountIndex) as root:
             entries = read_directory(root, request.DirPath, request.IncludePattern)
         return gateway.ReadDirResponse(entries=entries)
 
     @answers
     def StatFileContainer(self, request: Any, context: grpc.ServicerContext) -> Any:
-        with self._job(context).containers.get(request.Ref).tree(request.MountIndex) as root:
+        with self._bridge(context).containers.get(request.Ref).tree(request.MountIndex) as root:
             return gateway.StatFileResponse(stat=stat_file(root, request.Path))
 
 
-def _answer(job: Job, request: Any, result: Result) -> Any:
+def _exporter_attributes(data: bytes) -> dict[str, bytes]:
+    """Metadata as old clients give it: values are bytes in Go's JSON."""
+    if not data:
+        return {}
+    try:
+        return {str(key): base64.b64decode(value, validate=True) for key, value in json.loads(data).items()}
+    except (ValueError, AttributeError, TypeError):
+        raise Refused("invalid exporter attributes") from None
+
+
+def _answer(bridge: Bridge, request: Any, result: Result) -> Any:
     told = gateway.SolveResponse()
     told.result.metadata.update(result.metadata)
     if result.is_single:
         outcome = result.outcomes.get("")
-        id = job.keep(outcome)
+        id = bridge.keep(outcome)
         if request.allowResultArrayRef:
             told.result.ref.id = id
             _put_definition(told.result.ref, outcome)
@@ -187,10 +214,10 @@ def _answer(job: Job, request: Any, result: Result) -> Any:
         return told
     for key, outcome in result.outcomes.items():
         if request.allowResultArrayRef:
-            told.result.refs.refs[key].id = job.keep(outcome)
+            told.result.refs.refs[key].id = bridge.keep(outcome)
             _put_definition(told.result.refs.refs[key], outcome)
         else:
-            told.result.refsDeprecated.refs[key] = job.keep(outcome)
+            told.result.refsDeprecated.refs[key] = bridge.keep(outcome)
     return told
 
 
@@ -199,15 +226,15 @@ def _put_definition(ref: Any, outcome: Outcome | None) -> None:
         getattr(ref, "def").CopyFrom(encode(outcome.target.edge))
 
 
-def _read_result(job: Job, told: Any) -> Result:
+def _read_result(bridge: Bridge, told: Any) -> Result:
     kind = told.WhichOneof("result")
     outcomes: dict[str, Outcome | None] = {}
     if kind == "refDeprecated":
-        outcomes[""] = job.result(told.refDeprecated)
+        outcomes[""] = bridge.result(told.refDeprecated)
     elif kind == "ref":
-        outcomes[""] = job.result(told.ref.id)
+        outcomes[""] = bridge.result(told.ref.id)
     elif kind == "refs":
-        outcomes = {key: job.result(ref.id) for key, ref in told.refs.refs.items()}
+        outcomes = {key: bridge.result(ref.id) for key, ref in told.refs.refs.items()}
     elif kind == "refsDeprecated":
-        outcomes = {key: job.result(id) for key, id in told.refsDeprecated.refs.items()}
+        outcomes = {key: bridge.result(id) for key, id in told.refsDeprecated.refs.items()}
     return Result(outcomes, dict(told.metadata))

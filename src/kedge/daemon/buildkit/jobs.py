@@ -4,7 +4,6 @@ Owns the life of a build from request to record. Does not know how anything is s
 (`exporting`) or asked (`control`, `gateway`).
 """
 
-import secrets
 import threading
 import time
 from collections import OrderedDict
@@ -16,9 +15,9 @@ from kedge.builder.course import Solved
 from kedge.builder.parts import Parts
 from kedge.builder.request import BuildRequest
 from kedge.daemon.buildkit.attributes import cache_spec
+from kedge.daemon.buildkit.bridge import Bridge
 from kedge.daemon.buildkit.caches import LentCaches
 from kedge.daemon.buildkit.config import ServiceConfig
-from kedge.daemon.buildkit.containers import Containers
 from kedge.daemon.buildkit.definition import decode_edge
 from kedge.daemon.buildkit.errors import NotGranted, Refused, UnknownRef
 from kedge.daemon.buildkit.makers import Makers
@@ -126,13 +125,11 @@ class Job:
         self.request, self.peer, self.config = request, peer, config
         self.created = time.time()
         self.log = EventLog()
-        self.results: dict[str, Outcome] = {}  # what the client knows by an id
         self.makers = Makers()  # the service's, once the build is known to it
         self.granted = self._grant(request.Entitlements)
         self.cache_to = tuple(cache_spec(one.Type, one.Attrs) for one in request.Cache.Exports)
         self.cache_from = tuple(cache_spec(one.Type, one.Attrs) for one in request.Cache.Imports)
         self.told = Told()  # what its record tells of the result
-        self.returned: Result | BaseException | None = None  # what the client that drives the build returned
         self._changed = threading.Condition()
         self._stopped, self._finished = False, False
         self._parts: list[Parts] = []
@@ -143,7 +140,8 @@ class Job:
         self._policies = (request.SourcePolicy,) if request.HasField("SourcePolicy") else ()
         if request.SourcePolicySession:
             raise Unsupported("policies that the client decides itself are not supported", hint="Give rules instead.")
-        self.containers = Containers(lambda: self.parts(BuildRequest()), self.result)
+        self.bridge = Bridge(self, request.FrontendInputs)  # the client's, if it drives
+        self._bridges = [self.bridge]
         self.caches = LentCaches(self.store, lambda: self.lent.session, self.cache_to)
 
     def _grant(self, wanted: Any) -> tuple[str, ...]:
@@ -163,11 +161,6 @@ class Job:
 
         return LentSession(session, self.store, find)
 
-    @property
-    def is_driven(self) -> bool:
-        """Does the client drive it, call by call?"""
-        return not self.request.Frontend and not self.request.Definition.ByteSize()
-
     # ---- solving -----------------------------------------------------------------------------------------------------
 
     def parts(self, request: BuildRequest, policies: Sequence[Any] = ()) -> Parts:
@@ -181,7 +174,6 @@ class Job:
         parts = Parts(request, self.lent, self.log.report)
         parts.settings = self.config.settings
         parts.decode = decode_edge
-        parts.keeps_remains = self.is_driven
         parts.trust = "none" if self.config.images_are_cache else "names"
         parts.recorded_times = self.config.recorded_times
         parts.policy = read_policies((*self._policies, *policies))
@@ -202,44 +194,12 @@ class Job:
             parts.request = request
         return parts
 
-    def keep(self, outcome: Outcome | None) -> str:
-        """An id for something solved; empty for scratch."""
-        if outcome is None:
-            return ""
-        id = secrets.token_hex(16)
+    def add(self, bridge: Bridge) -> None:
+        """One more driver, which ends with the build. Raises Cancelled."""
         with self._changed:
-            self.results[id] = outcome
-        return id
-
-    def result(self, id: str) -> Outcome | None:
-        """What has the id; raises Refused."""
-        if not id:
-            return None
-        found = self.results.get(id)
-        if found is None:
-            raise Refused(f"return reference {id[:40]!r} is not known")
-        return found
-
-    # ---- the client that drives --------------------------------------------------------------------------------------
-
-    def give(self, result: "Result | BaseException") -> None:
-        """The client's answer to its own build."""
-        with self._changed:
-            if self.returned is None:
-                self.returned = result
-            self._changed.notify_all()
-
-    def wait_for_client(self) -> "Result":
-        """What the client returns; raises what it returns, Cancelled when it goes away."""
-        with self._changed:
-            while self.returned is None and not self._stopped:
-                self._changed.wait()
-            returned = self.returned
-        if returned is None:
-            raise Cancelled("the client went away")
-        if isinstance(returned, BaseException):
-            raise returned
-        return returned
+            if self._stopped or self._finished:
+                raise Cancelled("the build was stopped")
+            self._bridges.append(bridge)
 
     # ---- the end -----------------------------------------------------------------------------------------------------
 
@@ -249,8 +209,9 @@ class Job:
             if self._finished:
                 return
             self._stopped = True
-            parts = list(self._parts)
-            self._changed.notify_all()
+            parts, bridges = list(self._parts), list(self._bridges)
+        for bridge in bridges:
+            bridge.stop()
         for one in parts:
             one.trunk.stop()
 
@@ -260,13 +221,13 @@ class Job:
             if self._finished:
                 return
             self._finished = True
-        self.containers.close()
+        for bridge in self._bridges:
+            bridge.close()
         for parts in self._parts:
             parts.__exit__()
         self.caches.close()
         self.lent.close()
         self.store.close()
-        self.results.clear()
         self.log.close()
         self._on_finish()
 

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from kedge.builder.parts import Parts
+from kedge.daemon.buildkit.bridge import Bridge
 from kedge.daemon.buildkit.definition import platform_message
 from kedge.daemon.buildkit.encoding import encode_op
 from kedge.daemon.buildkit.errors import offer
-from kedge.daemon.buildkit.jobs import Job, outcome_of
+from kedge.daemon.buildkit.jobs import outcome_of
 from kedge.daemon.wire import errdefs
 from kedge.model.errors import KedgeError
 from kedge.model.graph import Snapshot
@@ -18,21 +19,22 @@ from kedge.model.remains import Remains
 
 
 @contextmanager
-def offered(job: Job, parts: Parts) -> Iterator[None]:
-    """Let errors of what is done here tell their remains' ids, which the job knows from then on."""
+def offered(bridge: Bridge | None, parts: Parts) -> Iterator[None]:
+    """Let errors of what is done here tell their remains' ids, which the driver knows from then on."""
+    parts.keeps_remains = bridge is not None
     try:
         yield
     except KedgeError as error:
-        if job.is_driven and error.remains is not None:
-            offer(error, _told(job, parts, error.remains))
+        if bridge is not None and error.remains is not None:
+            offer(error, _told(bridge, parts, error.remains))
         raise
 
 
-def _told(job: Job, parts: Parts, remains: Remains) -> object:
+def _told(bridge: Bridge, parts: Parts, remains: Remains) -> object:
     vertex = remains.vertex
     told = errdefs.Solve(
-        inputIDs=_ids(job, parts, remains.before),
-        mountIDs=_ids(job, parts, remains.after),
+        inputIDs=_ids(bridge, parts, remains.before),
+        mountIDs=_ids(bridge, parts, remains.after),
         op=encode_op(vertex.op),
         description={"llb.customname": vertex.hints.name},
     )
@@ -47,5 +49,5 @@ def _told(job: Job, parts: Parts, remains: Remains) -> object:
     return told
 
 
-def _ids(job: Job, parts: Parts, snapshots: Sequence[Snapshot | None]) -> list[str]:
-    return ["" if one is None else job.keep(outcome_of(parts, one)) for one in snapshots]
+def _ids(bridge: Bridge, parts: Parts, snapshots: Sequence[Snapshot | None]) -> list[str]:
+    return ["" if one is None else bridge.keep(outcome_of(parts, one)) for one in snapshots]

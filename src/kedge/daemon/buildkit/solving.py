@@ -12,15 +12,18 @@ from kedge.builder.remote import Input, RemoteRequest
 from kedge.builder.request import BuildRequest, CacheSpec, Output
 from kedge.daemon.buildkit.advice import advice
 from kedge.daemon.buildkit.attributes import read_attributes
+from kedge.daemon.buildkit.bridge import Bridge
 from kedge.daemon.buildkit.definition import decode
 from kedge.daemon.buildkit.describe import describe
 from kedge.daemon.buildkit.errors import Refused
+from kedge.daemon.buildkit.frontends import run_frontend
 from kedge.daemon.buildkit.jobs import Job, Origin, Outcome, Result, empty_target
 from kedge.daemon.buildkit.reading import read_file
 from kedge.daemon.buildkit.remains import offered
 from kedge.daemon.buildkit.wording import worded
 from kedge.daemon.wire import control
-from kedge.model.errors import DockerfileError, InvalidInput, KedgeError, Unsupported
+from kedge.dockerfile.directives import ForeignFrontend
+from kedge.model.errors import DockerfileError, InvalidInput, KedgeError
 from kedge.model.event import WarningEvent
 from kedge.model.graph import Edge
 from kedge.model.image import ImageConfig, platform_json
@@ -39,17 +42,27 @@ CONFIG, BASE_CONFIG, EPOCH, PLATFORMS = (
 
 
 def solve_definition(
-    job: Job, definition: Any, policies: Sequence[Any] = (), caches: Sequence[CacheSpec] = ()
+    job: Job,
+    definition: Any,
+    policies: Sequence[Any] = (),
+    caches: Sequence[CacheSpec] = (),
+    bridge: Bridge | None = None,
 ) -> Result:
     """A graph, solved when its files are asked for, with these caches beside those of the build."""
     decoded = decode(definition)
     job.log.names |= decoded.names
     if decoded.edge is None:
         return Result({"": None})
-    return Result({"": solve_edge(job, decoded.edge, policies, caches)})
+    return Result({"": solve_edge(job, decoded.edge, policies, caches, bridge)})
 
 
-def solve_edge(job: Job, edge: Edge, policies: Sequence[Any] = (), caches: Sequence[CacheSpec] = ()) -> Outcome:
+def solve_edge(
+    job: Job,
+    edge: Edge,
+    policies: Sequence[Any] = (),
+    caches: Sequence[CacheSpec] = (),
+    bridge: Bridge | None = None,
+) -> Outcome:
     """A graph, without an image config of its own; solved when its files are asked for."""
     request = BuildRequest(cache_to=job.caches.targets, cache_from=job.caches.sources((*job.cache_from, *caches)))
     parts = job.parts(request, policies)
@@ -58,24 +71,31 @@ def solve_edge(job: Job, edge: Edge, policies: Sequence[Any] = (), caches: Seque
     target = replace(empty_target(edge.vertex.platform or parts.host), edge=edge)
 
     def solve() -> course.Solved:
-        with offered(job, parts):
+        with offered(bridge, parts):
             return course.Solved((target,), tuple(course.solve_graphs(parts, [edge])))
 
     return Outcome(target, Origin(parts, solve))
 
 
 def solve_frontend(
-    job: Job, name: str, attrs: Mapping[str, str], inputs: Mapping[str, Any], policies: Sequence[Any] = ()
+    job: Job,
+    name: str,
+    attrs: Mapping[str, str],
+    inputs: Mapping[str, Any],
+    policies: Sequence[Any] = (),
+    bridge: Bridge | None = None,
 ) -> Result:
-    """What a frontend makes of its attributes. Raises KedgeError."""
+    """What a frontend makes of its attributes: ours, or an image's. Raises KedgeError."""
     if name == "gateway.v0":
-        _require_own(attrs.get("source", ""))
+        if not _is_own(attrs.get("source", "")):
+            return run_frontend(job, attrs["source"], attrs, inputs, policies, bridge)
         if attrs.get("source") == "dockerfile.v0":
             attrs = {key: value for key, value in attrs.items() if key not in ("source", "cmdline")}
     elif name != "dockerfile.v0":
         raise Refused(f"unknown frontend {name[:60]!r}")
-    if syntax := attrs.get("build-arg:BUILDKIT_SYNTAX", ""):
-        _require_own(syntax.split()[0] if syntax.split() else "")
+    syntax = attrs.get("build-arg:BUILDKIT_SYNTAX", "").strip()
+    if syntax and "cmdline" not in attrs and not _is_own(image := syntax.split()[0]):
+        return run_frontend(job, image, {**attrs, "source": image, "cmdline": syntax}, inputs, policies, bridge)
     frontend = read_attributes(attrs)
     if frontend.describe:
         return Result({"": None}, describe())
@@ -91,8 +111,14 @@ def solve_frontend(
     if frontend.upload:
         request = replace(request, context=job.lent.upload(frontend.upload))
     parts = job.parts(request, policies)
-    with offered(job, parts):
-        solved = course.solve(parts)
+    try:
+        with offered(bridge, parts):
+            solved = course.solve(parts)
+    except ForeignFrontend as foreign:
+        if "cmdline" in attrs:  # this one was asked for by name: what the text says is not asked again
+            raise
+        chosen = {"source": foreign.image, "cmdline": foreign.command_line}
+        return run_frontend(job, foreign.image, {**attrs, **chosen}, inputs, policies, bridge)
     for edge in (target.edge for target in solved.targets if target.edge):
         job.makers.note(job.peer, edge, request)
     return _answer(request, solved) if request.call != "build" else _result(Origin(parts, lambda: solved))
@@ -107,19 +133,15 @@ def exporters(request: Any) -> list[Any]:
     return []
 
 
-def _require_own(source: str) -> None:
+def _is_own(source: str) -> bool:
+    """Is it the frontend that is built in, by any of its names? Raises Refused for none."""
     from kedge.model.reference import parse_reference
 
     if not source:
         raise Refused("no source specified for gateway")
     if source == "dockerfile.v0":
-        return
-    reference = parse_reference(source)
-    if reference.familiar.partition(":")[0].partition("@")[0] not in _OWN_FRONTENDS:
-        raise Unsupported(
-            f"the frontend {source[:100]} cannot be run",
-            hint="Dockerfiles are read by Kedge itself: docker/dockerfile of any version will do",
-        )
+        return True
+    return parse_reference(source).familiar.partition(":")[0].partition("@")[0] in _OWN_FRONTENDS
 
 
 def _read_inputs(job: Job, attrs: Mapping[str, str], inputs: Mapping[str, Any]) -> tuple[Input, ...]:

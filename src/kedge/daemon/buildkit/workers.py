@@ -10,6 +10,7 @@ from kedge.daemon.buildkit.config import BUILDKIT_VERSION, ServiceConfig
 from kedge.daemon.buildkit.definition import platform_message
 from kedge.daemon.wire import worker
 from kedge.dockerfile import LANGUAGE
+from kedge.model.image import platform_json
 
 
 def worker_record(config: ServiceConfig) -> Any:
@@ -30,6 +31,17 @@ def worker_record(config: ServiceConfig) -> Any:
             minFreeSpace=rule.min_free_space,
         )
     return record
+
+
+def worker_json(config: ServiceConfig) -> dict[str, Any]:
+    """The same as frontends read it, from a variable."""
+    return {
+        "id": config.worker_id,
+        "labels": dict(config.worker_labels),
+        "platforms": [platform_json(platform) for platform in config.worker_platforms],
+        "gcPolicy": [],
+        "buildkitVersion": {"package": "kedge", "version": BUILDKIT_VERSION, "revision": f"kedge-{__version__}"},
+    }
 
 
 def version_message() -> Any:
