@@ -74,9 +74,11 @@ class BuildKit:
         return done.stderr
 
     def _places(self, case: Case, request: BuildRequest) -> list[str]:
-        """Where context and Dockerfile are. What clients do with standard input is done here: a tar is unpacked."""
-        if case.is_url:
-            words = ["--opt", f"context={case.way}"]
+        """Where context and Dockerfile are. What clients do with standard input is done here: a tar is uploaded, which
+        is a download to BuildKit.
+        """
+        if case.is_url or case.way.startswith("tar"):
+            words = ["--opt", f"context={self._served(case)}"]
             return [*words, "--opt", f"filename={request.dockerfile}"] if request.dockerfile else words
         context, dockerfile = case.context, case.dockerfile
         if case.way == "dockerfile":
@@ -86,9 +88,6 @@ class BuildKit:
             dockerfile = Path(request.dockerfile)
             if not dockerfile.is_absolute():
                 dockerfile = context / dockerfile
-        elif case.way.startswith("tar"):
-            shutil.copy(dockerfile, context / "Dockerfile")
-            os.utime(context / "Dockerfile", (1_000_000_000, 1_000_000_000))
         if request.dockerfile_text:
             dockerfile = case.room / "stdin" / "Dockerfile"
             dockerfile.parent.mkdir(exist_ok=True)
@@ -97,6 +96,13 @@ class BuildKit:
             *("--local", f"context={context}", "--local", f"dockerfile={dockerfile.parent}"),
             *("--opt", f"filename={dockerfile.name}"),
         ]
+
+    def _served(self, case: Case) -> str:
+        if case.is_url:
+            return case.way
+        name = f"of-{case.name}.{case.way}"
+        (self.world.room / "served" / name).write_bytes(case.stdin.read())
+        return f"http://127.0.0.1:{self.world.port}/{name}"
 
 
 def options(request: BuildRequest) -> list[str]:

@@ -57,13 +57,7 @@ def load_definition(parts: Parts) -> Definition:
             found = _find_dockerfile(parts, context)
         work.status("transferring dockerfile:", len(found.data), done=True)
         definition = decode_found(found)
-    with step(parts.report, parts.trunk.cancel, "[internal] load .dockerignore") as work:
-        data = _find_ignore_file(found, context)
-        work.status("transferring context:", len(data), done=True)
-        from kedge.model.patterns import read_ignore_file
-
-        ignore = tuple(read_ignore_file(data.decode("utf-8", "surrogateescape"))) if data else ()
-    return Definition(definition, found.name, ignore)
+    return Definition(definition, found.name, _ignored(parts, found, context) if _ignores(parts) else ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,8 +243,8 @@ def _old_tar(head: bytes) -> bool:
 def _find_dockerfile(parts: Parts, context: Path | None) -> Found:
     """As Docker's client looks: a path of the user's first, then one in the context."""
     asked = parts.request.dockerfile
-    remote = not isinstance(parts.request.context, Path | str) or _is_remote(str(parts.request.context))
-    if asked and not remote and _is_there(path := Path(asked)):
+    local = _is_local(parts.request.context)
+    if asked and local and _is_there(path := Path(asked)):
         return _on_this_machine(path, context)
     if context is None:
         raise NotFound("there is no Dockerfile", hint="Name one with -f, or pipe one in with -f -.")
@@ -258,7 +252,7 @@ def _find_dockerfile(parts: Parts, context: Path | None) -> Found:
         data = read_inside(context, name, LARGEST_DOCKERFILE)
         if data is not None:
             return Found(name, data, inside=name)
-    where = "the context" if remote else str(parts.request.context)
+    where = str(parts.request.context) if local else "the context"
     raise NotFound(f"no {asked or 'Dockerfile'} in {where}", hint=_others(context, asked or "Dockerfile"))
 
 
@@ -317,6 +311,26 @@ def read_inside(context: Path, name: str, limit: int) -> bytes | None:
             return file.read(limit + 1)
     finally:
         os.close(fd)
+
+
+def _ignores(parts: Parts) -> bool:
+    """Does an ignore file count? Only for files that a client would have to send: as in BuildKit, a repository, a
+    download and a tar are the context as they are.
+    """
+    return parts.remote.ignores or _is_local(parts.request.context)
+
+
+def _is_local(context: object) -> bool:
+    return isinstance(context, Path) or (isinstance(context, str) and not _is_remote(context))
+
+
+def _ignored(parts: Parts, found: Found, context: Path | None) -> tuple[str, ...]:
+    with step(parts.report, parts.trunk.cancel, "[internal] load .dockerignore") as work:
+        data = _find_ignore_file(found, context)
+        work.status("transferring context:", len(data), done=True)
+        from kedge.model.patterns import read_ignore_file
+
+        return tuple(read_ignore_file(data.decode("utf-8", "surrogateescape"))) if data else ()
 
 
 def _find_ignore_file(found: Found, context: Path | None) -> bytes:

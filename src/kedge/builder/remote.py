@@ -36,4 +36,7 @@ class RemoteRequest(BuildRequest):
     inputs: tuple[Input, ...] = ()
     told_args: Pairs = ()  # attributes as the client gave them, which only provenance tells
     root: "RemoteRequest | None" = None  # what the client asked that then asked for this
+    ignores: bool = (
+        False  # the ignore file of a context that came as a tar counts, as for the classic builder's clients
+    )
     vcs: Pairs = ()  # what the client says of its repository: source, revision

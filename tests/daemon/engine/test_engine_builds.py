@@ -89,11 +89,12 @@ def test_arguments_labels_target_and_quiet(docker: Docker, tmp_path: Path) -> No
 def test_the_ignore_file_and_hosts_reach_the_build(docker: Docker, tmp_path: Path) -> None:
     for name in ("keep", "drop"):
         (tmp_path / name).write_text(name)
-    (tmp_path / ".dockerignore").write_text("drop\n")
-    (tmp_path / "Dockerfile").write_text("FROM busybox\nCOPY . /c\nRUN ls /c; grep 10.1.2.3 /etc/hosts\n")
+    (tmp_path / ".dockerignore").write_text("drop\nDockerfile\n.dockerignore\n")
+    (tmp_path / "Dockerfile").write_text("FROM busybox\nCOPY . /c\nRUN ls -A /c; grep 10.1.2.3 /etc/hosts\n")
     out = docker("build", "--add-host", "far:10.1.2.3", tmp_path)
     assert "\nkeep\n" in out
-    assert "\ndrop\n" not in out
+    for ignored in ("drop", "Dockerfile", ".dockerignore"):  # the last two are sent whatever the file says of them
+        assert f"\n{ignored}\n" not in out
     assert "10.1.2.3\tfar" in out
 
 

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from kedge.builder.course import build
+from kedge.builder.remote import RemoteRequest
 from kedge.builder.request import BuildRequest, CacheSpec
 from kedge.daemon.engine.classic import ClassicProgress
 from kedge.daemon.engine.create import read_hosts, read_ulimit
@@ -152,8 +153,9 @@ def read_request(call: Call, remote: str = "") -> BuildRequest:
     remote = remote or call.query("remote")
     if remote:
         context = _remote(remote)
-    return BuildRequest(
+    return RemoteRequest(
         context=context,
+        ignores=not remote,
         dockerfile=call.query("dockerfile"),
         target=call.query("target"),
         tags=tuple(str(parse_reference(name)) for name in call.queries("t") if name),
