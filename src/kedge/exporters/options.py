@@ -53,7 +53,6 @@ class ImageOptions:
     push_by_digest: bool = False
     insecure: bool = False
     oci_artifact: bool = True
-    name_canonical: bool = False
     store: bool = True
     tar: bool = True
     rest: Mapping[str, str] = field(default_factory=dict)
@@ -77,6 +76,7 @@ def read_options(attrs: Iterable[tuple[str, str]], tags: tuple[str, ...] = ()) -
             rest[key] = value
     names = [*tags, *(name for name in attributes.get("name", "").split(",") if name.strip() and name != "*")]
     compression = _read_compression(attributes.get("compression"))
+    read_flag(attributes, "name-canonical", False)  # `NAME@DIGEST` is always found: see images/lookup.py
     options = ImageOptions(
         names=tuple(dict.fromkeys(parse_reference(name.strip()) for name in names)),
         compression=compression,
@@ -89,7 +89,6 @@ def read_options(attrs: Iterable[tuple[str, str]], tags: tuple[str, ...] = ()) -
         push_by_digest=read_flag(attributes, "push-by-digest", False),
         insecure=read_flag(attributes, "registry.insecure", False),
         oci_artifact=read_flag(attributes, "oci-artifact", True),
-        name_canonical=read_flag(attributes, "name-canonical", False),
         store=read_flag(attributes, "store", True),
         tar=read_flag(attributes, "tar", True),
         rest=rest,
