@@ -237,7 +237,8 @@ def _emulation() -> Check:
 
     other = Platform("linux", _FOREIGN.get(os.uname().machine, "amd64"))
     found = emulation(other)
-    return Check("emulation", found.ok, found.detail, found.remedy)
+    detail = found.detail if found.ok else f"{other} steps cannot run: {found.detail}"
+    return Check("emulation", found.ok, detail, found.remedy)
 
 
 def _space(directory: Path) -> Check:

@@ -96,11 +96,11 @@ def _registered(name: str, platform: Platform, state: str) -> Emulation:
 def _unregistered(name: str, platform: Platform) -> Emulation:
     if emulator(platform) is None:
         remedy = "sudo apt-get install qemu-user-static binfmt-support"
-        return Emulation(False, f"{platform} steps cannot run: there is no qemu-{name}-static", remedy)
+        return Emulation(False, f"there is no qemu-{name}-static", remedy)
     mount = "" if (_ENTRIES / "register").exists() else f"mount -t binfmt_misc binfmt_misc {_ENTRIES}; "
     line = _line(platform)
     remedy = f'sudo sh -c \'{mount}printf "%s" "{line}" > {_ENTRIES}/register\'' if line else ""
-    return Emulation(False, f"{platform} steps cannot run: qemu-{name}-static is here, but not registered", remedy)
+    return Emulation(False, f"qemu-{name}-static is here, but not registered", remedy)
 
 
 def _line(platform: Platform) -> str:
