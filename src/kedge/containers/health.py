@@ -19,8 +19,8 @@ _SECOND: Final = 1_000_000_000
 _SHORTEST: Final = 1_000_000  # nanoseconds, of all times: Docker's
 _DEFAULTS: Final = {"interval": 30 * _SECOND, "timeout": 30 * _SECOND, "start_interval": 5 * _SECOND}
 Verdict: TypeAlias = Literal["starting", "healthy", "unhealthy"]
-# Runs the command until it ends or the event is set; its exit code and what it said.
-Probe: TypeAlias = Callable[[threading.Event], tuple[int, bytes]]
+# Runs the command until it ends or the event is set; its exit code and what it said. None: not now.
+Probe: TypeAlias = Callable[[threading.Event], tuple[int, bytes] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +74,12 @@ class Health:
     def _watch(self) -> None:
         while not self._over.wait(self._pause()):
             start = time.time()
-            code, output = self._one()
+            found = self._one()
             if self._over.is_set():
                 return
+            if found is None:
+                continue
+            code, output = found
             self.probes.append(Probed(start, time.time(), code, output))
             self._judge(code)
 
@@ -87,16 +90,19 @@ class Health:
     def _is_starting(self) -> bool:
         return time.monotonic() - self._began < self._check.start_period / _SECOND
 
-    def _one(self) -> tuple[int, str]:
+    def _one(self) -> tuple[int, str] | None:
         late = threading.Event()
         seconds = max(self._check.timeout, _SHORTEST) / _SECOND
         timer = threading.Timer(seconds, late.set)
         timer.daemon = True
         timer.start()
         try:
-            code, output = self._probe(late)
+            found = self._probe(late)
         finally:
             timer.cancel()
+        if found is None:
+            return None
+        code, output = found
         if late.is_set():
             return -1, f"Health check exceeded timeout ({seconds:g}s): {output.decode(errors='replace')}"
         return code, output.decode(errors="replace")

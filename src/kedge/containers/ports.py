@@ -24,6 +24,7 @@ from kedge.sandbox.network import ADDRESS, GATEWAY
 _CHUNK: Final = 1 << 16
 _MOST_PEERS: Final = 512  # of one UDP port
 _IDLE: Final = 60.0  # seconds that answers to a UDP peer are waited for
+_PAUSE: Final = 0.05  # seconds, when there are no descriptors left
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 Protocol: TypeAlias = Literal["tcp", "udp"]
 
@@ -177,15 +178,20 @@ class _Port:
 
 class _Tcp(_Port):
     def ready(self, mask: int) -> None:
-        with suppress(OSError):  # no more descriptors: the client waits in the queue
+        try:
             client, _ = self.sock.accept()
-            try:
-                server = _inside(socket.SOCK_STREAM)
-            except OSError:
-                client.close()
-                return
-            client.setblocking(False)
-            _Connection(self.owner, client, server).begin(self.port)
+        except BlockingIOError:
+            return
+        except OSError:  # no more descriptors: clients wait in the queue, and we do not ask all the time
+            time.sleep(_PAUSE)
+            return
+        try:
+            server = _inside(socket.SOCK_STREAM)
+        except OSError:
+            client.close()
+            return
+        client.setblocking(False)
+        _Connection(self.owner, client, server).begin(self.port)
 
 
 class _Connection:

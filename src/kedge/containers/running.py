@@ -166,8 +166,8 @@ class Runs:
 
     # ---- health ------------------------------------------------------------------------------------------------------
 
-    def _probe(self, cancel: threading.Event) -> tuple[int, bytes]:
-        """The check's command beside the container's own process."""
+    def _probe(self, cancel: threading.Event) -> tuple[int, bytes] | None:
+        """The check's command beside the container's own process, unless that is held still."""
         said = bytearray()
         process = replace(self._launch.process, args=self._launch.health_command, terminal=False, init=False)
 
@@ -175,8 +175,8 @@ class Runs:
             said.extend(data[: KEPT_OUTPUT - len(said)])
 
         with self._one.changed:
-            if self._one.pidfd < 0:
-                return 1, b"the container has ended"
+            if self._one.pidfd < 0 or self._one.frozen is not None:
+                return None
             pidfd = os.dup(self._one.pidfd)
         try:
             code = self._owner.executor.enter(process, pidfd, Stdio(output=output), cancel)

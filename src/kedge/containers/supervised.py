@@ -6,18 +6,20 @@ Owns these shapes. Does not start, stop or know who does.
 import signal
 import threading
 from collections.abc import Callable
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from kedge.containers.health import Health
 from kedge.containers.log import ContainerLog, LogLimits
-from kedge.containers.ports import Forwarder, Published
-from kedge.containers.streams import Streams
 from kedge.model.errors import InvalidInput, KedgeError
 from kedge.model.image import Healthcheck
 from kedge.model.value import dataclass, field
 from kedge.sandbox.container import Container, ContainerRecord
-from kedge.sandbox.freezer import Frozen
 from kedge.sandbox.process import MountPoint, Process
+
+if TYPE_CHECKING:  # `kedge run` needs none of these
+    from kedge.containers.health import Health
+    from kedge.containers.ports import Forwarder, Published
+    from kedge.containers.streams import Streams
+    from kedge.sandbox.freezer import Frozen
 
 Policy: TypeAlias = Literal["no", "always", "unless-stopped", "on-failure"]
 
@@ -44,7 +46,7 @@ class Launch:
     mounts: tuple[MountPoint, ...]
     interactive: bool = False
     once: bool = True
-    published: tuple[Published, ...] = ()
+    published: "tuple[Published, ...]" = ()
     health: Healthcheck | None = None
     health_command: tuple[str, ...] = ()
     restart: RestartPolicy = RestartPolicy()
@@ -67,7 +69,7 @@ class Exec:
     id: str
     container: str
     process: Process
-    streams: Streams
+    streams: "Streams"
     settings: dict[str, object]
     running: bool = False
     started: bool = False
@@ -81,6 +83,7 @@ class Supervised:
     def __init__(self, container: Container) -> None:
         self.container = container
         self.log = ContainerLog(container.home / "log")
+        self.labels: dict[str, str] | None = None  # of its description, once somebody asked
         self.streams: Streams | None = None
         self.changed = threading.Condition()
         self.ends = 0  # how often it has ended, in this service's life

@@ -23,7 +23,7 @@ from kedge.sandbox.container import ContainerRecord, Containers
 from kedge.sandbox.freezer import freeze
 from kedge.sandbox.linux import LinuxExecutor
 
-Tell: TypeAlias = Callable[[ContainerRecord, str, dict[str, str]], None]  # what happened to a container, with details
+Tell: TypeAlias = Callable[[Supervised, str, dict[str, str]], None]  # what happened to a container, with details
 WaitFor: TypeAlias = Literal["not-running", "next-exit", "removed"]
 
 
@@ -48,11 +48,17 @@ class Supervisor:
 
     def find(self, reference: str) -> Supervised:
         """By name, id or unambiguous start of an id; raises NotFound."""
-        container = self.containers.open(reference.removeprefix("/"))
+        return self.of(self.containers.get(reference.removeprefix("/")))
+
+    def of(self, record: ContainerRecord) -> Supervised:
+        """That container."""
+        container = self.containers.held(record)
         with self._lock:
             known = self._known.get(container.record.id)
             if known is None:
-                known = self._known[container.record.id] = Supervised(container)
+                known = Supervised(container)
+                if container.home.exists():  # else it went meanwhile
+                    self._known[record.id] = known
             elif not known.alive:
                 known.container.record = container.record
             return known
@@ -72,7 +78,7 @@ class Supervisor:
 
     def tell(self, one: Supervised, action: str, details: dict[str, str]) -> None:
         """Something happened to it."""
-        self._tell(one.record, action, details)
+        self._tell(one, action, details)
 
     # ---- running -----------------------------------------------------------------------------------------------------
 

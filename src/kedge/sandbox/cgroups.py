@@ -132,8 +132,12 @@ def groups_of(pidfd: int) -> list[str]:
             found = [line.rstrip("\n").split(":", 2)[1:] for line in lines]
     except OSError:
         return []  # it has ended: whoever joins it will be told so
-    ours = [(names.split(",")[0], path) for names, path in found if os.path.basename(path).startswith("kedge-")]
+    ours = [(names.split(",")[0], path) for names, path in found if _is_of_limits(os.path.basename(path))]
     return [f"{_ROOT}{'/' if name else ''}{name}{path}/cgroup.procs" for name, path in ours]
+
+
+def _is_of_limits(name: str) -> bool:
+    return name.startswith("kedge-") and not name.startswith("kedge-frozen-")  # the latter are the freezer's
 
 
 def _own(controller: str) -> str:

@@ -87,7 +87,10 @@ class Containers:
 
     def open(self, reference: str) -> "Container":
         """A container made before, by name or id as `get`; raises NotFound."""
-        record = self.get(reference)
+        return self.held(self.get(reference))
+
+    def held(self, record: ContainerRecord) -> "Container":
+        """The container that the record is of."""
         return Container(self._root / record.id, record)
 
     def rename(self, reference: str, name: str) -> ContainerRecord:

@@ -103,6 +103,27 @@ def test_health_checks_are_run_and_told(docker: Docker) -> None:
     docker("rm", "-f", "ill")
 
 
+def test_events_have_labels_and_kinds(docker: Docker) -> None:
+    id = docker("create", "--label", "of=events", "--health-cmd", "true", "--health-interval", "50ms", "busybox",
+                *FOREVER).strip()  # fmt: skip
+    docker("start", id)
+    until(lambda: inspect(docker, id, ".State.Health.Status") == "healthy")
+    docker("pause", id)
+    probes = inspect(docker, id, "json .State.Health.Log")
+    time.sleep(0.3)
+    assert inspect(docker, id, "json .State.Health.Log") == probes  # nothing is asked of what cannot answer
+    docker("rm", "-f", id)
+    time.sleep(1.1)  # "until now" is a whole second
+
+    def events(*filters: str) -> list[str]:
+        words = [word for each in filters for word in ("--filter", each)]
+        return docker("events", "--since", "10m", "--until", "0s", *words, "--format", "{{.Action}}").splitlines()
+
+    assert events("label=of=events", "event=pause", "event=destroy", "event=unpause") == ["pause", "unpause", "destroy"]
+    assert events("label=of=other") == []
+    assert events(f"container={id}", "event=health_status") == ["health_status: healthy"]
+
+
 def test_the_images_own_check_and_one_that_takes_too_long(docker: Docker, tmp_path: Path) -> None:
     (tmp_path / "Dockerfile").write_text(
         "FROM busybox\nHEALTHCHECK --interval=50ms --timeout=300ms --retries=1 CMD sleep 77\n"

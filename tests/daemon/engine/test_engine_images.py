@@ -149,8 +149,10 @@ def test_a_running_container_is_held_while_it_becomes_an_image(docker: Docker) -
         id = docker("commit", "busy").strip()
         assert docker("run", "--rm", id, "true") == ""
     assert docker("inspect", "-f", "{{.State.Status}}", "busy") == "running\n"
-    docker("commit", "--pause=false", "busy", "unheld")
     docker("rm", "-f", "busy")
+    docker("run", "-d", "--name", "quiet", "busybox", "sleep", "1000")
+    docker("commit", "--pause=false", "quiet", "unheld")
+    docker("rm", "-f", "quiet")
     docker("rmi", "unheld")
 
 

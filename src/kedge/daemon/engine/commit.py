@@ -20,7 +20,7 @@ from kedge.exporters.options import ImageOptions
 from kedge.images.changes import changed
 from kedge.images.lookup import StoredImage
 from kedge.model.digest import digest_of
-from kedge.model.errors import InvalidInput
+from kedge.model.errors import InvalidInput, StoreError
 from kedge.model.graph import Layer
 from kedge.model.image import OCI_LAYER, Descriptor, History, ImageConfig
 from kedge.model.reference import parse_reference
@@ -75,9 +75,14 @@ def _still(engine: "Engine", one: Supervised, wanted: bool) -> Iterator[None]:
 
 def _layer(store: Store, one: Supervised) -> Layer:
     """What it wrote, as the image's topmost layer; kept as a blob, as an imported one."""
-    with store.blobs.writer() as writer:
-        size = write_tar(one.container.upper, writer, TarOptions(layer=True)).bytes
-        digest = writer.commit()
+    try:
+        with store.blobs.writer() as writer:
+            size = write_tar(one.container.upper, writer, TarOptions(layer=True)).bytes
+            digest = writer.commit()
+    except StoreError as error:
+        if one.running and one.frozen is None:
+            error.hint = error.hint or "Leave out --pause=false"
+        raise
     layer = store.layers.declare(digest, Descriptor(OCI_LAYER, digest, size))
     store.layers.directory(layer)
     return layer

@@ -192,7 +192,7 @@ def start_again(engine: "Engine") -> None:
     """Containers whose policy wants them to run whenever the service does."""
     for record in engine.supervisor.list():
         with suppress(KedgeError):
-            one = engine.supervisor.find(record.id)
+            one = engine.supervisor.of(record)
             policy = described(one).care.restart.name
             ended = record.state == "exited" and not record.auto_remove
             if ended and (policy == "always" or (policy == "unless-stopped" and not record.stopped)):
@@ -262,7 +262,7 @@ def prune(call: Call) -> None:
 
     filters, gone, freed = call.filters, [], 0
     for record in call.engine.supervisor.list():
-        one = call.engine.supervisor.find(record.id)
+        one = call.engine.supervisor.of(record)
         if one.alive or record.state == "running" or not passes_prune(labels_of(one), record.created, filters):
             continue
         size = measure(one.container.home).bytes
@@ -301,9 +301,11 @@ def unsupported(what: str) -> Callable[[Call], None]:
 
 
 def labels_of(one: Supervised) -> dict[str, str]:
-    with suppress(KedgeError):
-        return described(one).body.mapping("Labels")
-    return {}
+    """Its labels, with its image's; also when it is gone."""
+    if one.labels is None:
+        with suppress(KedgeError):
+            one.labels = described(one).body.mapping("Labels")
+    return one.labels or {}
 
 
 def has_label(labels: dict[str, str], text: str) -> bool:

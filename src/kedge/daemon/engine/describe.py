@@ -30,7 +30,7 @@ def list_containers(call: Call) -> None:
 
 def summary(engine: "Engine", record: ContainerRecord, size: bool = False) -> dict[str, Any]:
     """One row of `docker ps`."""
-    one = engine.supervisor.find(record.id)
+    one = engine.supervisor.of(record)
     asked = described(one)
     mode = asked.body.object("HostConfig").text("NetworkMode") or "default"
     entry: dict[str, Any] = {

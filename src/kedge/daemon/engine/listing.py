@@ -12,7 +12,7 @@ from kedge.containers.supervised import Supervised
 from kedge.containers.volumes import uses_of
 from kedge.daemon.engine.containers import Described, described, has_label
 from kedge.daemon.engine.ports import read_port
-from kedge.model.errors import InvalidInput, NotFound
+from kedge.model.errors import InvalidInput
 from kedge.model.value import replace
 from kedge.sandbox.container import ContainerRecord
 
@@ -34,10 +34,7 @@ def chosen(engine: "Engine", filters: Filters, everything: bool, limit: int) -> 
     for record in engine.supervisor.list():
         if record.created >= bounds.get("before", float("inf")) or record.created <= bounds.get("since", 0.0):
             continue
-        try:
-            one = engine.supervisor.find(record.id)
-        except NotFound:
-            continue  # it went meanwhile
+        one = engine.supervisor.of(record)
         if (everything or bounds or one.alive or record.state == "running") and passes(one, filters):
             found.append(one.record)
     return found[: limit if limit > 0 else None]

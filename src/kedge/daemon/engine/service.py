@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kedge import __version__
+from kedge.containers.supervised import Supervised
 from kedge.containers.supervisor import Supervisor
 from kedge.daemon.engine.events import Events
 from kedge.model.credential import CredentialSource, anonymous
 from kedge.model.platform import Platform, of_machine
 from kedge.model.settings import Settings
-from kedge.sandbox.container import ContainerRecord
 from kedge.storage.store import Store, default_root
 
 if TYPE_CHECKING:
@@ -96,9 +96,11 @@ class Engine:
         with Registry(self.settings, credentials, cancel or threading.Event()) as registry:
             yield registry
 
-    def _tell(self, record: ContainerRecord, action: str, details: dict[str, str]) -> None:
-        attributes = {"image": record.image, "name": record.name} | details
-        self.events.tell("container", action, record.id, attributes)
+    def _tell(self, one: Supervised, action: str, details: dict[str, str]) -> None:
+        from kedge.daemon.engine.containers import labels_of
+
+        attributes = labels_of(one) | {"image": one.record.image, "name": one.record.name} | details
+        self.events.tell("container", action, one.record.id, attributes)
 
     def close(self) -> None:
         """Stop all containers."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from kedge import __version__
+from kedge.daemon.engine.containers import has_label
 from kedge.daemon.engine.credentials import read_credential
 from kedge.daemon.engine.routes import NEWEST, OLDEST, Call
 from kedge.daemon.engine.times import read_moment
@@ -46,7 +47,7 @@ def version(call: Call) -> None:
 def info(call: Call) -> None:
     engine, machine = call.engine, os.uname()
     containers = engine.supervisor.list()
-    states = [engine.supervisor.find(record.id).state for record in containers]
+    states = [engine.supervisor.of(record).state for record in containers]
     with engine.store() as store:
         images = len({record.target.digest for record in store.images.list()})
     with open("/proc/meminfo") as file:
@@ -138,10 +139,11 @@ def _passes(event: dict[str, Any], filters: dict[str, tuple[str, ...]]) -> bool:
     names = {actor["ID"], actor["Attributes"].get("name", "")}
     checks: dict[str, Callable[[str], bool]] = {
         "type": lambda value: event["Type"] == value,
-        "event": lambda value: event["Action"] == value,
+        "event": lambda value: event["Action"] == value or event["Action"].startswith(f"{value}: "),
         "container": lambda value: event["Type"] == "container" and (value in names or actor["ID"].startswith(value)),
         "image": lambda value: value in (*names, actor["Attributes"].get("image", "")),
-        "label": lambda value: actor["Attributes"].get(value.partition("=")[0]) is not None,
+        "label": lambda value: has_label(actor["Attributes"], value),
+        "volume": lambda value: event["Type"] == "volume" and value in names,
     }
     return all(any(checks[key](value) for value in values) for key, values in filters.items() if key in checks)
 
