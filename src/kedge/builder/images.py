@@ -9,6 +9,7 @@ from kedge.dockerfile.options import ImageRequest, ResolvedImage
 from kedge.model.errors import KedgeError, NotFound
 from kedge.model.image import ImageConfig
 from kedge.model.ops import Source
+from kedge.model.platform import Platform
 from kedge.model.reference import parse_reference
 
 
@@ -27,7 +28,7 @@ def _resolve(parts: Parts, request: ImageRequest) -> ResolvedImage:
                 image = parts.layouts.resolve(request.reference, request.platform)
                 return ResolvedImage(image.config, image.target.digest)
             pull = parts.request.pull
-            source = _permitted(parts, request.reference)
+            source = _permitted(parts, request.reference, request.platform)
             if source.scheme != "docker-image":
                 return ResolvedImage(ImageConfig(request.platform), source=source)
             name = source.identifier.partition("://")[2]
@@ -38,10 +39,10 @@ def _resolve(parts: Parts, request: ImageRequest) -> ResolvedImage:
         raise _explained(error, request).at(request.location, request.stage) from None
 
 
-def _permitted(parts: Parts, reference: str) -> Source:
+def _permitted(parts: Parts, reference: str, platform: Platform | None) -> Source:
     """What to use instead, if a policy says so. Raises InvalidInput for what is denied."""
     source = Source(f"docker-image://{reference}")
-    return parts.policy(source) if parts.policy else source
+    return parts.policy(source, platform) if parts.policy else source
 
 
 def _input(parts: Parts, request: ImageRequest) -> ResolvedImage:

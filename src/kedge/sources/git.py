@@ -85,6 +85,7 @@ class GitSource:
         self._store, self._session, self._trust = store, session, trust
         self._transports = (*TRANSPORTS, *also)  # `also` is for tests: ("file",)
         self._found: dict[tuple[str, str], tuple[str, str]] = {}
+        self._tags: dict[tuple[str, str], str] = {}  # of refs that are annotated tags: the tag object
 
     def pin(self, source: Source, platform: Platform | None, work: Work) -> Pin:
         """By the commit that the ref names now. A full commit id needs no request in a store that is one's own."""
@@ -105,6 +106,12 @@ class GitSource:
             draft = stack.enter_context(self._store.layers.draft())
             self._check_out(git, bare, wanted, commit, ref, draft.upper)
             return (draft.commit(f"{_shown(wanted.remote)} at {commit}"),)
+
+    def describe(self, source: Source, work: Work) -> tuple[str, str, str]:
+        """The commit that the ref names now, the ref's full name, and the tag object if it is an annotated tag."""
+        wanted = self._read(source)
+        commit, ref = self._commit(wanted, work)
+        return commit, ref, self._tags.get((wanted.remote, wanted.ref), "")
 
     # ---- which commit ------------------------------------------------------------------------------------------------
 
@@ -137,7 +144,10 @@ class GitSource:
                 head = value[5:]
             else:
                 refs[name] = value
-        return _choose(refs, wanted, head)
+        commit, full = _choose(refs, wanted, head)
+        if full + "^{}" in refs:
+            self._tags[wanted.remote, wanted.ref] = _checked(refs[full], wanted)
+        return commit, full
 
     # ---- the repository ----------------------------------------------------------------------------------------------
 

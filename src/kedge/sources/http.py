@@ -78,8 +78,9 @@ class HttpSource:
         else:
             found = self._look(wanted, work)
         identity = (found.name, wanted.mode, wanted.uid, wanted.gid, found.content, found.modified)
-        labels = (("URL", shown(wanted.url)), ("content", found.content))
-        return Pin(digest_of(identity), labels=labels, buildkit=_buildkit_names(found, wanted, source))
+        labels = [("URL", shown(wanted.url)), ("content", found.content), ("file", found.name)]
+        labels += [("modified", found.modified)] if found.modified else []
+        return Pin(digest_of(identity), labels=tuple(labels), buildkit=_buildkit_names(found, wanted, source))
 
     def fetch(self, source: Source, platform: Platform | None, pin: Pin, work: Work) -> Snapshot:
         """A layer with the one file. Raises IntegrityError when it is not what the checksum promised."""

@@ -12,7 +12,7 @@ from kedge.model.ops import Source
 from kedge.model.platform import Platform
 from kedge.sources.handler import Pin, SourceHandler, Work
 
-Policy: TypeAlias = Callable[[Source], Source]  # raises InvalidInput for a source that is denied
+Policy: TypeAlias = Callable[[Source, Platform | None], Source]  # raises InvalidInput for one that is denied
 
 
 class Policed:
@@ -23,16 +23,16 @@ class Policed:
 
     def pin(self, source: Source, platform: Platform | None, work: Work) -> Pin:
         """The pin of what is used instead."""
-        handler, source = self._chosen(source)
+        handler, source = self._chosen(source, platform)
         return handler.pin(source, platform, work)
 
     def fetch(self, source: Source, platform: Platform | None, pin: Pin, work: Work) -> Snapshot:
         """What is used instead."""
-        handler, source = self._chosen(source)
+        handler, source = self._chosen(source, platform)
         return handler.fetch(source, platform, pin, work)
 
-    def _chosen(self, source: Source) -> tuple[SourceHandler, Source]:
-        source = self._policy(source)
+    def _chosen(self, source: Source, platform: Platform | None) -> tuple[SourceHandler, Source]:
+        source = self._policy(source, platform)
         handler = self._handlers.get(source.scheme)
         if handler is None:
             raise Unsupported(f"sources of the kind {source.scheme[:40]!r} are not supported")

@@ -53,6 +53,14 @@ class NotGranted(InvalidInput):
     """A request for a privilege that the service does not give."""
 
 
+class Denied(InvalidInput):
+    """A source that the client's policy does not allow; `reasons` are its own words."""
+
+    def __init__(self, source: str, reasons: list[str]) -> None:
+        super().__init__(f'source "{source[:300]}" not allowed by policy: action DENY')
+        self.reasons = [reason[:2000] for reason in reasons[:100]]
+
+
 class UnknownRef(NotFound):
     """A build that is not known (any more), or is another client's."""
 
@@ -127,6 +135,9 @@ def _message(error: KedgeError) -> str:
 def _details(error: KedgeError) -> Iterator[tuple[str, Any]]:
     if isinstance(error, UnknownSubrequest):
         yield "errdefs.Subrequest", {"name": error.name}
+    if isinstance(error, Denied) and error.reasons:
+        told = [{"message": reason} for reason in error.reasons]
+        yield "policysession.DecisionResponse", {"action": "DENY", "denyMessages": told}
     if isinstance(error, UnknownFrontendCap):
         yield "errdefs.FrontendCap", {"name": error.name}
     if isinstance(error, StepFailed):

@@ -21,15 +21,18 @@ from kedge.daemon.buildkit.config import ServiceConfig
 from kedge.daemon.buildkit.definition import decode_edge
 from kedge.daemon.buildkit.errors import NotGranted, Refused, UnknownRef
 from kedge.daemon.buildkit.makers import Makers
-from kedge.daemon.buildkit.policy import read_policies
+from kedge.daemon.buildkit.policy import Policy, read_policies
 from kedge.daemon.buildkit.progress import EventLog
 from kedge.daemon.buildkit.told import Told
+from kedge.daemon.buildkit.verdicts import Verdicts
 from kedge.daemon.sessions.layouts import LentLayouts
 from kedge.daemon.sessions.lent import LentSession
 from kedge.daemon.sessions.registry import ClientSession, Peer, Sessions
+from kedge.daemon.wire import policysession
+from kedge.daemon.wire.calls import Calls
 from kedge.dockerfile.outline import Outline
 from kedge.dockerfile.target import Target
-from kedge.model.errors import Cancelled, Conflict, Unsupported
+from kedge.model.errors import Cancelled, Conflict
 from kedge.model.graph import Snapshot
 from kedge.model.image import ImageConfig
 from kedge.model.platform import Platform
@@ -138,8 +141,6 @@ class Job:
         self.store.protect()
         self.lent = self._lend(request.Session)
         self._policies = (request.SourcePolicy,) if request.HasField("SourcePolicy") else ()
-        if request.SourcePolicySession:
-            raise Unsupported("policies that the client decides itself are not supported", hint="Give rules instead.")
         self.bridge = Bridge(self, request.FrontendInputs)  # the client's, if it drives
         self._bridges = [self.bridge]
         self.caches = LentCaches(self.store, lambda: self.lent.session, self.cache_to)
@@ -163,8 +164,11 @@ class Job:
 
     # ---- solving -----------------------------------------------------------------------------------------------------
 
-    def parts(self, request: BuildRequest, policies: Sequence[Any] = ()) -> Parts:
-        """The parts of one piece of the build, open until the build ends; `stop` stops them. Raises Cancelled."""
+    def parts(self, request: BuildRequest, policies: Sequence[Any] = (), policed: bool = True) -> Parts:
+        """The parts of one piece of the build, open until the build ends; `stop` stops them. Raises Cancelled.
+
+        Those that are not `policed` are for who decides about sources.
+        """
         request = replace(
             request,
             store=self.store.root,
@@ -176,7 +180,8 @@ class Job:
         parts.decode = decode_edge
         parts.trust = "none" if self.config.images_are_cache else "names"
         parts.recorded_times = self.config.recorded_times
-        parts.policy = read_policies((*self._policies, *policies))
+        if policed:
+            parts.policy = self._policy(policies)
         layouts: Any = LentLayouts(self.store, parts.host, self.lent.lender)
         parts.layouts = layouts
         with self._changed:
@@ -184,6 +189,19 @@ class Job:
                 raise Cancelled("the build was stopped")
             self._parts.append(parts)
         return parts
+
+    def _policy(self, policies: Sequence[Any]) -> Policy | None:
+        """What holds for sources: the request's rules, these, and what the client's session decides."""
+        rules = read_policies((*self._policies, *policies))
+        id = self.request.SourcePolicySession
+        if not id:
+            return rules
+        from kedge.daemon.buildkit.metadata import resolve_source
+
+        def calls() -> Calls:
+            return self._sessions.get(id, self.peer).calls(policysession.services["PolicyVerifier"])
+
+        return Verdicts(calls, rules, lambda request: resolve_source(self, request, policed=False))
 
     def again(self, parts: Parts, request: BuildRequest) -> Parts:
         """The same parts, for one more run with another request."""

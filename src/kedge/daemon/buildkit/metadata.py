@@ -4,19 +4,24 @@ Owns the translation; `sources` knows the answers.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
+from email.utils import parsedate_to_datetime
 from typing import Any
 
+from kedge.builder.parts import Parts
 from kedge.builder.request import BuildRequest
+from kedge.builder.steps import step
 from kedge.daemon.buildkit.definition import read_platform
 from kedge.daemon.buildkit.jobs import Job
 from kedge.daemon.buildkit.ops import read_source
 from kedge.daemon.sessions.layouts import LentLayouts
-from kedge.daemon.wire import gateway
+from kedge.daemon.wire import gateway, llb
 from kedge.model.errors import Unsupported
 from kedge.model.ops import Source
 from kedge.model.platform import Platform
 from kedge.model.reference import parse_reference
 from kedge.model.value import dataclass
+from kedge.sources.handler import Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +37,17 @@ def resolve_image(
     job: Job, name: str, platform: Platform | None, mode: str, title: str, policies: Sequence[Any] = ()
 ) -> FoundImage:
     """The config of an image for a platform. Raises KedgeError."""
-    from kedge.builder.steps import step
-
-    reference = parse_reference(name)
     parts = job.parts(BuildRequest(), policies)
+    source = Source(f"docker-image://{parse_reference(name)}")
     if parts.policy is not None:
-        source = parts.policy(Source(f"docker-image://{reference}"))
+        source = parts.policy(source, platform)
         if source.scheme != "docker-image":
-            raise Unsupported(f"a policy replaces the image {reference} by what is none")
-        reference = parse_reference(source.identifier.partition("://")[2])
+            raise Unsupported(f"a policy replaces the image {name[:200]} by what is none")
+    return _image(parts, source, platform, mode, title)
+
+
+def _image(parts: Parts, source: Source, platform: Platform | None, mode: str, title: str) -> FoundImage:
+    reference = parse_reference(source.identifier.partition("://")[2])
     with step(parts.report, parts.trunk.cancel, title or f"resolve image config for {reference}") as work:
         found = parts.images.resolve(reference, platform or parts.host, "pull" if mode == "pull" else "default", work)
         return FoundImage(str(reference), found.target.digest, found.config_data)
@@ -54,42 +61,51 @@ def resolve_layout(job: Job, name: str, platform: Platform | None, store: str, s
     return FoundImage(name, found.target.digest, found.config_data)
 
 
-def resolve_source(job: Job, request: Any) -> Any:
-    """The answer of ResolveSourceMeta. Raises KedgeError."""
+def resolve_source(job: Job, request: Any, policed: bool = True) -> Any:
+    """The answer of ResolveSourceMeta: about what a policy makes of the source, unless it is asked for one's sake.
+    Raises KedgeError.
+    """
+    parts = job.parts(BuildRequest(), request.SourcePolicies, policed)
     source = read_source(request.Source, 0)
-    response = gateway.ResolveSourceMetaResponse(Source=request.Source)
     platform = read_platform(request.Platform) if request.HasField("Platform") else None
-    if source.scheme == "docker-image":
-        name = source.identifier.partition("://")[2]
-        found = resolve_image(job, name, platform, request.ResolveMode, request.LogName, request.SourcePolicies)
+    if parts.policy is not None:
+        source = parts.policy(source, platform)
+        parts.policy = None  # it has spoken
+    told = llb.SourceOp(identifier=source.identifier, attrs=dict(source.attrs))
+    response = gateway.ResolveSourceMetaResponse(Source=told)
+    if source.scheme in ("docker-image", "oci-layout"):
+        found = _image_of(job, parts, source, platform, request)
         response.Image.Digest = found.digest
         if not request.Image.NoConfig:
             response.Image.Config = found.config
-        return response
-    if source.scheme == "oci-layout":
-        name = source.identifier.partition("://")[2]
-        store = source.attr("oci.store") or name.partition("@")[0]
-        found = resolve_layout(job, name, platform, store, source.attr("oci.session"))
-        response.Image.Digest, response.Image.Config = found.digest, found.config
-        return response
-    if source.scheme == "local":
-        return response  # the client knows better
-    pin = _pin(job, source, platform, request.LogName)
-    labels = dict(pin.labels)
-    if source.scheme == "git":
-        response.Git.Checksum = labels.get("commit", "")
-        response.Git.Ref = labels.get("ref", "")
-        return response
-    if source.scheme in ("http", "https"):
-        response.HTTP.Checksum = labels.get("content", "")
-        response.HTTP.Filename = source.attr("http.filename")
-        return response
-    raise Unsupported(f"sources of the kind {source.scheme} cannot be resolved without bringing them")
+    elif source.scheme != "local":  # of its directories the client knows better
+        with step(parts.report, parts.trunk.cancel, request.LogName or f"resolve {source.identifier[:100]}") as work:
+            if source.scheme == "git":
+                _tell_git(response.Git, parts, source, work)
+            else:
+                _tell_http(response.HTTP, parts, source, work)
+    return response
 
 
-def _pin(job: Job, source: Source, platform: Platform | None, title: str) -> Any:
-    from kedge.builder.steps import step
+def _tell_git(told: Any, parts: Parts, source: Source, work: Work) -> None:
+    git: Any = parts.handler("git")
+    commit, told.Ref, tag = git.describe(source, work)
+    told.Checksum = tag or commit
+    if tag:
+        told.CommitChecksum = commit
 
-    parts = job.parts(BuildRequest())
-    with step(parts.report, parts.trunk.cancel, title or f"resolve {source.identifier[:100]}") as work:
-        return parts.handler(source.scheme).pin(source, platform, work)
+
+def _tell_http(told: Any, parts: Parts, source: Source, work: Work) -> None:
+    labels = dict(parts.handler("http").pin(source, None, work).labels)
+    told.Checksum, told.Filename = labels.get("content", ""), labels.get("file", "")
+    if modified := labels.get("modified"):
+        with suppress(ValueError):
+            told.LastModified.FromSeconds(int(parsedate_to_datetime(modified).timestamp()))
+
+
+def _image_of(job: Job, parts: Parts, source: Source, platform: Platform | None, request: Any) -> FoundImage:
+    if source.scheme == "docker-image":
+        return _image(parts, source, platform, request.ResolveMode, request.LogName)
+    name = source.identifier.partition("://")[2]
+    store = source.attr("oci.store") or name.partition("@")[0]
+    return resolve_layout(job, name, platform, store, source.attr("oci.session"))

@@ -11,6 +11,7 @@ from typing import Any, Final
 from kedge.daemon.wire import policy
 from kedge.model.errors import InvalidInput
 from kedge.model.ops import Source
+from kedge.model.platform import Platform
 from kedge.model.value import replace
 
 _MOST_CHANGES: Final = 20
@@ -20,7 +21,7 @@ _MOST_OPEN_ENDS: Final = 3  # parts of a pattern that match any length: each mul
 _GROUP_REPEATED: Final = re.compile(r"\)[*+{?]|\\[1-9]|\(\?")
 _OPEN_END: Final = re.compile(r"(?<!\\)[*+]|(?<!\\)\{\d*,\}")
 
-Policy = Callable[[Source], Source]
+Policy = Callable[[Source, Platform | None], Source]
 
 
 def read_policies(told: Sequence[Any]) -> Policy | None:
@@ -32,7 +33,7 @@ def read_policies(told: Sequence[Any]) -> Policy | None:
         raise InvalidInput("a source policy has too many rules")
     compiled = [[(_pattern(rule.selector), rule) for rule in one] for one in rules]
 
-    def apply(source: Source) -> Source:
+    def apply(source: Source, platform: Platform | None = None) -> Source:
         for _ in range(_MOST_CHANGES):
             changed = next((new for one in compiled if (new := _evaluate(one, source)) != source), source)
             if changed == source:
