@@ -167,6 +167,6 @@ def _talk(master: int, lines: list[bytes]) -> bytes:
             output += data
             if not data:
                 return output
-        elif lines:
+        elif lines and b"# " in output:
             os.write(master, lines.pop(0))
     return output
