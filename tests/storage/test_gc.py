@@ -262,6 +262,47 @@ def test_the_oldest_layers_make_room_under_the_cap(root: Path) -> None:
     assert layers[0] not in here
 
 
+def unnamed(store: Store) -> tuple[Layer, Digest]:
+    with store.layers.draft() as draft:
+        (draft.upper / "f").write_bytes(os.urandom(2 * MB))
+        layer = draft.commit()
+    id = image(store, "passing", layer).id
+    record = store.images.get("passing")
+    assert record
+    store.images.remove("passing")
+    store.images.set(ImageRecord(id, record.target, id, time.time()))
+    return layer, id
+
+
+def test_images_without_a_name_go_when_asked(root: Path) -> None:
+    with Store.open(root) as store:
+        layer, id = unnamed(store)
+    with Store.open(root) as store:
+        store.prune()
+        assert [record.name for record in store.images.list()] == [id]
+        assert layer in {usage.id for usage in store.usage() if usage.kind == "layer" and usage.in_use}
+        assert layer in {usage.id for usage in store.usage(unnamed=False) if not usage.in_use}
+        store.prune(PruneOptions(unnamed=True, until=time.time() - 60))
+        assert store.images.list()
+        pruned = store.prune(PruneOptions(unnamed=True))
+        assert layer in {usage.id for usage in pruned.records}
+        assert not store.images.list()
+        assert store.verify() == []
+
+
+def test_images_without_a_name_make_room_under_the_cap_oldest_first(root: Path) -> None:
+    made = []
+    for _ in range(8):
+        with Store.open(root, max_size=10 * MB) as store:
+            made.append(unnamed(store))
+        assert disk(root) <= 10 * MB
+    with Store.open(root) as store:
+        left = {record.name for record in store.images.list()}
+        assert made[-1][1] in left
+        assert made[0][1] not in left
+        assert store.verify() == []
+
+
 def test_what_cannot_fit_under_the_cap_is_refused_before_it_is_written(root: Path) -> None:
     with Store.open(root, max_size=4 * MB) as store:
         with (

@@ -28,7 +28,7 @@ def work(options: Options, console: Console) -> int:
     if options.verify:
         return _verify(console)
     filters = parse_filters(options.filter, FILTERS, "du")
-    usage = [item for item in store.usage() if _matches(item, filters)]
+    usage = [item for item in store.usage(unnamed=False) if _matches(item, filters)]
     if options.format:
         for line in listing(
             [_record(item, options.no_trunc) for item in usage], COLUMNS, options.format, full=options.no_trunc

@@ -26,7 +26,8 @@ def work(options: Options, console: Console) -> int:
     if not options.force and not _confirmed(options, console):
         return 1
     until = time.time() - _age(filters["until"][0]) if "until" in filters else None
-    chosen = PruneOptions(options.all, until, tuple(filters.get("id", ())), kinds, options.keep_storage)
+    ids = tuple(filters.get("id", ()))
+    chosen = PruneOptions(options.all, until, ids, kinds, options.keep_storage, unnamed=True)
     pruned = console.store().prune(chosen)
     if options.verbose:
         for item in pruned.records:
@@ -60,7 +61,7 @@ def _confirmed(options: Options, console: Console) -> bool:
         raise UsageError(
             "prune asks before it removes anything, and standard input is no terminal", "prune", "Use --force."
         )
-    what = "everything that no image in use needs" if options.all else "what no image needs"
+    what = "everything that no image with a name needs" if options.all else "what no image with a name needs"
     console.stderr.write(f"This removes {what} from the store. Continue? [y/N] ")
     console.stderr.flush()
     return console.stdin.readline().strip().lower() in (b"y", b"yes")
@@ -83,5 +84,6 @@ COMMAND = Command(
         ("kedge prune -f --filter kind=cache-mount", "only cache mounts"),
         ("kedge prune -f --keep-storage 10g", "the least recently used, until 10 GiB are left"),
     ),
+    description="Images without a name go, and all that no image with a name needs: layers, caches, logs of steps.",
     aliases=("builder prune", "image prune"),
 )

@@ -75,9 +75,9 @@ class Accounts:
     ) -> None:
         self._root, self._database, self._records, self._blobs, self._images = root, database, records, blobs, images
 
-    def usage(self) -> list[Usage]:
-        """Everything, most recently used first."""
-        held, since = self.held(), self.protected_since()
+    def usage(self, *, unnamed: bool = True) -> list[Usage]:
+        """Everything, most recently used first. `unnamed`: images without a name hold what they need."""
+        held, since = self.held(unnamed=unnamed), self.protected_since()
         seen: set[tuple[int, int]] = set()
         found = [
             *self._layers(held, since, seen),
@@ -109,11 +109,12 @@ class Accounts:
 
     # ---- images ------------------------------------------------------------------------------------------------------
 
-    def held(self) -> Held:
-        """What the images by name, and those that containers stand on, need to be whole."""
+    def held(self, *, unnamed: bool = True) -> Held:
+        """What images, those without a name if `unnamed`, and those that containers stand on need to be whole."""
         held = Held()
         for record in self._images.list():
-            self._hold(record.target, held)
+            if unnamed or record.name != record.id:
+                self._hold(record.target, held)
         for path in self._root.glob("containers/*/target.json"):  # the image that a container stands on
             with suppress(KedgeError, OSError, ValueError):
                 self._hold(Descriptor.from_json(json.loads(path.read_bytes())), held)

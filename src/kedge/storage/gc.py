@@ -28,7 +28,8 @@ class PruneOptions:
 
     `all`: those results are forgotten too. `until`: only what was last used before that time (seconds since the epoch).
     `ids`: only these (prefixes). `kinds`: only these. `chosen`: only what it says yes to. `keep`: stop when the store
-    takes no more than that many bytes; least recently used goes first.
+    takes no more than that many bytes; least recently used goes first. `unnamed`: images without a name go, too: with
+    `keep` the oldest first, and only as far as nothing else makes the room.
     """
 
     all: bool = False
@@ -37,6 +38,7 @@ class PruneOptions:
     kinds: tuple[Kind, ...] = ()
     keep: int | None = None
     chosen: Callable[[Usage], bool] | None = None
+    unnamed: bool = False
 
     def cover(self, usage: Usage) -> bool:
         """Is this thing among those that may go, if nobody needs it?"""
@@ -78,8 +80,25 @@ class Collector:
         options = options or PruneOptions()
         self.sweep()
         self._sweep_partial()
-        usage, held = self._accounts.usage(), self._accounts.held()
         self._since()  # takes the lease, which may sweep: not within the transactions below
+        unnamed = self._unnamed(options)
+        if options.keep is None:
+            self._forget_images(unnamed)
+        gone, total = self._remove_unused(options)
+        batch = 1  # more each time: every pass looks through the whole store
+        while options.keep is not None and total > options.keep and unnamed:
+            self._forget_images(unnamed[:batch])
+            unnamed, batch = unnamed[batch:], 2 * batch
+            more, total = self._remove_unused(options)
+            gone += more
+        if options.keep is None and not options.ids and options.chosen is None:
+            self._forget_rows(options, self._accounts.held())
+        self.empty_trash()
+        return Pruned(tuple(gone), sum(each.size for each in gone))
+
+    def _remove_unused(self, options: PruneOptions) -> tuple[list[Usage], int]:
+        """What went, and the bytes that the store takes now."""
+        usage = self._accounts.usage()
         total = sum(each.size for each in usage)
         gone: list[Usage] = []
         for each in sorted(usage, key=_order):
@@ -89,10 +108,19 @@ class Collector:
             if may_go and self._remove[each.kind](each):
                 gone.append(each)
                 total -= each.size
-        if options.keep is None and not options.ids and options.chosen is None:
-            self._forget_rows(options, held)
-        self.empty_trash()
-        return Pruned(tuple(gone), sum(each.size for each in gone))
+        return gone, total
+
+    def _unnamed(self, options: PruneOptions) -> list[str]:
+        """The ids of images without a name that `options` cover, oldest first."""
+        if not options.unnamed or options.kinds or options.ids or options.chosen is not None:
+            return []
+        before = min(self._since(), options.until or float("inf"))
+        return [name for (name,) in self._database.rows(_UNNAMED, before)]
+
+    def _forget_images(self, ids: list[str]) -> None:
+        if ids:
+            with self._database.transaction(durable=True) as rows:
+                rows.executemany("DELETE FROM images WHERE name = ? AND name = id", [(id,) for id in ids])
 
     # ---- one thing each: True when it went ---------------------------------------------------------------------------
 
@@ -213,6 +241,7 @@ class Collector:
             remove_tree(self._root / "trash" / name)
 
 
+_UNNAMED = "SELECT name FROM images WHERE name = id AND created < ? ORDER BY created"
 _LAYERS_WITHOUT_BYTES = """
 SELECT layer FROM sources JOIN layers ON id = layer WHERE digest = ? AND state = 0
 AND NOT EXISTS (SELECT 1 FROM sources AS other WHERE other.layer = sources.layer AND (digest <> ? OR origin <> ''))

@@ -166,10 +166,13 @@ class Store:
             with translated("put space aside"):
                 take_ballast(self.root)
 
-    def usage(self) -> "list[Usage]":
-        """Everything on disk, most recently used first; the sizes add up to what `du` says of the root."""
+    def usage(self, *, unnamed: bool = True) -> "list[Usage]":
+        """Everything on disk, most recently used first; the sizes add up to what `du` says of the root.
+
+        What only an image without a name needs is in use, unless `unnamed` is False: as `PruneOptions.unnamed` has it.
+        """
         with self.lightened(), translated("look through the store"):
-            return self._accounts.usage()
+            return self._accounts.usage(unnamed=unnamed)
 
     def prune(self, options: "PruneOptions | None" = None) -> "Pruned":
         """Remove what nobody needs. Safe while builds run."""
@@ -222,4 +225,4 @@ class Store:
 
         self._collector.sweep()
         total = sum(usage.size for usage in self._accounts.usage())
-        self._collector.prune(PruneOptions(keep=max(0, total - size)))
+        self._collector.prune(PruneOptions(keep=max(0, total - size), unnamed=True))
