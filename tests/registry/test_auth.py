@@ -210,6 +210,15 @@ def test_a_realm_that_may_be_asked(realm: str, registry: str) -> None:
         ("https://10.0.0.2", "https://10.0.0.1", False),
         ("https://evil.io", "https://ghcr.io", False),
         ("https://auth.trusted.test", "https://registry.example.com", True),
+        ("https://auth.example.co.uk", "https://registry.example.co.uk", True),
+        ("https://evil.co.uk", "https://shop.co.uk", False),
+        ("https://auth.shop.co.uk", "https://shop.co.uk", True),
+        ("https://evil.azurecr.io", "https://mine.azurecr.io", False),
+        ("https://mine.azurecr.io", "https://mine.azurecr.io", True),
+        ("https://evil.dkr.ecr.us-east-1.amazonaws.com", "https://1234.dkr.ecr.us-east-1.amazonaws.com", False),
+        ("https://auth.overrun.app", "https://registry.overrun.app", True),
+        ("https://com", "https://example.com", False),
+        ("https://dockerauth.cn-hangzhou.aliyuncs.com", "https://registry.cn-hangzhou.aliyuncs.com", True),
     ],
 )
 def test_who_belongs_to_a_registry(server: str, registry: str, allowed: bool) -> None:

@@ -31,6 +31,24 @@ _TOKEN_LIMIT: Final = 1 << 20  # bytes of a token server's answer
 _SHORTEST_LIFE: Final = 60  # seconds a token lives when its server does not say (distribution token specification)
 _MARGIN: Final = 10  # seconds before its end at which a token is not used any more
 
+# Below these, everybody's names stand side by side. The Public Suffix List has thousands; these are those under which
+# registries are found, and the kinds of second levels that countries have. One that is missing here is no open door:
+# the token server is still named by the registry alone, over https. One too many costs a line of `token-servers`.
+_SECOND_LEVELS = frozenset(
+    "ac asn co com edu firm gen go gob gouv gov govt gv id in ind info int lg ltd me mil ne net nhs nom or org plc "
+    "sch school web".split()
+)
+_SHARED = tuple(
+    f".{suffix}"
+    for suffix in (
+        *("amazonaws.com", "amazonaws.com.cn", "appspot.com", "azurecr.io", "azurecr.cn", "azurecr.us"),
+        *("azurecontainer.io", "azurewebsites.net", "cloudapp.azure.com", "cloudfront.net", "duckdns.org", "fly.dev"),
+        *("github.io", "gitlab.io", "herokuapp.com", "netlify.app", "ngrok.app", "ngrok.io", "nip.io"),
+        *("ngrok-free.app", "onrender.com", "pages.dev", "pkg.dev", "run.app", "scw.cloud", "sslip.io", "ts.net"),
+        *("trycloudflare.com", "vercel.app", "vultrcr.com", "web.app", "workers.dev"),
+    )
+)
+
 _CHALLENGE = re.compile(r"(?:^|,)\s*([A-Za-z][A-Za-z0-9_-]*)(?=\s|,|$)(?!\s*=)")
 _PARAMETER = re.compile(r'([A-Za-z_-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
 
@@ -300,11 +318,19 @@ def may_know_secrets(server: Origin, registry: Origin, trusted: tuple[str, ...])
         return True
     if _is_address(server.host) or _is_address(registry.host):
         return False
-    ours, theirs = registry.host.split("."), server.host.split(".")
-    site = (
-        ours[-2:] if len(ours) == 2 else ours[1:]
-    )  # `registry.example.co.uk` → `example.co.uk`, `ghcr.io` → `ghcr.io`
-    return len(site) >= 2 and theirs[-len(site) :] == site
+    site = _site(registry.host)
+    return server.host == site or server.host.endswith(f".{site}")
+
+
+def _site(host: str) -> str:
+    """The domain whose hosts are one owner's: the host's parent, but where strangers are neighbours there, the host.
+
+    `registry.example.co.uk` is of `example.co.uk`, `ghcr.io` of `ghcr.io`, `shop.co.uk` of `shop.co.uk`.
+    """
+    parent = host.partition(".")[2]
+    labels = parent.split(".")
+    shared = len(labels) == 2 and len(labels[1]) == 2 and labels[0] in _SECOND_LEVELS
+    return host if len(labels) < 2 or shared or f".{parent}".endswith(_SHARED) else parent
 
 
 def _is_address(host: str) -> bool:
