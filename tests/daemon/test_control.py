@@ -89,6 +89,14 @@ def test_a_graph_is_built_without_a_frontend(connect):
         assert archive.extractfile("d/f").read() == b"graph"
 
 
+def test_a_definition_of_nothing_is_built_at_once(connect):
+    """It has no op, and yet is one: nobody is going to drive this build."""
+    client = connect()
+    client.solve(Definition=llb.Definition(), Exporters=[exporter("tar")])
+    with tarfile.open(fileobj=io.BytesIO(client.received["0"])) as archive:
+        assert archive.getnames() == []
+
+
 def test_a_client_drives_its_build_through_the_gateway(connect, context):
     from kedge.daemon.wire import gateway
 

@@ -174,6 +174,15 @@ def test_a_source_of_no_known_kind_is_refused(identifier):
         decode(definition_of(op))
 
 
+def test_a_relative_mount_is_below_the_working_directory():
+    told = llb.Op(inputs=[llb.Input()])
+    told.exec.meta.args.append("x")
+    told.exec.meta.cwd = "/root"
+    told.exec.mounts.add(dest="/", input=0, output=0)
+    told.exec.mounts.add(dest="here/../there", input=-1, output=-1)
+    assert [mount.dest for mount in read_op(told, 1).mounts] == ["/", "/root/there"]
+
+
 def test_an_op_of_no_kind_is_refused():
     with pytest.raises(REFUSALS):
         decode(definition_of(llb.Op(platform={"OS": "linux"})))

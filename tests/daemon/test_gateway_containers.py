@@ -8,6 +8,7 @@ import grpc
 import pytest
 
 from kedge.daemon.wire import gateway, llb
+from kedge.model import ops
 from kedge.model.graph import Edge, Vertex
 from kedge.model.ops import Copy, File, MakeDir, MakeFile, Source
 from tests.daemon.driver import Driver, Processes
@@ -144,6 +145,21 @@ def test_every_kind_of_mount_is_there_and_can_be_looked_into(driver, root):
         with pytest.raises(grpc.RpcError):
             read(index, path)
     assert read(0, "/../../etc/passwd").startswith(b"root:x:0:0::/root")  # the root's own: a path stops at it
+
+
+def test_a_step_that_mounts_one_locked_cache_twice_does_not_wait_for_itself(driver, root):
+    locked = ops.CacheOptions("twice", "locked")
+    mounts = (
+        ops.Mount("/", 0, 0),
+        ops.Mount("/a", -1, -1, kind="cache", cache=locked),
+        ops.Mount("/b", -1, -1, kind="cache", cache=locked),
+    )
+    step = ops.Exec(shell("echo same > /a/f; cat /b/f > /tmp/seen"), mounts)
+    make = File((Copy("/busybox", "/bin/sh", -1, 0, -1, create_dest_path=True), MakeDir("/tmp", 0o1777, False, 1, 0)))
+    base = Edge(Vertex(make, (Edge(Vertex(Source("local://tools"))),)))
+    ref = driver.solve(Edge(Vertex(step, (base,)))).ref.id
+    read = driver.call("ReadFile", gateway.ReadFileRequest(Ref=ref, FilePath="/tmp/seen"))
+    assert read.Data == b"same\n"
 
 
 def test_privileges_that_the_build_has_not_are_refused(driver, root):

@@ -255,3 +255,18 @@ def test_a_stop_does_not_wait_for_a_slow_server(server, store):
     with pytest.raises(Cancelled):
         handler.pin(Source(server.url("/x")), None, work)
     assert time.monotonic() - begun < 30
+
+
+def test_what_the_client_has_for_a_host_is_sent_there(store, server):
+    server.answer = plain(b"1")
+    bring(store, server.url("/x"), [Secret("HTTP_AUTH_TOKEN_127.0.0.1", data=b"abc\n")])
+    assert server.seen[0][1]["Authorization"] == "Bearer abc"
+    bring(store, server.url("/x"), [Secret("HTTP_AUTH_HEADER_127.0.0.1", data=b"Basic x")])
+    assert server.seen[-1][1]["Authorization"] == "Basic x"
+
+
+def test_a_header_of_the_clients_takes_the_place_of_ours(store, server):
+    server.answer = plain(b"1")
+    bring(store, server.url("/x"), **{"header.user-agent": "theirs"})
+    agents = [value for name, value in server.seen[0][1].items() if name.lower() == "user-agent"]
+    assert agents == ["theirs"]

@@ -35,6 +35,7 @@ class Prepared:
     drafts: dict[int, "tuple[Snapshot, Draft]"] = field(default_factory=dict)
     unchanged: dict[int, Snapshot] = field(default_factory=dict)
     written: dict[int, "tuple[Snapshot, Draft]"] = field(default_factory=dict)
+    caches: dict[tuple[str, str], HostPath] = field(default_factory=dict)
 
     def commit(self, description: str) -> list[Snapshot]:
         """The results, in the order of their numbers."""
@@ -76,7 +77,7 @@ class Preparer:
             case "bind":
                 return self._bind(number, mount, snapshot, prepared, stack)
             case "cache":
-                return self._cache(mount, snapshot, stack, work)
+                return self._cache(mount, snapshot, prepared, stack, work)
             case "tmpfs":
                 return Tmpfs(mount.tmpfs.size if mount.tmpfs else 0, None)
             case "secret":
@@ -100,7 +101,7 @@ class Preparer:
             prepared.drafts[mount.output] = (snapshot, draft)
         return Overlay(tuple(map(str, draft.lowers)), str(draft.upper), str(draft.work))
 
-    def _cache(self, mount: Mount, snapshot: Snapshot, stack: ExitStack, work: Work) -> MountSource:
+    def _cache(self, mount: Mount, snapshot: Snapshot, prepared: Prepared, stack: ExitStack, work: Work) -> MountSource:
         options = mount.cache
         if options is None:
             raise InvalidInput(f"the cache mount at {mount.dest} has no options")
@@ -112,10 +113,11 @@ class Preparer:
             def prepare(directory: Path) -> None:
                 self._fill(directory, snapshot, mount.selector)
 
-        used = self._store.cache_mounts.use(
-            cache_id(mount), options.sharing, base=base, prepare=prepare, cancel=work.cancel
-        )
-        return HostPath(str(stack.enter_context(used)))
+        id = cache_id(mount)
+        if (id, base) not in prepared.caches:  # else this step holds it already, and would wait for itself
+            used = self._store.cache_mounts.use(id, options.sharing, base=base, prepare=prepare, cancel=work.cancel)
+            prepared.caches[id, base] = HostPath(str(stack.enter_context(used)))
+        return prepared.caches[id, base]
 
     def _fill(self, directory: Path, snapshot: Snapshot, selector: str) -> None:
         """What a new cache begins with: the content of the selected directory, and its owner and mode."""

@@ -131,8 +131,9 @@ class HttpSource:
     def _request(self, wanted: _Wanted, conditions: dict[str, str], method: str = "GET") -> "urllib3.BaseHTTPResponse":
         import urllib3
 
-        headers = {"Accept-Encoding": "identity", "User-Agent": USER_AGENT} | wanted.headers | conditions
-        if wanted.auth_secret and (value := self._secret(wanted)):
+        # Names in one case: a client's own header takes the place of ours.
+        headers = {"accept-encoding": "identity", "user-agent": USER_AGENT} | wanted.headers | conditions
+        if value := self._secret(wanted):
             headers["Authorization"] = value
         url, basic = _without_login(wanted.url)
         if basic and "Authorization" not in headers:
@@ -194,10 +195,15 @@ class HttpSource:
         return self._pool
 
     def _secret(self, wanted: _Wanted) -> str:
+        """The Authorization header: a named secret's, or what the client has for the host (BuildKit's names)."""
         host = urlsplit(wanted.url).hostname or ""
-        for id in (f"{wanted.auth_secret}.{host}", wanted.auth_secret):
+        if wanted.auth_secret:
+            asked = [(f"{wanted.auth_secret}.{host}", ""), (wanted.auth_secret, "")]
+        else:
+            asked = [(f"HTTP_AUTH_HEADER_{host}", ""), (f"HTTP_AUTH_TOKEN_{host}", "Bearer ")]
+        for id, prefix in asked:
             if data := self._session.secret(id):
-                return data.decode("latin-1").strip()
+                return prefix + data.decode("latin-1").strip()
         return ""
 
     # ---- what is known of URLs ---------------------------------------------------------------------------------------

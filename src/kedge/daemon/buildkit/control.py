@@ -145,7 +145,7 @@ def _run(job: Job) -> dict[str, str]:
         if request.HasField("Definition") and request.Definition.ByteSize():
             raise Refused("cannot solve with both Definition and Frontend specified")
         result = solve_frontend(job, request.Frontend, dict(request.FrontendAttrs), dict(request.FrontendInputs))
-    elif request.HasField("Definition") and request.Definition.ByteSize():
+    elif request.HasField("Definition"):  # also one of nothing
         result = solve_definition(job, request.Definition)
     else:
         result = job.bridge.wait()

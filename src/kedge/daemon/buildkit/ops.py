@@ -104,7 +104,8 @@ def _read_exec(told: Any, inputs: int) -> ops.Exec:
         raise InvalidInput("invalid definition: an exec without arguments")
     if len(told.mounts) > MOST_BELOW_ONE_OP:
         raise InvalidInput("invalid definition: an exec has too many mounts")
-    mounts = tuple(read_mount(mount, inputs) for mount in told.mounts)
+    cwd = read_path(meta.cwd, "working directory")
+    mounts = tuple(read_mount(mount, inputs, cwd) for mount in told.mounts)
     roots = [mount for mount in mounts if mount.dest == "/"]
     if len(roots) != 1 or roots[0].kind != "bind":
         raise InvalidInput("invalid definition: an exec without one root file system")
@@ -115,7 +116,7 @@ def _read_exec(told: Any, inputs: int) -> ops.Exec:
         tuple(read_text(arg, "argument") for arg in meta.args),
         mounts,
         tuple(read_variable(entry) for entry in meta.env),
-        read_path(meta.cwd, "working directory"),
+        cwd,
         read_text(meta.user, "user"),
         read_text(meta.hostname, "host name")[:253],
         read_network(told.network),
@@ -178,8 +179,8 @@ def _shm_size(told: Any) -> int:
     return 0
 
 
-def read_mount(told: Any, inputs: int) -> ops.Mount:
-    """A mount of a process that has so many inputs."""
+def read_mount(told: Any, inputs: int, cwd: str = "/") -> ops.Mount:
+    """A mount of a process that has so many inputs; a relative destination is one below its working directory."""
     kind = _word(told.mountType, MOUNT_KINDS, "mount type")
     if told.contentCache not in _CONTENT_CACHE:
         raise InvalidInput(f"unknown content cache {told.contentCache} in a definition")
@@ -192,7 +193,7 @@ def read_mount(told: Any, inputs: int) -> ops.Mount:
         output = -1  # clients leave the field at 0 for mounts that cannot have a result
     readonly = bool(told.readonly)
     return ops.Mount(
-        read_path(told.dest, "mount destination"),
+        read_path(told.dest if told.dest.startswith("/") else f"{cwd}/{told.dest}", "mount destination"),
         _index(told.input, inputs, "mount input"),
         -1 if readonly else output,
         read_text(told.selector, "mount selector"),
