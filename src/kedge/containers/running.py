@@ -5,8 +5,11 @@ know what a client asked for.
 """
 
 import os
+import signal
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
@@ -34,7 +37,8 @@ class Runs:
     def __init__(self, owner: "Supervisor", one: Supervised, launch: Launch, streams: Streams) -> None:
         self._owner, self._one, self._launch, self._streams = owner, one, launch, streams
         self._begun = threading.Event()
-        self._failure: KedgeError | None = None
+        self._failure: KedgeError | None = None  # why the latest run did not begin
+        self._refusal: KedgeError | None = None  # why there is none at all
         self._ports: Forwarder | None = None
 
     def start(self) -> None:
@@ -45,8 +49,8 @@ class Runs:
         self._one.log.begin(self._launch.log)
         threading.Thread(target=self._go, name=f"container-{self._one.record.name}").start()
         self._begun.wait()
-        if self._failure is not None:
-            raise self._failure
+        if self._refusal is not None:
+            raise self._refusal
 
     def _go(self) -> None:
         """The first run, and those that the policy adds."""
@@ -55,6 +59,7 @@ class Runs:
             began = time.monotonic()
             code = self._run()
             if self._failure is not None and not one.restarts:
+                self._refusal = self._failure
                 self._begun.set()
                 self._owner.not_started(one)
                 return
@@ -106,9 +111,9 @@ class Runs:
                 self._failure = NotStarted(text, code)
         except KedgeError as error:
             self._failure = error
-        except Exception as error:
+        except Exception as error:  # a bug: told in the service's log, whole
+            traceback.print_exc(file=sys.stderr)
             self._failure = KedgeError(f"the container could not be run: {error}")
-            raise
         finally:
             self._over(code)
         return code
@@ -147,6 +152,8 @@ class Runs:
             with suppress(OSError):
                 one.pidfd = syscalls.pidfd_open(pid)
             one.send = send
+        if one.stopping.is_set():  # while its next run was made ready
+            send(signal.SIGKILL)
         if self._ports is not None:
             with suppress(OSError):  # it has ended already
                 self._ports.start(os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC))
