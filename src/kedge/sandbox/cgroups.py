@@ -1,7 +1,8 @@
 """Resource limits of a step through cgroups, where this machine lets us make any.
 
-Owns finding a hierarchy (version 2, or the controllers of version 1 in a hybrid), a group per limited step, and its
-removal. Never fails a run: what cannot be limited is said in a note.
+Owns finding a hierarchy (version 2, or the controllers of version 1 in a hybrid), a group per limited step, and the
+removal of what was made: whoever leaves a parent empty that Kedge made, and marked as its own, removes it. Never fails
+a run: what cannot be limited is said in a note.
 """
 
 import os
@@ -11,6 +12,8 @@ from contextlib import contextmanager, suppress
 from kedge.sandbox.process import Limits, Process
 
 _ROOT = "/sys/fs/cgroup"
+_MARK = "user.kedge.made"  # on parents that Kedge made
+_ATTEMPTS = 20
 _PERIOD = 100_000  # microseconds; CPU quota is counted per period
 
 
@@ -72,10 +75,37 @@ def change(pidfd: int, pids: list[int], limits: Limits) -> list[str]:
 
 
 def remove(groups: list[str]) -> None:
-    """Remove groups that nobody is in any more."""
+    """Remove groups that nobody is in any more, and the parents made for them that are empty then."""
     for group in groups:
         with suppress(OSError):
             os.rmdir(group)
+            while _is_marked(group := os.path.dirname(group)):
+                os.rmdir(group)
+
+
+def _is_marked(group: str) -> bool:
+    try:
+        return bool(os.getxattr(group, _MARK))
+    except OSError:
+        return False
+
+
+def _make_parent(group: str) -> None:
+    """Make a group to make others in, and those above it."""
+    if not os.path.isdir(group):
+        _make_parent(os.path.dirname(group))
+        with suppress(FileExistsError):
+            os.mkdir(group)
+            with suppress(OSError):  # before Linux 5.7 it cannot be marked, and stays
+                os.setxattr(group, _MARK, b"1")
+    _delegate(group)
+
+
+def _delegate(group: str) -> None:
+    """Let groups below have controllers, which version 2 wants to be told."""
+    for controller in ("memory", "cpu", "pids"):
+        with suppress(OSError):
+            _write(group, "cgroup.subtree_control", f"+{controller}")
 
 
 def _name() -> str:
@@ -83,11 +113,19 @@ def _name() -> str:
 
 
 def _make(limits: Limits, parent: str, made: list[str]) -> None:
-    name = _name()
-    for base, settings in _settings(limits):
-        group = _group(base, parent, name, made)
-        for file, value in settings:
-            _write(group, file, value)
+    for attempt in range(_ATTEMPTS):
+        try:
+            name = _name()
+            for base, settings in _settings(limits):
+                group = _group(base, parent, name, made)
+                for file, value in settings:
+                    _write(group, file, value)
+            return
+        except FileNotFoundError:  # somebody who left removed a parent that was empty just then
+            remove(made)
+            made.clear()
+            if attempt == _ATTEMPTS - 1:
+                raise
 
 
 def _settings(limits: Limits) -> list[tuple[str, list[tuple[str, int | str]]]]:
@@ -113,11 +151,8 @@ def _version_2_base() -> str:
     """
     base = f"{_ROOT}/kedge"
     try:
-        os.makedirs(base, exist_ok=True)
-        for directory in (_ROOT, base):
-            for controller in ("memory", "cpu", "pids"):
-                with suppress(OSError):
-                    _write(directory, "cgroup.subtree_control", f"+{controller}")
+        _delegate(_ROOT)
+        _make_parent(base)
         return base
     except OSError:
         return f"{_ROOT}{_own('')}"
@@ -154,8 +189,7 @@ def _group(own: str, parent: str, name: str, made: list[str]) -> str:
     base = own
     if parent:
         base = os.path.join(own, os.path.normpath("/" + parent).lstrip("/"))
-        with suppress(FileExistsError):
-            os.mkdir(base)
+        _make_parent(base)
     path = os.path.join(base, name)
     os.mkdir(path)
     made.append(path)
