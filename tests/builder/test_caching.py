@@ -174,7 +174,7 @@ def test_eight_different_builds_at_once(bench):
 def test_why_a_step_ran_is_told(bench):
     bench.write(main_dot_txt="one")
     first = bench.build("FROM base\nCOPY main.txt /\nRUN true")
-    assert first.misses["[3/3] RUN true"] == ("it was never built here",)
+    assert first.misses["[3/3] RUN true"] == ("no build of this Dockerfile in this place ran it before",)
     bench.write(main_dot_txt="two")
     second = bench.build("FROM base\nCOPY main.txt /\nRUN true")
     assert "changed" in second.misses["[2/3] COPY main.txt /"][0]

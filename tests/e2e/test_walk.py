@@ -129,12 +129,25 @@ def test_two_stores_give_the_same_image(built: Kedge, kedge: Kedge) -> None:
 def test_editing_the_program_runs_only_what_it_reaches(shared: Kedge, tmp_path: Path) -> None:
     context = write_tree(tmp_path, {name: (EXAMPLE / name).read_text() for name in ("Dockerfile", "main.go")})
     shared.build(context)
+    assert "\n Every step was cached.\n" in shared.build(context, "--explain")
     (context / "main.go").write_text((EXAMPLE / "main.go").read_text().replace("hello from", "bye from"))
     shown = steps(shared.build(context, "--tag", "edited"))
     ends = {name.split("]")[0]: end for name, end in shown.items() if name.startswith(("[build", "[runtime"))}
     assert ends == {"[build 1/4": "CACHED", "[build 2/4": "CACHED", "[build 3/4": "DONE", "[build 4/4": "DONE",
                     "[runtime 1/1": "DONE"}  # fmt: skip
     assert shared("run", "edited").stdout == "bye from the runtime stage\n"
+
+
+def test_why_steps_ran_is_told_when_asked(shared: Kedge, tmp_path: Path) -> None:
+    context = write_tree(
+        tmp_path / "context", {"Dockerfile": "FROM scratch\nCOPY f /a\nCOPY g /b\n", "f": "1", "g": "1"}
+    )
+    shared.build(context)
+    (context / "g").write_text("2")
+    told = shared.build(context, "--explain")
+    assert told.endswith(
+        " Why steps ran:\n - [2/2] COPY g /b: files it takes from [internal] load build context changed\n"
+    )
 
 
 def test_the_store_is_sound_afterwards(built: Kedge) -> None:

@@ -167,7 +167,9 @@ def test_changed_files_are_named_by_the_input_they_came_from(world, g):
 def test_a_result_that_was_collected_and_a_first_build_are_told_apart(world, g):
     graph = g.run(g.image(), "make")
     world.solve(graph)
-    assert world.solver.misses[graph.vertex.digest].reasons == ("it was never built here",)
+    assert world.solver.misses[graph.vertex.digest].reasons == (
+        "no build of this Dockerfile in this place ran it before",
+    )
     world.cache.stored.clear()
     world.solve(graph)
     assert world.solver.misses[graph.vertex.digest].reasons == ("its result is no longer in the store",)

@@ -4,6 +4,7 @@ Owns the way from flags to a BuildRequest and from a BuildResult to files and li
 built.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -56,7 +57,7 @@ def work(options: Options, console: Console) -> int:
         if result.images:  # of files alone there is no id to show
             console.print(result.id)
     elif mode != "rawjson":
-        for line in warning_lines(result.warnings):
+        for line in (*warning_lines(result.warnings), *(explanation(result.misses) if options.explain else ())):
             console.complain(line)
     return 0
 
@@ -145,6 +146,13 @@ def warning_lines(warnings: tuple[WarningEvent, ...]) -> list[str]:
         where = f" (line {warning.location.start})" if warning.location else ""
         lines.append(f" - {rule}{warning.message}{where}")
     return lines
+
+
+def explanation(misses: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """Why the steps ran that did, as the keys say that decided it."""
+    if not misses:
+        return ["", " Every step was cached."]
+    return ["", " Why steps ran:", *(f" - {name}: {'; '.join(reasons)}" for name, reasons in misses.items())]
 
 
 def _context(text: str, console: Console) -> "Path | str | BinaryIO":

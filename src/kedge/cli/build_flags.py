@@ -202,6 +202,7 @@ FLAGS: Final = (
     Flag("check", "Check the Dockerfile; the same as --call=check"),
     Flag("compress", "A context is read in place", hidden=True),
     Flag("cpus", "CPUs that one step may use", metavar="N", convert=cpus, default=0.0),
+    Flag("explain", "Say why each step ran that was not cached"),
     Flag(
         "file",
         "The Dockerfile; - reads it from standard input",

@@ -30,7 +30,7 @@ def explain(now: Manifest, before: Manifest | None, ignored: bool = False) -> Mi
     if ignored:
         return Miss(now.name, ("the cache was not to be used",))
     if before is None:
-        return Miss(now.name, ("it was never built here",))
+        return Miss(now.name, ("no build of this Dockerfile in this place ran it before",))
     if before.key == now.key:
         return Miss(now.name, ("its result is no longer in the store",))
     return Miss(now.name, (*_op_changes(now, before), *_input_changes(now, before)) or ("its inputs changed",))
