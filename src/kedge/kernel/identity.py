@@ -33,7 +33,7 @@ class Identity:
 
     `privileged`: uid 0 with CAP_SYS_ADMIN in the initial user namespace (overlayfs then uses `trusted.overlay.*`).
     `single_id`: only one user or one group id is mapped, so chown to others is impossible.
-    `uid`, `gid`: the effective ids inside; `outer_uid`, `outer_gid` what they are in the parent namespace.
+    `uid`, `gid`: the effective ids inside; `outer_uid` what the first is in the parent namespace.
     `subuids`: how many user ids are mapped besides our own.
     """
 
@@ -44,7 +44,6 @@ class Identity:
     in_user_namespace: bool
     subuids: int
     outer_uid: int
-    outer_gid: int
 
 
 @cache
@@ -62,7 +61,6 @@ def current() -> Identity:
         in_user_namespace=inside,
         subuids=mapped - 1 if inside else 0,
         outer_uid=_outer(uids, uid),
-        outer_gid=_outer(gids, gid),
     )
 
 
