@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from kedge.daemon.buildkit.records import Documents
-from kedge.daemon.sessions.registry import Peer
+from kedge.daemon.peer import Peer
 from kedge.daemon.wire import content, control
 from kedge.daemon.wire.calls import Calls
 

@@ -10,8 +10,9 @@ from typing import Any
 import grpc
 import pytest
 
+from kedge.daemon.peer import Peer
 from kedge.daemon.sessions import receive, registry
-from kedge.daemon.sessions.registry import Peer, Sessions
+from kedge.daemon.sessions.registry import Sessions
 from kedge.daemon.sessions.tunnel import Tunnel, socket_pieces
 from kedge.daemon.wire import fsutil, fsutil_stat, secrets
 from kedge.daemon.wire.calls import Calls, handler

@@ -17,7 +17,8 @@ from kedge.daemon.buildkit.jobs import Job, Jobs
 from kedge.daemon.buildkit.solving import exporters, solve_definition, solve_frontend
 from kedge.daemon.buildkit.usage import prune, usage_records
 from kedge.daemon.buildkit.workers import version_message, worker_record
-from kedge.daemon.sessions.registry import Peer, Sessions
+from kedge.daemon.peer import Peer
+from kedge.daemon.sessions.registry import Sessions
 from kedge.daemon.wire import control
 from kedge.model.errors import KedgeError
 from kedge.storage.store import Store

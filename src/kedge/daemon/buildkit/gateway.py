@@ -23,7 +23,7 @@ from kedge.daemon.buildkit.processes import Conversation
 from kedge.daemon.buildkit.reading import read_directory, read_file, stat_file
 from kedge.daemon.buildkit.solving import solve_definition, solve_frontend
 from kedge.daemon.buildkit.workers import worker_record
-from kedge.daemon.sessions.registry import Peer
+from kedge.daemon.peer import Peer
 from kedge.daemon.wire import caps, control, gateway
 from kedge.storage.tree import Tree
 

@@ -21,7 +21,7 @@ from kedge.daemon.buildkit.progress import to_timestamp
 from kedge.daemon.buildkit.records import LOGS_TYPE, STATUS_TYPE, Documents
 from kedge.daemon.buildkit.spans import TRACE_TYPE, spans
 from kedge.daemon.buildkit.told import statements
-from kedge.daemon.sessions.registry import Peer
+from kedge.daemon.peer import Peer
 from kedge.daemon.wire import control
 from kedge.exporters.attest import IN_TOTO, PREDICATE_NOTE
 from kedge.exporters.provenance import PREDICATE

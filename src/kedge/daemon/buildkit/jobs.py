@@ -26,8 +26,9 @@ from kedge.daemon.buildkit.progress import EventLog
 from kedge.daemon.buildkit.told import Told
 from kedge.daemon.buildkit.verdicts import Verdicts
 from kedge.daemon.sessions.layouts import LentLayouts
+from kedge.daemon.peer import Peer
 from kedge.daemon.sessions.lent import LentSession
-from kedge.daemon.sessions.registry import ClientSession, Peer, Sessions
+from kedge.daemon.sessions.registry import ClientSession, Sessions
 from kedge.daemon.wire import policysession
 from kedge.daemon.wire.calls import Calls
 from kedge.dockerfile.outline import Outline

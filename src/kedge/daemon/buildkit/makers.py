@@ -8,7 +8,7 @@ from collections import OrderedDict
 from typing import Final
 
 from kedge.builder.remote import RemoteRequest
-from kedge.daemon.sessions.registry import Peer
+from kedge.daemon.peer import Peer
 from kedge.model.graph import Edge
 from kedge.model.value import replace
 

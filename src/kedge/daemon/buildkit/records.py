@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import grpc
 
-from kedge.daemon.sessions.registry import Peer
+from kedge.daemon.peer import Peer
 from kedge.daemon.wire import content, control
 from kedge.model.digest import Digest, hex_part, parse_digest, sha256
 from kedge.model.errors import InvalidDigest

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 
 import grpc
 
-from kedge.daemon.peer import Peer as Peer
+from kedge.daemon.peer import Peer
 from kedge.daemon.sessions.tunnel import Tunnel
 from kedge.daemon.wire.calls import Calls
 from kedge.model.errors import Conflict, InvalidInput, NotFound
