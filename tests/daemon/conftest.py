@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 if importlib.util.find_spec("grpc") is None:
-    print("tests/daemon: grpcio is not installed (pip install 'kedge[serve]'): left out")
+    print("tests/daemon: grpcio is not installed (pip install '.[serve]'): left out")
     collect_ignore = ["test_control.py", "test_sessions.py", "test_definition.py", "test_buildkitd.py"]
 else:
     from tests.daemon.client import Client

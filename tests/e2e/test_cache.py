@@ -56,7 +56,7 @@ def manifest_of(layout: Path) -> dict:
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
     """Attributes of a bucket in an S3 server of our own, under its own name: servers in one process share buckets."""
-    server = pytest.importorskip("moto.server", reason="moto is not installed (pip install 'kedge[dev]')")
+    server = pytest.importorskip("moto.server", reason="moto is not installed (pip install '.[dev]')")
     boto3 = pytest.importorskip("boto3")
     running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     running.start()

@@ -32,7 +32,10 @@ def _serve(words: Sequence[str]) -> int:
     except ImportError:
         from kedge.model.errors import Unsupported
 
-        raise Unsupported("the service's libraries are not installed", hint="pip install 'kedge[serve]'") from None
+        raise Unsupported(
+            "the service's libraries are not installed",
+            hint="Install Kedge with them, in its checkout: pip install '.[serve]'.",
+        ) from None
     from kedge.daemon.buildkit.buildkitd import configure
 
     if {"--version", "-v"} & set(words):

@@ -21,7 +21,10 @@ def work(options: Options, console: Console) -> int:
         import grpc  # noqa: F401
         import h11  # noqa: F401
     except ImportError:
-        raise Unsupported("the service's libraries are not installed", hint="pip install 'kedge[serve]'") from None
+        raise Unsupported(
+            "the service's libraries are not installed",
+            hint="Install Kedge with them, in its checkout: pip install '.[serve]'.",
+        ) from None
     from kedge.cli.buildkitd import asked_to_end
     from kedge.daemon.buildkit.config import ServiceConfig
     from kedge.daemon.listening import default_path

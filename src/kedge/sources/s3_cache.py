@@ -1,7 +1,7 @@
 """A cache in a bucket of an S3-compatible store: `--cache-from type=s3`, and what writing one needs too.
 
 Owns the attributes (BuildKit's, cache/remotecache/s3), the keys of objects, and reading them by boto3, which comes with
-`kedge[s3]`. Credentials given as attributes are kept in this process only; a later build finds them in AWS's usual
+`s3`. Credentials given as attributes are kept in this process only; a later build finds them in AWS's usual
 places. Does not know what a cache means.
 """
 
@@ -63,7 +63,8 @@ def require_library() -> None:
         import boto3  # noqa: F401
     except ImportError:
         raise Unsupported(
-            "a cache of type s3 needs the boto3 library", hint="Install it: pip install 'kedge[s3]'."
+            "a cache of type s3 needs the boto3 library",
+            hint="Install Kedge with it, in its checkout: pip install '.[s3]'.",
         ) from None
 
 

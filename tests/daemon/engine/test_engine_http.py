@@ -370,7 +370,7 @@ def test_the_command_line_needs_nothing_of_the_service() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "kedge[serve]" in done.stderr
+    assert "pip install '.[serve]'" in done.stderr
 
 
 def test_the_reference_lists_every_path() -> None:
