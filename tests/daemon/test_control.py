@@ -365,3 +365,19 @@ def test_a_secret_reaches_its_step_and_nothing_else(connect, tmp_path):
     with pytest.raises(grpc.RpcError) as caught:
         stranger.solve(Frontend=DOCKERFILE)
     assert "secret s: not found" in caught.value.details()
+
+
+def test_what_a_client_streams_is_a_source_of_a_graph(connect):
+    from kedge.daemon.buildkit.definition import encode
+    from kedge.model.graph import Edge, Vertex
+    from kedge.model.ops import Source
+
+    data = os.urandom(5000)
+    client = connect(uploads={"/one": data})
+    source = Source("http://buildkit-session/one", (("http.filename", "context"),))
+    client.solve(Definition=encode(Edge(Vertex(source))), Exporters=[exporter("tar")])
+    with tarfile.open(fileobj=io.BytesIO(client.received["0"])) as archive:
+        assert archive.extractfile("context").read() == data
+    other = connect()
+    with pytest.raises(grpc.RpcError):  # it was another session's
+        other.solve(Definition=encode(Edge(Vertex(source))), Exporters=[exporter("tar")])

@@ -62,6 +62,7 @@ def test_a_graphs_record_names_no_frontend(connect):
     (told,) = build(client, Frontend="", Definition=graph).Result.Attestations
     value = json.loads(read(client, told))
     assert "frontend" not in value["buildDefinition"]["externalParameters"]["request"]
+    assert value["runDetails"]["metadata"]["buildkit_completeness"] == {"request": False, "resolvedDependencies": True}
     assert value["buildDefinition"]["internalParameters"]["buildConfig"]["llbDefinition"][0]["op"]
 
 

@@ -77,6 +77,18 @@ def files(directory):
     return sorted(os.path.relpath(os.path.join(d, f), directory) for d, _, names in os.walk(directory) for f in names)
 
 
+def test_a_commit_and_its_tag_are_told_as_git_keeps_them(store, repository):
+    repository.commit(a="1")
+    repository.git("tag", "-a", "v1", "-m", "annotated")
+    handler = GitSource(store, LocalSession(), also=("file",))
+    attributes = (("git.fullurl", f"file://{repository.path}"),)
+    work = Work(digest_of("x"))
+    for ref, has_tag in ("main", False), ("v1", True):
+        commit, tag = handler.objects(Source(f"git://x/y#{ref}", attributes), work)
+        assert b"committer t <t@t> 1546300800 +0000" in commit
+        assert (b"annotated" in tag) == has_tag
+
+
 def test_the_default_branch_without_its_history(store, repository):
     repository.commit(a="1", sub__b="2")
     directory, _ = bring(store, repository)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from kedge.builder.attested_steps import layers_of, steps_of
+from kedge.builder.attested_steps import file_of, layers_of, lent_to, steps_of
 from kedge.builder.parts import Parts
 from kedge.builder.remote import RemoteRequest
 from kedge.builder.scans import Scan
@@ -155,7 +155,7 @@ def facts_of(parts: Parts, target: Target, image: Assembled | None, scanner: Ver
     used = [vertex for vertex, _ in sources] + ([scanner] if scanner else [])
     remote, digest = parts.remote_context or ("", "")
     definition = parts.definition
-    name = definition.name if definition else "Dockerfile"
+    name = definition.name if definition else ""  # a graph by itself is from no file of the request's
     names = {op.identifier.partition("://")[2] for _, op in sources if op.scheme == "local"}
     if definition and not remote:  # the context is at least looked at for its ignore file
         names |= {"dockerfile", *(["context"] if request.context is not None or parts.remote.context_lent else [])}
@@ -165,8 +165,8 @@ def facts_of(parts: Parts, target: Target, image: Assembled | None, scanner: Ver
         target=request.target,
         build_args=request.build_args,
         labels=request.labels,
-        secrets=tuple((use.id, not use.required) for use in target.secrets),
-        ssh=tuple((use.id, not use.required) for use in target.ssh),
+        secrets=tuple((use.id, not use.required) for use in target.secrets) or lent_to(vertices, "secret"),
+        ssh=tuple((use.id, not use.required) for use in target.ssh) or lent_to(vertices, "ssh"),
         locals=tuple(sorted(name for name in names if not (remote and name == "context"))),
         contexts=request.named_contexts,
         materials=tuple(filter(None, (*(_material(parts, vertex) for vertex in used), _context(remote, digest)))),
@@ -177,10 +177,11 @@ def facts_of(parts: Parts, target: Target, image: Assembled | None, scanner: Ver
         steps=steps.told if steps else (),
         step_digests=steps.digests if steps else {},
         step_locations=steps.locations() if steps else {},
-        dockerfile=(name, definition.text.encode("utf-8", "surrogateescape")) if definition else None,
+        dockerfile=(name, definition.text.encode("utf-8", "surrogateescape")) if definition else file_of(vertices),
         layers=layers_of(target.edge, steps.ids, image.manifest.layers) if target.edge and steps and image else (),
         version=__version__,
         language=LANGUAGE if definition else "",
+        frontend="dockerfile.v0" if definition else "",
         told_args=parts.remote.told_args,
         inputs=_inputs(parts, parts.remote),
         root=replace(_asked(parts, parts.remote.root), frontend="") if parts.remote.root else None,

@@ -5,7 +5,7 @@ and which layers a step's result has. Untold are contents of files, which may be
 (proxies, addresses of hosts). Does not know what is kept secret: the predicate's maker redacts.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from kedge.model import ops
@@ -44,6 +44,25 @@ def steps_of(edge: Edge) -> Steps:
     told = [_step(id, vertex, ids) for vertex, id in ids.items()]
     last = {"id": f"step{len(told)}", "op": {"op": {}}, "inputs": [f"{ids[edge.vertex]}:{edge.output}"]}
     return Steps((*told, last), ids)
+
+
+def lent_to(vertices: Iterable[Vertex], kind: str) -> tuple[tuple[str, bool], ...]:
+    """The secrets or agents (`kind` is secret or ssh) that steps ask for: id, and whether all can do without it."""
+    found: dict[str, bool] = {}
+    for op in (vertex.op for vertex in vertices if isinstance(vertex.op, ops.Exec)):
+        uses = [
+            (one.id, one.optional) for mount in op.mounts if (one := mount.secret if kind == "secret" else mount.ssh)
+        ]
+        uses += [(one.id, one.optional) for one in op.secret_env if kind == "secret"]
+        for id, optional in uses:
+            found[id] = found.get(id, True) and optional
+    return tuple(sorted(found.items()))
+
+
+def file_of(vertices: Iterable[Vertex]) -> tuple[str, bytes] | None:
+    """Name and text of the file that steps say they are from."""
+    place = next((vertex.hints.location for vertex in vertices if vertex.hints.location), None)
+    return (place.file.name, place.file.text.encode("utf-8", "surrogateescape")) if place else None
 
 
 def layers_of(

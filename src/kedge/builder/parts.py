@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from kedge.builder.remote import RemoteRequest
 from kedge.builder.request import BuildRequest
+from kedge.model.digest import Digest
 from kedge.model.errors import KedgeError, NotFound
 from kedge.model.event import Report
 from kedge.model.ops import Build, Diff, Exec, File, Merge, Op, Passthrough, Source
@@ -88,6 +89,7 @@ class Parts:
         self.policy: Policy | None = None  # what may be used, and what replaces it
         self.keeps_remains = False  # is a failed vertex's tree to be kept, for one who looks into it
         self.trust: Trust = "all"  # what of the store may be used unasked
+        self.uploaded: Callable[[str], Digest | None] | None = None  # the content of URLs that are the client's own
         self.recorded_times = False  # without an epoch, do documents carry when the store came to have their layers?
         self._closing = ExitStack()
         self.started = time.time()
@@ -263,7 +265,7 @@ class Parts:
         def http() -> SourceHandler:
             from kedge.sources.http import HttpSource
 
-            return HttpSource(self.store, self.session)
+            return HttpSource(self.store, self.session, self.uploaded)
 
         def git() -> SourceHandler:
             from kedge.sources.git import GitSource

@@ -202,10 +202,11 @@ def _use(id: str, optional: bool) -> dict[str, Any]:
 
 def _metadata(facts: BuildFacts, full: bool, reproducible: bool, show_args: bool) -> dict[str, Any]:
     times = {"invocationID": facts.invocation, "startedOn": facts.started, "finishedOn": facts.finished}
-    remote = bool(facts.config_digest) and not facts.locals
+    remote = not facts.locals and bool(facts.config_digest or not facts.frontend)
+    whole = bool(facts.frontend) and _is_whole(facts, full, show_args)  # of a graph nobody knows what was asked
     return {key: value for key, value in times.items() if value} | {
         "buildkit_hermetic": facts.hermetic,
-        "buildkit_completeness": {"request": _is_whole(facts, full, show_args), "resolvedDependencies": remote},
+        "buildkit_completeness": {"request": whole, "resolvedDependencies": remote},
         "buildkit_reproducible": reproducible,
     }
 

@@ -113,6 +113,21 @@ class GitSource:
         commit, ref = self._commit(wanted, work)
         return commit, ref, self._tags.get((wanted.remote, wanted.ref), "")
 
+    def objects(self, source: Source, work: Work) -> tuple[bytes, bytes]:
+        """The commit as git keeps it, and the tag object if there is one: who reads them knows times and signatures."""
+        wanted = self._read(source)
+        commit, ref = self._commit(wanted, work)
+        tag = self._tags.get((wanted.remote, wanted.ref), "")
+        with self._git(wanted, work) as git, self._repository(wanted, work) as bare:
+            self._bring(git, bare, wanted, commit, ref)
+            if tag and not git.succeeds("cat-file", "-e", tag, bare=bare):  # the commit may have come by another ref
+                wish = ("--depth=1", "--", wanted.address, f"+{ref}:{ref}")
+                git.run("fetch", "-q", "--no-tags", *wish, bare=bare)
+            return (
+                git.run("cat-file", "commit", commit, bare=bare),
+                git.run("cat-file", "tag", tag, bare=bare) if tag else b"",
+            )
+
     # ---- which commit ------------------------------------------------------------------------------------------------
 
     def _commit(self, wanted: _Wanted, work: Work) -> tuple[str, str]:

@@ -134,6 +134,8 @@ def _solved(job: Job, result: Result) -> tuple[Parts, course.Solved]:
     if origin is not None and len(targets) == len(origin.solved.targets):
         return origin.parts, replace(origin.solved, targets=targets, snapshots=snapshots)
     parts = job.parts(BuildRequest(multi_platform=not result.is_single, cache_to=job.caches.targets))
+    for one in filter(None, outcomes.values()):
+        parts.pins |= one.origin.parts.pins  # what provenance tells of
     if job.cache_to:  # all of it is known by now: a cache tells what the graphs have in common
         course.solve_graphs(parts, [target.edge for target in targets if target.edge is not None])
     return parts, course.Solved(targets, snapshots)

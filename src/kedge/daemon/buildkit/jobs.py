@@ -181,6 +181,7 @@ class Job:
         parts.decode = decode_edge
         parts.trust = "none" if self.config.images_are_cache else "names"
         parts.recorded_times = self.config.recorded_times
+        parts.uploaded = self.lent.uploaded
         if policed:
             parts.policy = self._policy(policies)
         layouts: Any = LentLayouts(self.store, parts.host, self.lent.lender)

@@ -81,18 +81,20 @@ def resolve_source(job: Job, request: Any, policed: bool = True) -> Any:
     elif source.scheme != "local":  # of its directories the client knows better
         with step(parts.report, parts.trunk.cancel, request.LogName or f"resolve {source.identifier[:100]}") as work:
             if source.scheme == "git":
-                _tell_git(response.Git, parts, source, work)
+                _tell_git(response.Git, parts, source, work, request.Git.ReturnObject)
             else:
                 _tell_http(response.HTTP, parts, source, work)
     return response
 
 
-def _tell_git(told: Any, parts: Parts, source: Source, work: Work) -> None:
+def _tell_git(told: Any, parts: Parts, source: Source, work: Work, whole: bool) -> None:
     git: Any = parts.handler("git")
     commit, told.Ref, tag = git.describe(source, work)
     told.Checksum = tag or commit
     if tag:
         told.CommitChecksum = commit
+    if whole:
+        told.CommitObject, told.TagObject = git.objects(source, work)
 
 
 def _tell_http(told: Any, parts: Parts, source: Source, work: Work) -> None:

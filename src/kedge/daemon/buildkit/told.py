@@ -65,7 +65,6 @@ def _provenance(job: "Job", outcome: "Outcome") -> bytes:
         invocation=job.ref,
         started=timestamp(int(job.created)),
         finished=timestamp(int(time.time())),
-        frontend=facts.frontend if parts.definition else "",
     )
     value = provenance(facts, full=True, builder_id=_builder_id(job), show_args=True)
     return json.dumps(value, indent=2).encode("utf-8", "surrogateescape")
