@@ -90,6 +90,15 @@ def test_a_missing_dockerfile_names_the_ones_there_are(bench):
     assert "Dockerfile.dev" in raised.value.hint
 
 
+@pytest.mark.parametrize(
+    ("data", "message"), [("FROM base\n".encode("utf-16"), "is UTF-16 text"), (b"\x7fELF\2\1\1\0\0\0", "is no text")]
+)
+def test_a_dockerfile_that_is_no_text(bench, data, message):
+    (bench.context / "Dockerfile").write_bytes(data)
+    with pytest.raises(DockerfileError, match=f"Dockerfile {message}"):
+        bench.build()
+
+
 def test_a_missing_context(bench):
     with pytest.raises(NotFound, match="does not exist"):
         bench.build("FROM base", context=bench.context / "nowhere")

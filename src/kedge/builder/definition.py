@@ -352,4 +352,8 @@ def _find_ignore_file(found: Found, context: Path | None) -> bytes:
 def decode_found(found: Found) -> str:
     if len(found.data) > LARGEST_DOCKERFILE:
         raise DockerfileError(f"{found.name} is larger than {LARGEST_DOCKERFILE >> 20} MiB")
+    if found.data.startswith((b"\xff\xfe", b"\xfe\xff")):  # as PowerShell writes it
+        raise DockerfileError(f"{found.name} is UTF-16 text", hint="Save it as UTF-8.")
+    if b"\0" in found.data[:1024]:
+        raise DockerfileError(f"{found.name} is no text")
     return decode(found.data)
