@@ -1,7 +1,7 @@
 """A cache in a bucket of an S3-compatible store: `--cache-from type=s3`, and what writing one needs too.
 
 Owns the attributes (BuildKit's, cache/remotecache/s3), the keys of objects, and reading them by boto3, which comes with
-`s3`. Credentials given as attributes are kept in this process only; a later build finds them in AWS's usual
+the extra `s3`. Credentials given as attributes are kept in this process only; a later build finds them in AWS's usual
 places. Does not know what a cache means.
 """
 
