@@ -1,5 +1,6 @@
 """Caches from and to elsewhere for graphs that come without a Dockerfile: `buildctl build --import-cache`."""
 
+import json
 import shutil
 import subprocess
 import uuid
@@ -73,6 +74,32 @@ def test_graphs_returned_together_make_one_cache(connect, other, registry):
     importing.end()
     seen = [vertex for vertex in other.status(importing.request.Ref).vertexes if vertex.name == "copy /f /g"]
     assert len({vertex.digest for vertex in seen if vertex.cached}) == 2
+
+
+def test_what_a_cache_had_travels_on_with_graphs_that_came_from_it(connect, other, registry):
+    """Also where only the last step of a graph was looked up."""
+    graphs = {"linux/amd64": graph(uuid.uuid4().hex), "b": graph(uuid.uuid4().hex)}
+    written = []
+    for number, client in enumerate((connect(), other)):
+        attrs = {"ref": f"{registry.address}/cache:{number}", "mode": "max", "registry.insecure": "true"}
+        to = control.CacheOptionsEntry(Type="registry", Attrs=attrs)
+        driver = Driver(client, Cache=control.CacheOptions(Exports=[to]))
+        source = attrs | {"ref": f"{registry.address}/cache:0"}
+        imports = [gateway.CacheOptionsEntry(Type="registry", Attrs=source)] * number
+        refs = {}
+        for key, edge in graphs.items():
+            asked = gateway.SolveRequest(
+                Definition=encode(edge), Evaluate=True, CacheImports=imports, allowResultReturn=True,
+                allowResultArrayRef=True,
+            )  # fmt: skip
+            refs[key] = driver.call("Solve", asked).result.ref
+        driver.end(gateway.Result(refs=gateway.RefMap(refs=refs)))
+        kept = registry.repositories["cache"]
+        config = json.loads(kept.manifests[kept.tags[str(number)]][1])["config"]["digest"]
+        document = json.loads(kept.blobs[config])
+        written.append({one["digest"] for one in document["records"] if one.get("layers")})
+    assert written[0] == written[1]
+    assert len(written[0]) == 3  # both copy alike
 
 
 def test_a_graph_is_solved_when_its_files_are_asked_for(connect):

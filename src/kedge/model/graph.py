@@ -11,7 +11,7 @@ from kedge.model.digest import Digest, digest_of
 from kedge.model.errors import Location
 from kedge.model.ops import Op
 from kedge.model.platform import Platform
-from kedge.model.value import dataclass, field
+from kedge.model.value import dataclass, field, replace
 
 Layer = NewType("Layer", str)  # id of one immutable change set in the layer store
 Snapshot: TypeAlias = tuple[Layer, ...]  # bottom first; () is scratch
@@ -78,6 +78,15 @@ def walk(edge: Edge) -> Iterator[Vertex]:
             seen.add(vertex)
             stack.append((vertex, True))
             stack.extend((e.vertex, False) for e in reversed(vertex.inputs))
+
+
+def looked_up(edge: Edge) -> Edge:
+    """The same graph, of which no vertex says `no_cache`: for one who knows that all of it was made just now."""
+    made: dict[Vertex, Vertex] = {}
+    for vertex in walk(edge):
+        inputs = tuple(Edge(made[one.vertex], one.output) for one in vertex.inputs)
+        made[vertex] = Vertex(vertex.op, inputs, vertex.platform, replace(vertex.hints, no_cache=False))
+    return Edge(made[edge.vertex], edge.output)
 
 
 def uncached(edge: Edge) -> set[Vertex]:

@@ -22,6 +22,7 @@ from kedge.daemon.sessions.send import ByteSink, send_directory
 from kedge.dockerfile.target import Target
 from kedge.exporters.image import Exported
 from kedge.model.errors import InvalidInput, KedgeError
+from kedge.model.graph import looked_up
 from kedge.model.image import ImageConfig
 from kedge.model.platform import Platform
 from kedge.model.value import replace
@@ -133,11 +134,13 @@ def _solved(job: Job, result: Result) -> tuple[Parts, course.Solved]:
     origin = origins.pop() if len(origins) == 1 else None
     if origin is not None and len(targets) == len(origin.solved.targets):
         return origin.parts, replace(origin.solved, targets=targets, snapshots=snapshots)
-    parts = job.parts(BuildRequest(multi_platform=not result.is_single, cache_to=job.caches.targets))
+    read = dict.fromkeys(spec for one in outcomes.values() if one for spec in one.origin.parts.request.cache_from)
+    request = BuildRequest(multi_platform=not result.is_single, cache_to=job.caches.targets, cache_from=tuple(read))
+    parts = job.parts(request)
     for one in filter(None, outcomes.values()):
         parts.pins |= one.origin.parts.pins  # what provenance tells of
     if job.cache_to:  # all of it is known by now: a cache tells what the graphs have in common
-        course.solve_graphs(parts, [target.edge for target in targets if target.edge is not None])
+        course.solve_graphs(parts, [looked_up(target.edge) for target in targets if target.edge is not None])
     return parts, course.Solved(targets, snapshots)
 
 
