@@ -149,6 +149,23 @@ def test_documents_are_read_by_their_own_user_only_also_after_a_restart(tmp_path
                 list(documents.Read(asked, _Context()))
 
 
+def test_a_restarted_service_knows_its_records_and_drops_what_belongs_to_none(tmp_path):
+    from kedge.daemon.buildkit.config import ServiceConfig
+    from kedge.daemon.buildkit.history import History
+
+    peer = Peer(uid=1000)
+    folder = tmp_path / "service" / "history"
+    documents = Documents(folder, lambda context: peer)
+    told = documents.put("kept", peer.realm, "text/plain", b"mine")
+    documents.put("lost", peer.realm, "text/plain", b"nobody's")
+    record = control.BuildHistoryRecord(Ref="kept", logs=told)
+    (folder / "kept.record").write_bytes(peer.realm.encode() + b"\n" + record.SerializeToString())
+    history = History(ServiceConfig(tmp_path), lambda context: peer)
+    asked = content.ReadContentRequest(digest=told.digest)
+    assert b"".join(part.data for part in history.documents.Read(asked, _Context())) == b"mine"
+    assert sorted(path.name for path in folder.iterdir()) == ["kept", "kept.record"]
+
+
 @pytest.mark.skipif(not shutil.which("docker-buildx", path="/tmp/peers/bin:" + os.environ["PATH"]), reason="no buildx")
 def test_buildx_shows_lists_exports_and_removes_records(service, connect, context, tmp_path):
     program = shutil.which("docker-buildx", path="/tmp/peers/bin:" + os.environ["PATH"])

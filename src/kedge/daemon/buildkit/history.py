@@ -216,6 +216,7 @@ class History:
                 record = control.BuildHistoryRecord.FromString(data)
                 self._entries[path.stem] = _Entry(record, realm.decode(), False)
                 self.documents.load(path.stem, realm.decode())
+        self.documents.keep_only(self._entries)
 
     def _trim(self) -> None:
         """Only so many records, and only so old; pinned ones stay."""

@@ -7,7 +7,7 @@ and who may read them: nobody but the user whose build it was. Does not know wha
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -68,6 +68,13 @@ class Documents:
                 if not refs:
                     del self._refs[key]
         shutil.rmtree(self._directory / ref, ignore_errors=True)
+
+    def keep_only(self, refs: Container[str]) -> None:
+        """Remove documents whose record was never written: an earlier service was killed between the two."""
+        with suppress(OSError):
+            for entry in os.scandir(self._directory):
+                if entry.is_dir(follow_symlinks=False) and entry.name not in refs:
+                    self.forget(entry.name)
 
     # ---- containerd.services.content.v1.Content: reading only --------------------------------------------------------
 
