@@ -77,6 +77,17 @@ def test_a_missing_image_names_the_nearest(imported: Import, store: Store) -> No
     with pytest.raises(NotFound, match="no such image: helo-multi-stage") as caught:
         find(store, "helo-multi-stage:latest")
     assert "hello-multi-stage" in caught.value.hint
+    imported("busybox")
+    with pytest.raises(NotFound) as caught:
+        find(store, "busybxo")
+    assert caught.value.hint == "Did you mean busybox?"
+
+
+def test_an_image_for_one_machine_is_none_for_another(imported: Import, store: Store) -> None:
+    imported("app")
+    assert open_image(store, "app", Platform("linux", "amd64")).config.platform.architecture == "amd64"
+    with pytest.raises(NotFound, match="image app is not here for linux/riscv64: its platform is linux/amd64"):
+        open_image(store, "app", Platform("linux", "riscv64"))
 
 
 def test_an_id_that_fits_several_images_is_refused(imported: Import, store: Store) -> None:

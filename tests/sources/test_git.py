@@ -18,6 +18,7 @@ from kedge.model.ops import Source
 from kedge.session.local import LocalSession
 from kedge.session.secrets import Secret
 from kedge.sources.git import GitSource
+from kedge.sources.git_command import last_line
 from kedge.sources.handler import Work
 from kedge.storage.store import Store
 
@@ -403,3 +404,9 @@ def test_a_kept_git_directory_is_at_the_commit_as_in_buildkit(store, repository)
     for fragment in ("", "main", commit):
         directory, _ = bring(store, repository, fragment, keepgitdir="true")
         assert (directory / ".git" / "HEAD").read_text().strip() == commit
+
+
+def test_ssh_says_why_a_repository_could_not_be_read() -> None:
+    said = b"ssh: Could not resolve hostname nowhere.invalid\r\nfatal: Could not read from remote repository.\n\nPlease"
+    assert last_line(said) == "ssh: Could not resolve hostname nowhere.invalid"
+    assert last_line(b"fatal: repository not found\n") == "fatal: repository not found"

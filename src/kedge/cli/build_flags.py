@@ -17,7 +17,8 @@ _ULIMITS: Final = tuple(
     "as core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack".split()
 )
 OUTPUT_KINDS: Final = ("image", "registry", "oci", "docker", "local", "tar", "cacheonly")
-CACHE_KINDS: Final = ("registry", "local", "inline", "s3", "gha", "azblob")
+CACHE_KINDS: Final = ("registry", "local", "inline", "s3")
+OTHER_CACHE_KINDS: Final = ("gha", "azblob")  # BuildKit's, refused by name
 
 
 def fields(text: str, what: str) -> dict[str, str]:
@@ -67,7 +68,7 @@ def cache(text: str) -> dict[str, str]:
     if "=" not in text:
         return {"type": "registry", "ref": text}
     attributes = fields(text, "cache")
-    if attributes.get("type") not in CACHE_KINDS:
+    if attributes.get("type") not in (*CACHE_KINDS, *OTHER_CACHE_KINDS):
         raise InvalidInput(
             f"unknown cache type {attributes.get('type', '')!r}", hint=f"Use one of {', '.join(CACHE_KINDS)}."
         )

@@ -169,7 +169,7 @@ def _choose(words: list[str]) -> tuple[str, list[str]]:
         name = ALIASES.get(name, name)
         if len(words) >= count and name in known:
             return name, words[count:]
-    guess = nearest(words[0], known)
+    guess = nearest(words[0], known) or nearest(" ".join(words[:2]), known)
     raise UsageError(f"unknown command: kedge {words[0]}", "", f"Did you mean kedge {guess}?" if guess else "")
 
 

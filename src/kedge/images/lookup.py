@@ -64,8 +64,11 @@ def _by_name(store: Store, text: str) -> ImageRecord | None:
 
 
 def _nearest(store: Store, text: str) -> str:
-    names = {shown_name(record.name): None for record in store.images.list()}
-    return did_you_mean(text, names) or "`kedge images` lists what is here; `kedge pull` brings more."
+    names = {shown_name(record.name).removesuffix(":latest"): None for record in store.images.list()}
+    return (
+        did_you_mean(text.removesuffix(":latest"), names)
+        or "`kedge images` lists what is here; `kedge pull` brings more."
+    )
 
 
 def shown_name(name: str) -> str:
@@ -97,7 +100,11 @@ def platforms_of(store: Store, record: ImageRecord) -> Sequence[tuple[Descriptor
 def open_image(store: Store, text: str, platform: Platform | None = None, host: Platform | None = None) -> StoredImage:
     """The image that `text` names for `platform`; without one, for `host` or the only one there. Raises NotFound."""
     record = find(store, text)
-    return read_image(store, record, _pick(store, record, platform, host, text))
+    image = read_image(store, record, _pick(store, record, platform, host, text))
+    own = image.config.platform
+    if platform and image.descriptor.platform is None and best_match(platform, [own]) is None:
+        raise NotFound(f"image {text} is not here for {platform}: its platform is {own}")
+    return image
 
 
 def read_image(store: Store, record: ImageRecord, descriptor: Descriptor) -> StoredImage:

@@ -73,7 +73,7 @@ class Git:
         """The command's output; raises SourceError with git's own last line."""
         code, out, err = self._run(words, bare, tree, local)
         if code:
-            raise SourceError(f"git {words[0]} of {self.remote} failed: {_last_line(err)}")
+            raise SourceError(f"git {words[0]} of {self.remote} failed: {last_line(err)}")
         return out
 
     def succeeds(self, *words: str, bare: Path | None = None) -> bool:
@@ -112,7 +112,11 @@ class Git:
             return code, out.read(64 << 20), err.read(1 << 20)
 
 
-def _last_line(data: bytes) -> str:
+def last_line(data: bytes) -> str:
+    """What git, or ssh for it, says is wrong; without what is secret in a URL."""
     lines = [line.strip() for line in data.decode("utf-8", "replace").splitlines() if line.strip()]
     told = [line for line in lines if line.startswith(("fatal:", "error:", "remote:"))]
+    at = lines.index(told[-1]) if told else 0
+    if at and told[-1] == "fatal: Could not read from remote repository.":  # ssh has said why
+        told.append(lines[at - 1])
     return re.sub(r"://[^/\s@]*@", "://", (told or lines or ["no reason given"])[-1])[:300]
