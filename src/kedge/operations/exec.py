@@ -5,7 +5,7 @@ is judged. Does not know namespaces or overlays: that is the sandbox.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ from kedge.model.digest import digest_of
 from kedge.model.errors import InvalidInput, StepFailed
 from kedge.model.event import Report
 from kedge.model.graph import Snapshot, Vertex
-from kedge.model.ops import NO_INPUT, NO_OUTPUT, Exec, Mount
+from kedge.model.ops import NO_INPUT, NO_OUTPUT, Exec, Mount, SecretEnv
 from kedge.model.remains import Remains
 from kedge.model.value import replace
 from kedge.operations.entitlements import Entitlements
@@ -182,17 +182,23 @@ class ExecOperation:
         names = {entry.partition("=")[0] for entry in env}
         env += [f"{name}={value}" for name, value in op.proxy_env if name not in names]
         env += [f"{name}={value}" for name, value in (("PATH", DEFAULT_PATH), ("HOME", user.home)) if name not in names]
-        for secret in op.secret_env:
-            data = self._session.secret(secret.id)
-            if data is None and not secret.optional:
-                from kedge.operations.exec_mounts import missing_secret
+        return (*env, *secret_variables(self._session, op.secret_env))
 
-                raise missing_secret(secret.id)
-            if data is not None and b"\0" in data:
-                raise InvalidInput(f"the secret {secret.id!r} has a NUL byte and cannot be a variable")
-            # One that nobody lent is set to nothing, as in BuildKit: it hides what the image may have there.
-            env.append(f"{secret.name}={(data or b'').decode('utf-8', 'surrogateescape')}")
-        return tuple(env)
+
+def secret_variables(session: "Session", asked: "Iterable[SecretEnv]") -> "Iterator[str]":
+    """Secrets as entries of an environment. Raises NotFound for one that is required, InvalidInput for a NUL byte.
+
+    One that nobody lent is set to nothing, as in BuildKit: it hides what the image may have there.
+    """
+    for secret in asked:
+        data = session.secret(secret.id)
+        if data is None and not secret.optional:
+            from kedge.operations.exec_mounts import missing_secret
+
+            raise missing_secret(secret.id)
+        if data is not None and b"\0" in data:
+            raise InvalidInput(f"the secret {secret.id!r} has a NUL byte and cannot be a variable")
+        yield f"{secret.name}={(data or b'').decode('utf-8', 'surrogateescape')}"
 
 
 def _groups(user: "User") -> tuple[int, ...]:

@@ -33,7 +33,8 @@ from kedge.model.digest import digest_of
 from kedge.model.errors import Cancelled, Conflict, InvalidInput, KedgeError, NotFound, StepFailed
 from kedge.model.graph import Snapshot
 from kedge.model.value import dataclass, replace
-from kedge.operations.exec_mounts import Preparer, missing_secret
+from kedge.operations.exec import secret_variables
+from kedge.operations.exec_mounts import Preparer
 from kedge.sandbox.linux import LinuxExecutor
 from kedge.sandbox.process import HostPath, MountPoint, MountSource, Overlay, Process, Stdio
 from kedge.sources.handler import Work
@@ -211,14 +212,7 @@ class Container:
         names = {entry.partition("=")[0] for entry in env}
         defaults = {"PATH": self._settings.path, "HOME": user.home} | ({"TERM": "xterm"} if told.Tty else {})
         env += [f"{name}={value}" for name, value in defaults.items() if name not in names]
-        for secret in map(read_secret_env, told.secretenv):
-            data = self._parts.session.secret(secret.id)
-            if data is None and not secret.optional:
-                raise missing_secret(secret.id)
-            if data is not None and b"\0" in data:
-                raise InvalidInput(f"the secret {secret.id!r} has a NUL byte and cannot be a variable")
-            env.append(f"{secret.name}={(data or b'').decode('utf-8', 'surrogateescape')}")
-        return tuple(env)
+        return (*env, *secret_variables(self._parts.session, map(read_secret_env, told.secretenv)))
 
     # ---- its files, its end ------------------------------------------------------------------------------------------
 
