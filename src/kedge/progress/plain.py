@@ -7,10 +7,10 @@ repeats its name.
 """
 
 from collections.abc import Callable
-from typing import Protocol
 
-from kedge.model.event import Event, StatusEvent, visible
-from kedge.progress.trace import Part, Row, Trace
+from kedge.model.event import StatusEvent, visible
+from kedge.progress.drawing import TraceDisplay, Writer
+from kedge.progress.trace import Part, Row
 from kedge.progress.words import failure_lines, log_time, progress
 
 PATIENCE = 5.0  # seconds that a step keeps the screen while others wait
@@ -19,20 +19,12 @@ STEP_SECONDS, STEP_SHARE = 5.0, 0.05  # a transfer is shown again after this tim
 TAIL = 10  # lines of a failed step that are shown again at the end
 
 
-class Writer(Protocol):
-    """A text stream."""
-
-    def write(self, text: str, /) -> object: ...
-    def flush(self) -> object: ...
-
-
-class Plain:
+class Plain(TraceDisplay):
     """A display that only ever appends."""
 
     def __init__(self, out: Writer, clock: Callable[[], float]) -> None:
-        self._out = out
+        super().__init__(out)
         self._clock = clock
-        self._trace = Trace()
         self._shown: Row | None = None
         self._since = 0.0  # when `_shown` took the screen
         self._waiting: dict[int, float] = {}  # id of a row with news -> since when
@@ -40,19 +32,8 @@ class Plain:
         self._open_line = False  # the cursor stands behind output that had no newline
         self._reported: dict[tuple[int, str], StatusEvent] = {}
 
-    def update(self, events: list[Event]) -> None:
-        self._trace.add(events)
-        self._draw()
-
-    def refresh(self) -> None:
-        self._draw()
-
-    def close(self) -> None:
-        self._draw(final=True)
-        for row in self._trace.rows:
-            if row.failed:
-                self._lines(failure_lines(row, TAIL))
-        self._out.flush()
+    def _tell_failure(self, row: Row) -> None:
+        self._lines(failure_lines(row, TAIL))
 
     # ---- who is shown ------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from kedge.model.errors import Location
 from kedge.model.event import Event, LogEvent, StatusEvent, VertexEvent
-from kedge.progress.plain import Writer
+from kedge.progress.drawing import Writer
 
 
 class RawJson:

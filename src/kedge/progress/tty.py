@@ -11,9 +11,9 @@ import unicodedata
 from collections.abc import Callable
 from typing import TextIO
 
-from kedge.model.event import Event, StatusEvent, visible
+from kedge.model.event import StatusEvent, visible
 from kedge.model.value import dataclass
-from kedge.progress.plain import Writer
+from kedge.progress.drawing import TraceDisplay, Writer
 from kedge.progress.trace import Row, Trace
 from kedge.progress.words import amount, failure_lines, printable
 
@@ -42,7 +42,7 @@ class Line:
         return left + " " * (room - columns(left) + 1) + self.right if self.right else left
 
 
-class Tty:
+class Tty(TraceDisplay):
     """A display that draws over itself. `size` tells the screen's (width, height) now."""
 
     def __init__(
@@ -53,12 +53,11 @@ class Tty:
         colour: bool = True,
         doing: str = "Building",
     ) -> None:
-        self._out = out
+        super().__init__(out)
         self._clock = clock
         self._size = size
         self._colour = colour
         self._doing = doing
-        self._trace = Trace()
         self._began = clock()
         self._drawn: list[str] = []
         self._width = 0
@@ -77,19 +76,8 @@ class Tty:
 
         return cls(stream, clock, size, colour=not os.environ.get("NO_COLOR"))
 
-    def update(self, events: list[Event]) -> None:
-        self._trace.add(events)
-        self._draw()
-
-    def refresh(self) -> None:
-        self._draw()
-
-    def close(self) -> None:
-        self._draw(final=True)
-        for row in self._trace.rows:
-            if row.failed:
-                self._out.write("".join(line + "\n" for line in failure_lines(row, 20, clean=True)))
-        self._out.flush()
+    def _tell_failure(self, row: Row) -> None:
+        self._out.write("".join(line + "\n" for line in failure_lines(row, 20, clean=True)))
 
     def _draw(self, final: bool = False) -> None:
         width, height = self._size()
