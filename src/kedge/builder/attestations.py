@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 
 
 class Attestor:
-    """The attestations of one build. `attach` may be called for several exports: trees are scanned once."""
+    """The attestations of one build: those asked for, and for each target what it was given. `attach` may be called for
+    several exports: trees are scanned once.
+    """
 
     def __init__(
         self,
@@ -44,8 +46,10 @@ class Attestor:
         targets: Sequence[Target],
         stages: Sequence[Stage],
         scans: Sequence[Scan] = (),
+        given: Sequence[Sequence[Predicate]] = (),
     ) -> None:
         self.asked = asked
+        self._given = given or [() for _ in targets]
         self._parts, self._targets, self._stages = parts, targets, stages
         self._scans = scans or [Scan() for _ in targets]
         self._inventories: dict[Snapshot, Inventory] = {}
@@ -53,8 +57,10 @@ class Attestor:
         self.metadata: dict[str, Any] = {}
 
     def narrowed(self, asked: Sequence[AttestationOptions]) -> "Attestor | None":
-        """The same, with only some of what is asked for: what an output takes. None if that is nothing."""
-        if not asked:
+        """The same, with only some of what is asked for: what an output takes. None if that, and what is given, is
+        nothing.
+        """
+        if not asked and not any(self._given):
             return None
         other = copy(self)
         other.asked = asked
@@ -70,7 +76,8 @@ class Attestor:
 
     def _predicates(self, number: int, image: Assembled | None) -> list[Predicate]:
         makers = {"provenance": self._provenance, "sbom": self._sbom}
-        return [predicate for one in self.asked for predicate in makers[one.kind](one, number, image)]
+        made = [predicate for one in self.asked for predicate in makers[one.kind](one, number, image)]
+        return [*self._given[number], *made]
 
     def _provenance(self, asked: AttestationOptions, number: int, image: Assembled | None) -> list[Predicate]:
         from kedge.exporters.provenance import PREDICATE, PREDICATE_02, as_slsa02, provenance

@@ -32,6 +32,7 @@ from kedge.solver.solver import Solver
 if TYPE_CHECKING:
     from kedge.builder.outputs import Built
     from kedge.builder.scans import Scan
+    from kedge.exporters.attest import Predicate
 
 Stopper: TypeAlias = Callable[[Callable[[], None]], None]
 
@@ -84,7 +85,7 @@ def _can_start_again(request: BuildRequest) -> bool:
 class Solved:
     """A build's stages and their files, before any output is made. `answer` is that of a call other than build.
 
-    `error` is why the Dockerfile cannot be built, found by a check.
+    `error` is why the Dockerfile cannot be built, found by a check. `given` are attestations that came with each stage.
     """
 
     targets: tuple[Target, ...] = ()
@@ -93,6 +94,7 @@ class Solved:
     answer: Answer | None = None
     solver: Solver | None = None
     error: KedgeError | None = None
+    given: "tuple[tuple[Predicate, ...], ...]" = ()
 
 
 def solve(parts: Parts) -> Solved:
@@ -157,7 +159,7 @@ async def _export(parts: Parts, solved: Solved, solver: Solver | None = None) ->
         from kedge.builder.scans import scan
 
         scans = await scan(parts, asked, solved.targets, solver)
-    built = await parts.trunk.call(export, parts, solved.targets, solved.snapshots, scans)
+    built = await parts.trunk.call(export, parts, solved.targets, solved.snapshots, scans, solved.given)
     await _record_stages(parts, solved, built)
     built.metadata |= await caching
     return built

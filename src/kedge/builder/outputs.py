@@ -24,7 +24,7 @@ from kedge.sources.handler import Work
 if TYPE_CHECKING:
     from kedge.builder.attestations import Attestor
     from kedge.builder.scans import Scan
-    from kedge.exporters.attest import AttestationOptions
+    from kedge.exporters.attest import AttestationOptions, Predicate
     from kedge.storage.store import Store
 
 
@@ -103,10 +103,14 @@ def _goes_to_engine(output: Output) -> bool:
 
 
 def export(
-    parts: Parts, targets: Sequence[Target], snapshots: Sequence[Snapshot], scans: "Sequence[Scan]" = ()
+    parts: Parts,
+    targets: Sequence[Target],
+    snapshots: Sequence[Snapshot],
+    scans: "Sequence[Scan]" = (),
+    given: "Sequence[Sequence[Predicate]]" = (),
 ) -> Built:
-    """Make every output; `scans` as `scans.scan` has them. Raises KedgeError; an output that failed leaves nothing
-    whole behind.
+    """Make every output; `scans` as `scans.scan` has them, `given` are attestations that came with each target. Raises
+    KedgeError; an output that failed leaves nothing whole behind.
     """
     outputs = parts.request.outputs or (Output("image"),)
     stages = [
@@ -116,7 +120,7 @@ def export(
     if parts.request.cache_to or any(_INLINE_CACHE in dict(stage.config.extra) for stage in stages):
         stages = [parts.caches.with_inline(stage) for stage in stages]
     built = Built()
-    attestor = _attestor(parts, targets, stages, scans)
+    attestor = _attestor(parts, targets, stages, scans, given)
     with ExitStack() as stack:
         for output in outputs:
             if output.kind == "cacheonly":
@@ -136,15 +140,19 @@ def export(
 
 
 def _attestor(
-    parts: Parts, targets: Sequence[Target], stages: Sequence[Stage], scans: "Sequence[Scan]"
+    parts: Parts,
+    targets: Sequence[Target],
+    stages: Sequence[Stage],
+    scans: "Sequence[Scan]",
+    given: "Sequence[Sequence[Predicate]]",
 ) -> "Attestor | None":
-    if not parts.request.attestations:
+    if not parts.request.attestations and not any(given):
         return None
     from kedge.builder.attestations import Attestor
     from kedge.exporters.attest import read_attestations
 
     asked = read_attestations(parts.request.attestations)
-    return Attestor(parts, asked, targets, stages, scans) if asked else None
+    return Attestor(parts, asked, targets, stages, scans, given) if asked or any(given) else None
 
 
 def _export(

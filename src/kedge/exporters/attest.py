@@ -59,10 +59,11 @@ class Predicate:
     """What is said of one image, and which way it is to be attached.
 
     `file` is its name where there is no image; `subjects` what it is about (in-toto's form) if that is not the image.
+    A subject without a digest is the image, or its files, under another name.
     """
 
     type: str
-    value: Mapping[str, Any]
+    value: Any  # as JSON has it
     form: Form = "referrer"
     file: str = "provenance.json"
     subjects: tuple[Mapping[str, Any], ...] = ()
@@ -161,11 +162,15 @@ def attach(
 
 def _statement(predicate: Predicate, image: Assembled, names: Sequence[Reference]) -> tuple[str, bytes]:
     digest = hex_part(image.manifest_document.descriptor.digest)
-    subjects = [package_url(name, image.config.platform) for name in names] or ["_"]
+    own = [package_url(name, image.config.platform) for name in names] or ["_"]
+    subjects: list[Mapping[str, Any]] = []
+    for one in predicate.subjects or [{"name": "_"}]:
+        named = [name for name in (*own, one["name"]) if name != "_"] or ["_"]
+        subjects += [one] if "digest" in one else [{"name": name, "digest": {"sha256": digest}} for name in named]
     value = {
         "_type": STATEMENT,
         "predicateType": predicate.type,
-        "subject": list(predicate.subjects) or [{"name": name, "digest": {"sha256": digest}} for name in subjects],
+        "subject": subjects,
         "predicate": predicate.value,
     }
     return predicate.type, canonical_json(value)
@@ -175,7 +180,7 @@ def package_url(name: Reference, platform: Platform, digest: str = "") -> str:
     """An image as a package URL (purl-spec, type docker): `pkg:docker/alpine@3.20?platform=…`."""
     from urllib.parse import quote
 
-    path = "/".join(quote(part, safe=".-_~:") for part in name.familiar_name.split("/"))
+    path = "/".join(quote(part, safe=".-_~") for part in name.familiar_name.split("/"))
     version = f"@{quote(name.tag, safe='.-_~')}" if name.tag else ""
     qualifiers = {"digest": digest, "platform": str(platform)}
     text = "&".join(f"{key}={quote(value, safe=':')}" for key, value in qualifiers.items() if value)

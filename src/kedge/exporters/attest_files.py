@@ -28,7 +28,7 @@ def statement_files(
     subjects = _subjects(tree) if predicates else []
     found: list[tuple[str, bytes]] = []
     for one in predicates:
-        about = list(one.subjects) or subjects
+        about = list(one.subjects) if one.subjects and all("digest" in each for each in one.subjects) else subjects
         value = {"_type": STATEMENT, "predicateType": one.type, "subject": about, "predicate": one.value}
         stem, end = os.path.splitext(one.file)
         name = prefix + (f"{stem}.{platform}{end}" if platform else one.file)

@@ -9,7 +9,8 @@ FRONTEND_CAPS: Final = tuple(
     "solve.base solve.inlinereturn resolveimage resolveimage.resolvemode readfile return returnmap readdir statfile "
     "importcaches proto.refarray reference.output frontend.inputs gateway.solve.metadata frontend.caps "
     "gateway.solve.evaluate gateway.evaluate gateway.warnings gateway.exec gateway.exec.extrahosts "
-    "gateway.exec.secretenv gateway.exec.signals gateway.exec.filesystem source.metaresolver".split()
+    "gateway.exec.secretenv gateway.exec.signals gateway.exec.filesystem source.metaresolver "
+    "reference.attestations".split()
 )
 LLB_CAPS: Final = tuple(
     "source.image source.image.resolvemode source.local source.local.unique source.local.sessionid "

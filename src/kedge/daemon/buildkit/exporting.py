@@ -14,6 +14,7 @@ from kedge.builder import course
 from kedge.builder.parts import Parts
 from kedge.builder.request import BuildRequest, Output
 from kedge.daemon.buildkit.attributes import read_attestations
+from kedge.daemon.buildkit.given import predicates
 from kedge.daemon.buildkit.jobs import Job, Outcome, Result, empty_target
 from kedge.daemon.buildkit.solving import BASE_CONFIG, CONFIG, EPOCH, PLATFORMS, platform_of
 from kedge.daemon.buildkit.told import tell
@@ -24,7 +25,7 @@ from kedge.exporters.image import Exported
 from kedge.model.errors import InvalidInput, KedgeError
 from kedge.model.graph import looked_up
 from kedge.model.image import ImageConfig
-from kedge.model.platform import Platform
+from kedge.model.platform import Platform, parse_platform
 from kedge.model.value import replace
 
 _KINDS: Final = {
@@ -39,6 +40,7 @@ _KINDS: Final = {
 }
 _LONGEST_EPOCH: Final = 12  # digits
 _TO_CLIENT: Final = ("oci", "docker", "tar")
+_IMAGES: Final = ("image", "oci", "docker")
 
 
 def export(job: Job, result: Result, exporters: Sequence[Any]) -> dict[str, str]:
@@ -66,6 +68,8 @@ def _export(job: Job, result: Result, wanted: Sequence[tuple[int, Any]], images:
         outputs = []
         for number, one in wanted:
             attrs, kind = dict(one.Attrs), _KINDS[one.Type]
+            if kind in _IMAGES:
+                attrs = _annotations(result) | attrs
             destination = stack.enter_context(_destination(job, number, kind, attrs))
             outputs.append(Output(kind, tuple(sorted(attrs.items())), destination))
         request = replace(
@@ -74,10 +78,20 @@ def _export(job: Job, result: Result, wanted: Sequence[tuple[int, Any]], images:
             cache_to=job.caches.targets,
             attestations=parts.request.attestations or read_attestations(job.request.FrontendAttrs),
         )
-        made = course.export_solved(job.again(parts, request), solved)
+        given = tuple(predicates(result.attestations.get(key, ())) for key in _ordered(result) or [""])
+        made = course.export_solved(job.again(parts, request), replace(solved, given=given))
         job.caches.send()
     images |= {number: one for (number, _), one in zip(wanted, made.exported, strict=False) if one}
     return _response(made.metadata)
+
+
+def _annotations(result: Result) -> dict[str, str]:
+    """Annotations that came with the result, as an output's attributes have them."""
+    return {
+        key: value.decode("utf-8", "replace")
+        for key, value in result.metadata.items()
+        if key.startswith(("annotation.", "annotation-", "annotation["))
+    }
 
 
 @contextmanager
@@ -144,13 +158,23 @@ def _solved(job: Job, result: Result) -> tuple[Parts, course.Solved]:
     return parts, course.Solved(targets, snapshots)
 
 
-def _ordered(result: Result) -> list[str]:
-    """The keys of a result in the order of the platforms asked for."""
+def _platforms(result: Result) -> dict[str, Platform | None]:
+    """The platforms that a result says it is for, by their keys; None where it does not say more than the key."""
     try:
         told = json.loads(result.metadata.get(PLATFORMS, b"{}")).get("Platforms") or []
-        wanted = [str(one.get("ID")) for one in told]
+        return {str(one.get("ID")): _platform(one.get("Platform") or {}) for one in told}
     except (ValueError, AttributeError, TypeError):
         raise InvalidInput("failed to parse platforms passed to exporter") from None
+
+
+def _platform(told: Mapping[str, Any]) -> Platform | None:
+    words = [str(told.get(key) or "") for key in ("os", "architecture", "variant")]
+    return parse_platform("/".join(word for word in words if word)) if all(words[:2]) else None
+
+
+def _ordered(result: Result) -> list[str]:
+    """The keys of a result in the order of the platforms asked for."""
+    wanted = list(_platforms(result))
     keys = list(result.outcomes)
     return sorted(keys, key=lambda key: wanted.index(key) if key in wanted else len(wanted))
 
@@ -168,7 +192,10 @@ def _target(result: Result, key: str, outcome: Outcome | None, host: Platform) -
     target = outcome.target if outcome else empty_target(platform_of(key, host))
     suffix = f"/{key}" if key else ""
     data = result.metadata.get(CONFIG + suffix)
-    if data is None or data == target.config.to_bytes():
+    if data is None:
+        platform = _platforms(result).get(key) or target.config.platform  # of a graph only its driver knows it
+        return replace(target, config=replace(target.config, platform=platform))
+    if data == target.config.to_bytes():
         return target
     base = result.metadata.get(BASE_CONFIG + suffix)
     config = _config(data, target.config.platform)

@@ -17,6 +17,7 @@ from kedge.daemon.buildkit.bridge import Bridge
 from kedge.daemon.buildkit.capabilities import FRONTEND_CAPS, LLB_CAPS
 from kedge.daemon.buildkit.definition import encode, read_platform
 from kedge.daemon.buildkit.errors import ForeignError, Refused, answers, streams
+from kedge.daemon.buildkit.given import read_given, write_given
 from kedge.daemon.buildkit.jobs import Job, Jobs, Outcome, Result
 from kedge.daemon.buildkit.metadata import resolve_image, resolve_layout, resolve_source
 from kedge.daemon.buildkit.processes import Conversation
@@ -201,6 +202,8 @@ def _exporter_attributes(data: bytes) -> dict[str, bytes]:
 def _answer(bridge: Bridge, request: Any, result: Result) -> Any:
     told = gateway.SolveResponse()
     told.result.metadata.update(result.metadata)
+    for key, given in result.attestations.items():
+        told.result.attestations[key].CopyFrom(write_given(bridge, given))
     if result.is_single:
         outcome = result.outcomes.get("")
         id = bridge.keep(outcome)
@@ -237,4 +240,5 @@ def _read_result(bridge: Bridge, told: Any) -> Result:
         outcomes = {key: bridge.result(ref.id) for key, ref in told.refs.refs.items()}
     elif kind == "refsDeprecated":
         outcomes = {key: bridge.result(id) for key, id in told.refsDeprecated.refs.items()}
-    return Result(outcomes, dict(told.metadata))
+    given = {key: read_given(bridge, one) for key, one in told.attestations.items()}
+    return Result(outcomes, dict(told.metadata), given)

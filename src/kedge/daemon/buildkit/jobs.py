@@ -20,13 +20,14 @@ from kedge.daemon.buildkit.caches import LentCaches
 from kedge.daemon.buildkit.config import ServiceConfig
 from kedge.daemon.buildkit.definition import decode_edge
 from kedge.daemon.buildkit.errors import NotGranted, Refused, UnknownRef
+from kedge.daemon.buildkit.given import Given
 from kedge.daemon.buildkit.makers import Makers
 from kedge.daemon.buildkit.policy import Policy, read_policies
 from kedge.daemon.buildkit.progress import EventLog
 from kedge.daemon.buildkit.told import Told
 from kedge.daemon.buildkit.verdicts import Verdicts
-from kedge.daemon.sessions.layouts import LentLayouts
 from kedge.daemon.peer import Peer
+from kedge.daemon.sessions.layouts import LentLayouts
 from kedge.daemon.sessions.lent import LentSession
 from kedge.daemon.sessions.registry import ClientSession, Sessions
 from kedge.daemon.wire import policysession
@@ -103,10 +104,14 @@ def empty_target(platform: Platform) -> Target:
 
 @dataclass
 class Result:
-    """What a frontend or a graph came to. `outcomes` by platform, by "" if there is only one; None is scratch."""
+    """What a frontend or a graph came to. `outcomes` by platform, by "" if there is only one; None is scratch.
+
+    `attestations` are by the same keys.
+    """
 
     outcomes: dict[str, Outcome | None] = field(default_factory=dict)
     metadata: dict[str, bytes] = field(default_factory=dict)
+    attestations: dict[str, tuple[Given, ...]] = field(default_factory=dict)
 
     @property
     def is_single(self) -> bool:

@@ -26,9 +26,10 @@ def read_file(root: int, path: str, offset: int, length: int) -> bytes:
         fd = open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise _missing(path, error) from None
+    if not stat.S_ISREG(os.fstat(fd).st_mode):  # looked at before: open() takes no directory
+        os.close(fd)
+        raise InvalidInput(f"{path[:200]} is no regular file")
     with open(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise InvalidInput(f"{path[:200]} is no regular file")
         file.seek(offset)
         data = file.read(min(length or LARGEST_READ + 1, LARGEST_READ + 1))
     if len(data) > LARGEST_READ:

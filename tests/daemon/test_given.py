@@ -1,0 +1,113 @@
+"""Results that a driver puts together itself: several platforms, configs, annotations, attestations."""
+
+import io
+import json
+import tarfile
+
+import grpc
+import pytest
+
+from kedge.daemon.wire import gateway
+from kedge.model.graph import Edge, Vertex
+from kedge.model.ops import File, MakeDir, MakeFile
+from tests.daemon.driver import Driver
+from tests.daemon.test_control import exporter
+
+PLATFORMS = {"linux/amd64": {"os": "linux", "architecture": "amd64"}, "arm": {"os": "linux", "architecture": "arm64"}}
+
+
+def files(**content):
+    made = [MakeDir("/d", 0o755, False, -1, -1)]
+    for name, text in content.items():
+        made.append(MakeFile(f"/d/{name}.json", text.encode(), 0o644, len(made) - 1, -1))
+    made[-1] = MakeFile(made[-1].path, made[-1].data, 0o644, len(made) - 2, 0)
+    return Edge(Vertex(File(tuple(made))))
+
+
+def result(driver, **attestations):
+    refs = {key: driver.solve(files(one=key), evaluate=False).ref for key in PLATFORMS}
+    told = [{"ID": key, "Platform": value} for key, value in PLATFORMS.items()]
+    metadata = {
+        "refs.platforms": json.dumps({"Platforms": told}).encode(),
+        "annotation-manifest.said": b"by the driver",
+    }
+    return gateway.Result(refs=gateway.RefMap(refs=refs), metadata=metadata, attestations=attestations)
+
+
+def read(client):
+    """The documents of an archive by digest, and its index."""
+    blobs = {}
+    with tarfile.open(fileobj=io.BytesIO(client.received["0"])) as archive:
+        for one in archive.getmembers():
+            if one.isfile():
+                blobs[one.name.replace("blobs/sha256/", "sha256:")] = archive.extractfile(one).read()
+    index = json.loads(blobs["index.json"])
+    return blobs, json.loads(blobs[index["manifests"][0]["digest"]])
+
+
+def test_each_result_is_an_image_of_the_platform_that_it_is_said_to_be_for(connect):
+    client = connect()
+    driver = Driver(client, Exporters=[exporter("oci")])
+    driver.end(result(driver))
+    blobs, index = read(client)
+    assert [one["platform"]["architecture"] for one in index["manifests"]] == ["amd64", "arm64"]
+    for one in index["manifests"]:
+        assert json.loads(blobs[one["digest"]])["annotations"]["said"] == "by the driver"
+
+
+def test_attestations_of_a_driver_are_attached_to_their_image(connect):
+    client = connect()
+    driver = Driver(client, Exporters=[exporter("oci")])
+    statement = {
+        "predicateType": "https://b",
+        "predicate": {"in": "bundle"},
+        "subject": [{"name": "x", "digest": {"sha256": "1"}}],
+    }
+    told = driver.solve(files(own=json.dumps({"a": 1}), empty=""), evaluate=False).ref
+    bundle = driver.solve(files(all=json.dumps(statement)), evaluate=False).ref
+    raw = gateway.InTotoSubject(kind=gateway.Raw, name="file", digest=["sha256:" + "a" * 64])
+    itself = gateway.InTotoSubject(kind=gateway.Self)
+    given = gateway.Attestations(
+        attestation=[
+            gateway.Attestation(ref=told, path="/d/own.json", inTotoPredicateType="https://a", inTotoSubjects=[itself]),
+            gateway.Attestation(ref=told, path="/d/empty.json", inTotoPredicateType="https://c", inTotoSubjects=[raw]),
+            gateway.Attestation(kind=gateway.Bundle, ref=bundle, path="/d"),
+        ]
+    )
+    driver.end(result(driver, **{"linux/amd64": given}))
+    blobs, index = read(client)
+    (entry,) = (one for one in index["manifests"] if one["platform"]["architecture"] == "unknown")
+    image = next(one["digest"] for one in index["manifests"] if one["platform"]["architecture"] == "amd64")
+    assert entry["annotations"]["vnd.docker.reference.digest"] == image
+    made = [json.loads(blobs[layer["digest"]]) for layer in json.loads(blobs[entry["digest"]])["layers"]]
+    assert [one["predicateType"] for one in made] == ["https://a", "https://c", "https://b"]
+    assert [one["predicate"] for one in made] == [{"a": 1}, None, {"in": "bundle"}]
+    assert made[0]["subject"] == [{"name": "_", "digest": {"sha256": image[7:]}}]
+    assert made[1]["subject"] == [{"name": "file", "digest": {"sha256": "a" * 64}}]
+    assert made[2]["subject"] == statement["subject"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"path": "/d/missing.json"},
+        {"path": "/../../etc/passwd"},
+        {"path": "/d"},
+        {"path": "/d/no.json"},
+        {"kind": 7},
+        {"kind": gateway.Bundle, "path": "/d/own.json"},
+        {"kind": gateway.Bundle, "path": "/d"},
+        {"inTotoSubjects": [gateway.InTotoSubject(kind=9)]},
+        {"ref": gateway.Ref(id="of another")},
+    ],
+)
+def test_attestations_that_cannot_be_read_fail_the_build(connect, change):
+    driver = Driver(connect(), Exporters=[exporter("oci")])
+    told = driver.solve(files(own="[1]", no="{"), evaluate=False).ref
+    one = gateway.Attestation(**{"ref": told, "path": "/d/own.json", "inTotoPredicateType": "https://a"} | change)
+    try:
+        answer = driver.end(result(driver, **{"linux/amd64": gateway.Attestations(attestation=[one])}))
+    except grpc.RpcError:
+        return  # refused before it was taken
+    assert isinstance(answer, grpc.RpcError)
+    assert answer.code() != grpc.StatusCode.INTERNAL
