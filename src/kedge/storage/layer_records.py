@@ -23,6 +23,7 @@ from kedge.storage.locks import Lease
 LAZY, READY = 0, 1
 IMPLIED = "implied directories"  # how the description of a layer of such directories begins: see `implied`
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+_MOMENT = 60  # seconds; as exact as anybody needs to know when a layer was used last
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,18 +145,26 @@ class LayerRecords:
     # ---- asking ------------------------------------------------------------------------------------------------------
 
     def use(self, layers: Sequence[Layer]) -> dict[Layer, State]:
-        """Mark layers as used and tell their state. Raises NotFound when one is not there."""
-        found = {}
+        """Mark layers as used and tell their state. Raises NotFound when one is not there.
+
+        What was used a moment ago, under our lease, is not marked again: a step uses the layer that the one before it
+        made, and so does who writes that layer's tar.
+        """
         now = self._lease.now()
-        with self._database.transaction() as rows:
-            for layer in layers:
-                row = rows.execute(
-                    "UPDATE layers SET used = ? WHERE id = ? RETURNING state, opaque, implied", (now, layer)
-                ).fetchone()
-                if row is None:
-                    raise NotFound(f"the store has no layer {layer}")
-                found[layer] = State(row[0] == READY, bool(row[1]), tuple(json.loads(row[2] or "[]")))
-        return found
+        fresh = max(self._lease.start, now - _MOMENT)
+        found = {layer: self._state(layer) for layer in layers}
+        if any(used < fresh for _, used in found.values()):
+            with self._database.transaction() as rows:
+                rows.executemany("UPDATE layers SET used = ? WHERE id = ?", [(now, layer) for layer in layers])
+            found = {layer: self._state(layer) for layer in layers}  # one may have gone before it was marked
+        return {layer: state for layer, (state, _) in found.items()}
+
+    def _state(self, layer: Layer) -> tuple[State, float]:
+        """A layer's state, and when it was last used."""
+        row = self._database.row("SELECT state, opaque, implied, used FROM layers WHERE id = ?", layer)
+        if row is None:
+            raise NotFound(f"the store has no layer {layer}")
+        return State(row[0] == READY, bool(row[1]), tuple(json.loads(row[2] or "[]"))), row[3]
 
     def info(self, layer: Layer) -> LayerInfo:
         row = self._database.row(
