@@ -179,3 +179,23 @@ def test_a_place_that_cannot_be_is_told_before_anything_runs(bench, output, mess
     with pytest.raises(InvalidInput, match=message):
         bench.build("FROM base\nRUN true", outputs=(output,))
     assert bench.ran() == []
+
+
+@pytest.mark.parametrize("mode", ["keep", "delete"])
+def test_links_that_an_earlier_export_left_are_replaced_not_followed(bench, tmp_path, mode):
+    """The first image plants links where the second one's files go."""
+    victim, out = tmp_path / "victim", tmp_path / "out"
+    victim.mkdir()
+    (victim / "f").write_text("safe")
+    (bench.context / "one").mkdir()
+    (bench.context / "one/x").symlink_to(victim)
+    (bench.context / "one/y").symlink_to(victim / "f")
+    (bench.context / "two/x").mkdir(parents=True)
+    (bench.context / "two/x/f").write_text("evil")
+    (bench.context / "two/y").write_text("evil")
+    for name in ("one", "two"):
+        output = Output("local", (("mode", mode),) if mode == "delete" else (), out)
+        bench.build(f"FROM scratch\nCOPY {name} /\n", outputs=(output,))
+    assert (out / "x/f").read_text() == (out / "y").read_text() == "evil"
+    assert [path.name for path in victim.iterdir()] == ["f"]
+    assert (victim / "f").read_text() == "safe"
