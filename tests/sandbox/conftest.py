@@ -1,5 +1,6 @@
 """A box: a busybox root file system and steps in it, as root and as an ordinary user."""
 
+import contextlib
 import functools
 import os
 import pickle
@@ -134,6 +135,8 @@ def _make_box(as_user: bool) -> Iterator[Box]:
     box.upper.mkdir(parents=True)
     (base / "draft" / "work").mkdir()
     yield box
+    with contextlib.suppress(OSError):
+        (base / "draft/work/work").chmod(0o700)  # overlayfs leaves it closed to its own owner
     shutil.rmtree(base, ignore_errors=True)
 
 
