@@ -3,6 +3,7 @@
 # ruff: noqa: PT012 (what is opened must be used to fail)
 
 import os
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -128,6 +129,20 @@ def test_a_broken_fetch_is_an_error_and_the_next_continues_it(store: Store) -> N
     store.fetch = remote = Remote(data)
     assert (store.layers.directory(layer) / "a").exists()
     assert remote.asked == [("a://", 100)]
+
+
+def test_a_layer_that_was_just_made_is_used_without_a_write(store: Store, root: Path) -> None:
+    with store.layers.draft() as draft:
+        (draft.upper / "f").write_text("x")
+        layer = draft.commit()
+    with sqlite3.connect(root / "kedge.db") as other:
+        before = other.execute("PRAGMA data_version").fetchone()
+        with store.layers.draft((layer,)) as above:
+            assert above.upper.is_dir()
+        assert other.execute("PRAGMA data_version").fetchone() == before
+        store.layers.diff_id(layer)  # which is kept
+        assert other.execute("PRAGMA data_version").fetchone() != before
+    other.close()
 
 
 def test_a_layer_without_a_source_says_so(store: Store) -> None:
