@@ -33,11 +33,17 @@ class Peer(Protocol):
     def build(self, context: Path, args: Mapping[str, str]) -> Usage:
         """Build `context`/Dockerfile into the builder's own store."""
 
-    def export(self, context: Path, archive: Path, compression: Compression) -> Usage:
+    def export(self, context: Path, args: Mapping[str, str], archive: Path, compression: Compression) -> Usage:
         """The same into an OCI archive with layers compressed anew."""
 
-    def push(self, context: Path, name: str) -> Usage:
+    def push(self, context: Path, args: Mapping[str, str], name: str) -> Usage:
         """The same and give it to a registry."""
+
+    def save(self, context: Path, args: Mapping[str, str], archive: Path) -> Usage:
+        """What was built of the context before, as an archive for `docker load`."""
+
+    def load(self, archive: Path) -> Usage:
+        """Read such an archive into the builder's store."""
 
     def start(self, image: str) -> Usage:
         """Run `true` in a new container of an image, and remove it."""
@@ -68,11 +74,17 @@ class Kedge:
     def build(self, context: Path, args: Mapping[str, str]) -> Usage:
         return self._build(context, args, "--tag", "bench")
 
-    def export(self, context: Path, archive: Path, compression: Compression) -> Usage:
-        return self._build(context, {}, f"--output=type=oci,dest={archive},compression={compression}")
+    def export(self, context: Path, args: Mapping[str, str], archive: Path, compression: Compression) -> Usage:
+        return self._build(context, args, f"--output=type=oci,dest={archive},compression={compression}")
 
-    def push(self, context: Path, name: str) -> Usage:
-        return self._build(context, {}, "--tag", name, "--push")
+    def push(self, context: Path, args: Mapping[str, str], name: str) -> Usage:
+        return self._build(context, args, "--tag", name, "--push")
+
+    def save(self, context: Path, args: Mapping[str, str], archive: Path) -> Usage:
+        return run(self._words("save", "--output", archive, "bench"))
+
+    def load(self, archive: Path) -> Usage:
+        return run(self._words("load", "--quiet", "--input", archive))
 
     def start(self, image: str) -> Usage:
         return run(self._words("run", "--rm", image, "true"))
@@ -100,13 +112,19 @@ class BuildKit:
     def build(self, context: Path, args: Mapping[str, str]) -> Usage:
         return self._build(context, args, "type=image,name=bench")
 
-    def export(self, context: Path, archive: Path, compression: Compression) -> Usage:
+    def export(self, context: Path, args: Mapping[str, str], archive: Path, compression: Compression) -> Usage:
         return self._build(
-            context, {}, f"type=oci,dest={archive},compression={compression},force-compression=true,name=bench"
+            context, args, f"type=oci,dest={archive},compression={compression},force-compression=true,name=bench"
         )
 
-    def push(self, context: Path, name: str) -> Usage:
-        return self._build(context, {}, f"type=image,name={name},push=true")
+    def push(self, context: Path, args: Mapping[str, str], name: str) -> Usage:
+        return self._build(context, args, f"type=image,name={name},push=true")
+
+    def save(self, context: Path, args: Mapping[str, str], archive: Path) -> Usage:
+        return self._build(context, args, f"type=docker,dest={archive},name=bench")
+
+    def load(self, archive: Path) -> Usage:
+        raise Unable
 
     def start(self, image: str) -> Usage:
         raise Unable
@@ -132,14 +150,20 @@ class Buildah:
     def build(self, context: Path, args: Mapping[str, str]) -> Usage:
         return self._build(context, args, "--tag", "bench")
 
-    def export(self, context: Path, archive: Path, compression: Compression) -> Usage:
-        built = self._build(context, {}, "--tag", "bench")
+    def export(self, context: Path, args: Mapping[str, str], archive: Path, compression: Compression) -> Usage:
+        built = self._build(context, args, "--tag", "bench")
         words = ["buildah", *self._storage, "push", "--quiet", f"--compression-format={compression}"]
         return _sum(built, run([*words, "bench", f"oci-archive:{archive}"]))
 
-    def push(self, context: Path, name: str) -> Usage:
-        built = self._build(context, {}, "--tag", name)
+    def push(self, context: Path, args: Mapping[str, str], name: str) -> Usage:
+        built = self._build(context, args, "--tag", name)
         return _sum(built, run(["buildah", *self._storage, "push", "--quiet", "--tls-verify=false", name]))
+
+    def save(self, context: Path, args: Mapping[str, str], archive: Path) -> Usage:
+        return run(["buildah", *self._storage, "push", "--quiet", "bench", f"docker-archive:{archive}"])
+
+    def load(self, archive: Path) -> Usage:
+        return run(["buildah", *self._storage, "pull", "--quiet", f"docker-archive:{archive}"])
 
     def start(self, image: str) -> Usage:
         if not shutil.which("podman"):

@@ -124,14 +124,53 @@ def export(peer: Peer, place: Place) -> Measured:
     kinds: tuple[Compression, ...] = ("gzip", "zstd")
     for kind in kinds:
         archive = place.folder / "archive.tar"
-        yield f"500 MB, OCI archive, {kind}", peer.export(_big(place), archive, kind)
+        yield f"500 MB, OCI archive, {kind}", peer.export(_big(place), {}, archive, kind)
         print(f"    {peer.name} {kind}: {archive.stat().st_size / 1e6:.0f} MB")
         archive.unlink()
 
 
 def push(peer: Peer, place: Place) -> Measured:
     """One layer of 500 MB, copied, compressed and sent to a registry on loopback."""
-    yield "500 MB, pushed", peer.push(_big(place), f"{place.images['REGISTRY']}/bench/{peer.name}:big")
+    yield "500 MB, pushed", peer.push(_big(place), {}, f"{place.images['REGISTRY']}/bench/{peer.name}:big")
+
+
+def tree(peer: Peer, place: Place) -> Measured:
+    """The 12,600 files of a base copied into a stage of their own, to another place each time; exported; pushed."""
+    args = {"BASE": place.images[GO]}
+
+    def changed() -> Path:
+        text = f"ARG BASE\nFROM ${{BASE}} AS base\nFROM scratch\nCOPY --from=base / /{random.random()}/\n"
+        return write(place.folder / "tree", text)
+
+    yield "12,600 files, COPY --from", peer.build(changed(), args)
+    kinds: tuple[Compression, ...] = ("gzip", "zstd")
+    for kind in kinds:
+        archive = place.folder / "archive.tar"
+        yield f"12,600 files, archive, {kind}", peer.export(changed(), args, archive, kind)
+        archive.unlink()
+    name = f"{place.images['REGISTRY']}/bench/{peer.name}:tree"
+    yield "12,600 files, pushed", peer.push(changed(), args, name)
+
+
+def save(peer: Peer, place: Place) -> Measured:
+    """A built image of 200 MB as an archive for Docker."""
+    yield "200 MB, saved", _saved(peer, place, place.folder / "saved.tar")
+
+
+def load(peer: Peer, place: Place) -> Measured:
+    """Such an archive, read into an empty store."""
+    archive = place.folder / "saved.tar"
+    _saved(peer, place, archive)
+    peer.forget()
+    yield "200 MB, loaded", peer.load(archive)
+
+
+def _saved(peer: Peer, place: Place, archive: Path) -> Usage:
+    args = {"BASE": place.images[GO]}
+    context = write(place.folder / "save", f"ARG BASE\nFROM ${{BASE}}\nRUN echo {random.random()} > /mark\n")
+    peer.build(context, args)
+    archive.unlink(missing_ok=True)
+    return peer.save(context, args, archive)
 
 
 def start(peer: Peer, place: Place) -> Measured:
@@ -151,6 +190,9 @@ WORKLOADS = {
         Workload("pull", "a base that is not here", pull, (GO,)),
         Workload("export", "a big layer into an archive", export, (GO, DEBIAN)),
         Workload("push", "a big layer to a registry", push, (GO, DEBIAN)),
+        Workload("tree", "many small files between stages and out", tree, (GO,)),
+        Workload("save", "an image as a file", save, (GO,)),
+        Workload("load", "a file as an image", load, (GO,)),
         Workload("run", "the start of a container", start, (BUSYBOX,)),
     )
 }
