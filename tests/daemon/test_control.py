@@ -89,6 +89,20 @@ def test_a_graph_is_built_without_a_frontend(connect):
         assert archive.extractfile("d/f").read() == b"graph"
 
 
+def test_a_graph_takes_what_the_client_uploads_by_its_session(connect):
+    from kedge.daemon.buildkit.definition import encode
+    from kedge.model.graph import Edge, Vertex
+    from kedge.model.ops import Source
+
+    client = connect(uploads={"/one": b"sent"})
+    source = Source("http://buildkit-session/one", (("http.filename", "f"),))
+    client.solve(Definition=encode(Edge(Vertex(source))), Exporters=[exporter("tar")])
+    with tarfile.open(fileobj=io.BytesIO(client.received["0"])) as archive:
+        assert archive.extractfile("f").read() == b"sent"
+    with pytest.raises(grpc.RpcError):
+        client.solve(Definition=encode(Edge(Vertex(Source("http://buildkit-session/two")))))
+
+
 def test_a_definition_of_nothing_is_built_at_once(connect):
     """It has no op, and yet is one: nobody is going to drive this build."""
     client = connect()

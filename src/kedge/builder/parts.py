@@ -234,7 +234,7 @@ class Parts:
         return solver
 
     def _exec(self) -> Operation:
-        from kedge.operations.exec import ExecOperation
+        from kedge.operations.exec import ExecOperation, StepPolicy
         from kedge.operations.machine import Machine
 
         request, limits = self.request, None
@@ -250,9 +250,7 @@ class Parts:
             self.report,
             self.entitlements,
             Machine(self.host, self.store.root),
-            limits,
-            request.max_parallelism,
-            self.keeps_remains,
+            StepPolicy(limits, request.max_parallelism, self.keeps_remains),
         )
 
     def handler(self, scheme: str) -> SourceHandler:
@@ -295,6 +293,7 @@ class Lending:
         self._session = session
         self._directories: dict[str, Path] = {}
         self.secret, self.ssh, self.credential = session.secret, session.ssh, session.credential
+        self.upload = session.upload
 
     def lend(self, name: str, directory: Path) -> None:
         """Lend a directory under a name; before the solving starts."""

@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from kedge.model.credential import Credential, CredentialSource, anonymous
 from kedge.model.errors import NotFound
@@ -74,6 +74,10 @@ class LocalSession:
 
         with lent(spec, uid, gid, mode) as path:
             yield path
+
+    def upload(self, url: str) -> BinaryIO | None:
+        """Nothing: what is here is named by its path."""
+        return None
 
     def credential(self, registry: str) -> Credential | None:
         """What to send to a registry host, None for nothing."""

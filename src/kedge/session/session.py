@@ -6,7 +6,7 @@ Owns the Protocol. Does not know whether the client is this process (`local.py`)
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import BinaryIO, Protocol, TypeAlias
 
 from kedge.model.credential import Credential
 from kedge.model.value import dataclass
@@ -52,6 +52,11 @@ class Session(Protocol):
         """The path of a socket, with this owner and mode, that speaks the SSH agent protocol while the context lasts.
 
         None when there is no agent of this id.
+        """
+
+    def upload(self, url: str) -> BinaryIO | None:
+        """The bytes that are offered once under a URL of the client's own (`http://buildkit-session/ID`), None for
+        none.
         """
 
     def credential(self, registry: str) -> Credential | None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from kedge.model.digest import Digest, digest_of, parse_digest, sha256
-from kedge.model.errors import IntegrityError, InvalidInput, KedgeError, SourceError
+from kedge.model.errors import IntegrityError, InvalidInput, KedgeError, NotFound, SourceError
 from kedge.model.graph import Snapshot
 from kedge.model.ops import Source
 from kedge.model.platform import Platform
@@ -33,6 +33,7 @@ PIECE = 1 << 18  # bytes
 REDIRECTS = 10
 TIMEOUT = 30.0  # seconds without a byte
 LARGEST = 64 << 30  # bytes
+_SESSION = "buildkit-session"  # the host of what the client offers by its session
 # Servers that treat builders apart know BuildKit's name.
 USER_AGENT = "kedge (like buildkit/v0.32)"
 _HEADERS = frozenset({"accept", "user-agent"})  # what a graph may set (BuildKit's list)
@@ -100,6 +101,8 @@ class HttpSource:
 
     def _look(self, wanted: _Wanted, work: Work) -> Found:
         """What the URL is now: a conditional request if its content is here, else a download."""
+        if urlsplit(wanted.url).hostname == _SESSION:
+            return self._uploaded(wanted, work)
         if self._lent and (content := self._lent(wanted.url)):
             return Found(content, file_name(wanted.url, wanted.filename, ""))
         known = self._known(wanted)
@@ -118,6 +121,25 @@ class HttpSource:
                     f"{shown(wanted.url)}: the server answered {response.status} {response.reason or ''}".rstrip()
                 )
             found = self._download(wanted, response, work)
+        self._remember(wanted, found)
+        return found
+
+    def _uploaded(self, wanted: _Wanted, work: Work) -> Found:
+        """What the client gives under a URL of its own, which it gives once."""
+        stream = self._session.upload(wanted.url)
+        if stream is None:
+            raise NotFound(f"nothing is offered at {shown(wanted.url)}")
+        with self._store.blobs.writer() as writer:
+            done = 0
+            while piece := stream.read(PIECE):
+                work.check()
+                done += writer.write(piece)
+                work.status("receiving", done)
+                if done > LARGEST:
+                    raise SourceError(f"{shown(wanted.url)} is larger than {LARGEST >> 30} GiB")
+            content = writer.commit()
+        work.status("receiving", done, done, done=True)
+        found = Found(content, file_name(wanted.url, wanted.filename, ""))
         self._remember(wanted, found)
         return found
 

@@ -183,7 +183,9 @@ class LentSession:
     # ---- streams -----------------------------------------------------------------------------------------------------
 
     def upload(self, url: str) -> BinaryIO:
-        """The bytes that the client offers under a URL of its own (`http://buildkit-session/ID`)."""
+        """The bytes that the client offers under a URL of its own (`http://buildkit-session/ID`). Raises NotFound for a
+        client without a session.
+        """
         parts = urlsplit(url)
         outgoing = Outgoing()
         metadata = (("urlpath", parts.path), ("urlhost", parts.netloc))
