@@ -17,7 +17,7 @@ from kedge.model.event import Report
 from kedge.model.graph import Snapshot, Vertex
 from kedge.model.ops import NO_INPUT, NO_OUTPUT, Exec, Mount, SecretEnv
 from kedge.model.remains import Remains
-from kedge.model.value import replace
+from kedge.model.value import dataclass, replace
 from kedge.operations.entitlements import Entitlements
 from kedge.operations.machine import Machine
 from kedge.session.session import Session
@@ -36,11 +36,19 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 TAIL = 16 << 10  # bytes of a failed step's output that its error carries
 
 
-class ExecOperation:
-    """Operation for Exec. `most` steps run at once; 0 is no limit, since steps wait more than they compute.
-
-    With `keeps_remains` a failed step's files are kept and its error tells of them.
+@dataclass(frozen=True, slots=True)
+class StepPolicy:
+    """What all steps of a build are held to: the limits of each, how many run at once (0: any number), and whether the
+    tree of one that failed is kept, for one who looks into it.
     """
+
+    limits: "Limits | None" = None
+    most: int = 0
+    keeps_remains: bool = False
+
+
+class ExecOperation:
+    """Operation for Exec. Without a policy any number of steps run at once, since they wait more than they compute."""
 
     def __init__(
         self,
@@ -51,16 +59,15 @@ class ExecOperation:
         report: Report,
         entitlements: Entitlements,
         machine: Machine,
-        limits: "Limits | None" = None,
-        most: int = 0,
-        keeps_remains: bool = False,
+        policy: "StepPolicy | None" = None,
     ) -> None:
+        policy = policy or StepPolicy()
         self._trunk, self._store, self._executor, self._session = trunk, store, executor, session
-        self._report, self._entitlements, self._limits = report, entitlements, limits
+        self._report, self._entitlements, self._limits = report, entitlements, policy.limits
         self._machine = machine
         self._users = Once["User"]()  # stages side by side have one base, and one user in it
-        self._keeps_remains = keeps_remains
-        self._turns = threading.Semaphore(most) if most else None
+        self._keeps_remains = policy.keeps_remains
+        self._turns = threading.Semaphore(policy.most) if policy.most else None
 
     async def cache_map(self, vertex: Vertex) -> CacheMap:
         """By the command and all that it can see; inputs that leave no trace in a result count by content."""
