@@ -1,6 +1,7 @@
 """A Dockerfile's tree in the notation of BuildKit's parser tests: `(run "echo hello")`, one instruction a line.
 
-For tests and for people who debug a Dockerfile. Quoting is Go's.
+Owns that notation, whose quoting is Go's: for tests, and for people who debug a Dockerfile. Does not know what an
+instruction means.
 """
 
 from kedge.dockerfile.arguments import READERS

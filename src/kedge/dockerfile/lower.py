@@ -1,6 +1,7 @@
 """From stages to the graph: `needed_images` asks, the caller answers, `lower` builds.
 
-Pure: the same file, options and images give the same graph, by digest. Behaviour is BuildKit's dockerfile2llb. `plan`
+Owns what is asked, and the result. Does not know registries or files: the same file, options and images give the same
+graph, by digest. Behaviour is BuildKit's dockerfile2llb. `plan`
 ties the stages together, `lower_base` starts each from what it stands on; this room hands its instructions to
 `lower_config`, `lower_copy` and `lower_run`, and puts the result together.
 """

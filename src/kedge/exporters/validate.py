@@ -1,7 +1,7 @@
 """A checker of images: every document well formed, every blob what its name says, every layer what its config says.
 
-Ships with the package, for tests and for those who doubt an archive. Reads through a function from descriptor to
-stream, so that any place can be checked. Does not repair.
+Owns what is looked at: ships with the package, for tests and for those who doubt an archive. Does not know where an
+image is (it reads through a function from descriptor to stream), and does not repair.
 """
 
 import hashlib

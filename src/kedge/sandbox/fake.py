@@ -1,5 +1,6 @@
-"""An Executor that runs nothing: it records what it was asked and does as its script says. For tests of the storeys
-above."""
+"""An Executor that runs nothing: it records what it was asked and does as its script says.
+
+Owns the script and the record, for tests of the storeys above. Does not know mounts: nothing is looked at."""
 
 import threading
 from collections.abc import Callable

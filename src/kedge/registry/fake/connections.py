@@ -1,6 +1,6 @@
 """The fake registry's HTTP: requests come in as values, answers go out whole, slowly, cut off or without end.
 
-Does not know what is asked for.
+Owns how bytes are lost on the way. Does not know what is asked for.
 """
 
 import contextlib

@@ -1,6 +1,6 @@
 """The fake registry put together: where it listens, which request is for what, what it has seen.
 
-Does not know how its parts do their work.
+Owns the log of requests. Does not know how its parts do their work.
 """
 
 import re

@@ -1,6 +1,6 @@
 """Requests and answers of the fake registry as values, and what can be done to an answer.
 
-Does not know what is asked for.
+Owns the rules that bend answers, and their order. Does not know what is asked for.
 """
 
 import json

@@ -1,6 +1,6 @@
 """What the fake registry holds, and how the distribution specification reads and writes it.
 
-Does not know who asks, nor what becomes of an answer on its way.
+Owns blobs, manifests, tags and uploads in progress. Does not know who asks, nor what becomes of an answer on its way.
 """
 
 import hashlib
