@@ -82,6 +82,11 @@ def test_what_the_machine_lacks_is_said_with_the_command_that_mends_it(kedge: Ke
     assert "kedge doctor" in done.stderr
 
 
+def test_doctor_looks_at_the_disk_of_the_store(kedge: Kedge, tmp_path: Path) -> None:
+    found = {one["name"]: one for one in json.loads(kedge("doctor", "--format", "json", check=False).stdout)}
+    assert found["space"]["detail"].endswith(f" free at {tmp_path}")  # the store is not there yet
+
+
 def test_doctor_speaks_of_emulation(kedge: Kedge) -> None:
     done = kedge("doctor", "--format", "json", check=False)
     (check,) = [check for check in json.loads(done.stdout) if check["name"] == "emulation"]

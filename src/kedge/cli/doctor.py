@@ -8,8 +8,9 @@ from kedge.model.errors import Unsupported
 def work(options: Options, console: Console) -> int:
     failure = _enter(console)
     from kedge.sandbox.doctor import checks
+    from kedge.storage.store import default_root
 
-    found = checks(console.root)
+    found = checks(console.root or default_root())
     if options.format == "json":
         import json
 

@@ -159,7 +159,8 @@ def _overlay(directory: Path, fork: bool = True) -> Check:
     if not error:
         return Check(name, True, f"works on {directory}", needed=True)
     known = "overlay" in _read("/proc/filesystems")
-    remedy = "choose a --root on ext4, xfs or btrfs" if known else "sudo modprobe overlay"
+    remedy = "choose a --root on ext4, xfs, btrfs or tmpfs; in a container, a volume"
+    remedy = remedy if known else "sudo modprobe overlay"
     return Check(name, False, error, remedy, needed=True)
 
 
