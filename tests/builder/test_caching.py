@@ -110,6 +110,13 @@ def test_no_cache_filter_reruns_only_the_named_stage(bench):
     assert [name for name in bench.ran() if "RUN" in name] == ["[one 2/2] RUN echo x > /x"]
 
 
+def test_a_filter_for_a_stage_that_is_not_there_is_told(bench):
+    result = bench.build("FROM base AS build\nRUN true", no_cache_filter=("biuld", "Build"))
+    assert [warning.message for warning in result.warnings] == [
+        "no stage is named biuld, whose cache was not to be used (did you mean build?)"
+    ]
+
+
 def test_a_build_argument_reruns_what_uses_it(bench):
     dockerfile = "FROM base\nRUN echo before > /b\nARG WHO=me\nRUN echo $WHO > /who"
     bench.build(dockerfile, tags=("x",))

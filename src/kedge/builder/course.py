@@ -25,6 +25,7 @@ from kedge.model.errors import Cancelled, IntegrityError, KedgeError, SourceFile
 from kedge.model.event import Report, WarningEvent, silent
 from kedge.model.graph import Edge, Snapshot, Vertex, uncached
 from kedge.model.platform import Platform, parse_platform
+from kedge.model.suggest import nearest
 from kedge.model.value import dataclass, field, replace
 from kedge.session.session import Session
 from kedge.solver.solver import Solver
@@ -97,10 +98,11 @@ class Solved:
     given: "tuple[tuple[Predicate, ...], ...]" = ()
 
 
-def solve(parts: Parts) -> Solved:
+def solve(parts: Parts, told_later: bool = False) -> Solved:
     """Only solve what the parts' request asks; as `build` otherwise. For a service that exports later, or never.
 
-    A check also answers for a Dockerfile that cannot be built.
+    A check also answers for a Dockerfile that cannot be built. If it is to be `told_later`, a failure of a step is not
+    raised: what is returned has the stages without their files, and the error.
     """
     course, checking = _Course(parts), parts.request.call in ("check", "lint")
     solver = parts.solver(course.scope)
@@ -113,6 +115,8 @@ def solve(parts: Parts) -> Solved:
         _lost_a_cache(parts, error)  # so that the caller's next try does without it
         if checking and isinstance(error, KedgeError) and error.location:
             return Solved(warnings=warnings, error=error)
+        if told_later and course.lowered and isinstance(error, KedgeError) and not isinstance(error, Cancelled):
+            return Solved(course.lowered, warnings=warnings, error=error)
         raise
 
 
@@ -185,6 +189,7 @@ class _Course:
     findings: Findings = field(default_factory=Findings)
     checks: CheckOptions = field(default_factory=CheckOptions)
     parsed: Dockerfile | None = None
+    lowered: tuple[Target, ...] = ()  # once nothing but steps can fail
     warned: bool = False
 
     @property
@@ -247,6 +252,7 @@ class _Course:
         warnings = self.warn()
         if request.call == "build":
             self._require_clean(warnings)
+            warnings += self._unknown_stages(file)
         if request.call != "build":
             return Solved(warnings=warnings, answer=targets[0].outline if request.call == "outline" else None)
         edges = [target.edge for target in targets if target.edge]
@@ -256,6 +262,7 @@ class _Course:
             await parts.trunk.call(_empty_caches, parts, steps)
         if travels:
             await prepared
+        self.lowered = tuple(targets)
         snapshots = await parts.trunk.gather(_solve(solver, target) for target in targets)
         if travels:
             await parts.caches.collect(edges)
@@ -318,6 +325,18 @@ class _Course:
             self.parts.report(warning)
         self._require_clean(warnings)
         return warnings
+
+    def _unknown_stages(self, file: StagedFile) -> tuple[WarningEvent, ...]:
+        """Names that no stage has and whose cache was to be left alone: told, since a slip would go unnoticed."""
+        known = {stage.name.lower(): stage.name for stage in file.stages if stage.name}
+        told = []
+        for name in self.parts.request.no_cache_filter:
+            if name.lower() not in known:
+                meant = nearest(name, known.values())
+                hint = f" (did you mean {meant}?)" if meant else ""
+                told.append(WarningEvent("", f"no stage is named {name}, whose cache was not to be used{hint}"))
+                self.parts.report(told[-1])
+        return tuple(told)
 
     def breach(self, warnings: tuple[WarningEvent, ...]) -> KedgeError | None:
         """What a build would raise for its warnings."""
