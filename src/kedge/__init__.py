@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kedge.builder.api import build
-    from kedge.builder.request import BuildRequest, BuildResult, BuiltImage, BuiltLayer, CacheSpec, Output
+    from kedge.builder.request import Answer, BuildRequest, BuildResult, BuiltImage, BuiltLayer, CacheSpec, Output
     from kedge.model.errors import (
         Cancelled,
         DockerfileError,
@@ -35,7 +35,7 @@ __version__ = "0.1.0"
 
 _HOMES = {  # module -> what of it is public; imported when first asked for, for start-up is a feature
     "kedge.builder.api": "build",
-    "kedge.builder.request": "BuildRequest BuildResult BuiltImage BuiltLayer CacheSpec Output",
+    "kedge.builder.request": "Answer BuildRequest BuildResult BuiltImage BuiltLayer CacheSpec Output",
     "kedge.model.errors": "Cancelled DockerfileError IntegrityError InvalidInput KedgeError Location NotFound "
     "RegistryError SourceError StepFailed StoreError Unauthorized Unsupported",
     "kedge.model.event": "Event LogEvent StatusEvent VertexEvent WarningEvent",
@@ -43,6 +43,7 @@ _HOMES = {  # module -> what of it is public; imported when first asked for, for
 _HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
 
 __all__ = [
+    "Answer",
     "BuildRequest",
     "BuildResult",
     "BuiltImage",
