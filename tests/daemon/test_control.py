@@ -77,6 +77,16 @@ def test_an_error_carries_the_lines_at_fault(connect, context):
     assert b'"line": 2' in trailer
 
 
+def test_a_frontend_that_cannot_be_had_points_at_the_line_that_names_it(connect, context):
+    (context / "Dockerfile").write_text("# syntax=127.0.0.1:1/no/frontend\nFROM scratch\n")
+    client = connect(directories={"context": context, "dockerfile": context})
+    with pytest.raises(grpc.RpcError) as caught:
+        client.solve(Frontend=DOCKERFILE)
+    trailer = dict(caught.value.trailing_metadata())["grpc-status-details-bin"]
+    assert b"errdefs.Source+json" in trailer
+    assert b'"line": 1' in trailer
+
+
 def test_a_graph_is_built_without_a_frontend(connect):
     from kedge.daemon.buildkit.definition import encode
     from kedge.model.graph import Edge, Vertex

@@ -118,7 +118,10 @@ def solve_frontend(
         if "cmdline" in attrs:  # this one was asked for by name: what the text says is not asked again
             raise
         chosen = {"source": foreign.image, "cmdline": foreign.command_line}
-        return run_frontend(job, foreign.image, {**attrs, **chosen}, inputs, policies, bridge)
+        try:
+            return run_frontend(job, foreign.image, {**attrs, **chosen}, inputs, policies, bridge)
+        except KedgeError as error:
+            raise error.at(foreign.location) from None
     for edge in (target.edge for target in solved.targets if target.edge):
         job.makers.note(job.peer, edge, request)
     return _answer(request, solved) if request.call != "build" else _result(Origin(parts, lambda: solved))
