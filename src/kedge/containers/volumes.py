@@ -11,7 +11,6 @@ import fcntl
 import json
 import os
 import re
-import secrets
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -76,7 +75,7 @@ class Volumes:
     def create(self, name: str = "", labels: Sequence[tuple[str, str]] = (), anonymous: bool = False) -> VolumeRecord:
         """The volume of that name; made if it is not there yet. Without a name, a new one. Raises InvalidInput."""
         if not name:
-            name, anonymous = secrets.token_hex(32), True
+            name, anonymous = os.urandom(32).hex(), True
         _check(name)
         with suppress(NotFound):
             return self.get(name)
@@ -84,7 +83,7 @@ class Volumes:
         try:
             (home / "_data").mkdir(mode=0o755, parents=True, exist_ok=True)
             record = {"created": time.time(), "labels": dict(labels), "anonymous": anonymous}
-            aside = home / f"record.{secrets.token_hex(4)}"
+            aside = home / f"record.{os.urandom(4).hex()}"
             aside.write_text(json.dumps(record))
             aside.replace(home / "record.json")
         except OSError as error:
@@ -114,7 +113,7 @@ class Volumes:
             size = measure(record.path).bytes
             home = record.path.parent
             (home / "record.json").unlink(missing_ok=True)
-            aside = self._folder / f".gone-{secrets.token_hex(8)}"
+            aside = self._folder / f".gone-{os.urandom(8).hex()}"
             try:
                 home.rename(aside)
             except OSError as error:

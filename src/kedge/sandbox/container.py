@@ -12,7 +12,6 @@ import fcntl
 import json
 import os
 import re
-import secrets
 import threading
 import time
 from contextlib import suppress
@@ -68,7 +67,7 @@ class Containers:
         """A new container with an empty writable layer; raises Conflict if the name is taken."""
         _check_name(name)
         self._sweep()
-        identifier = secrets.token_hex(32)
+        identifier = os.urandom(32).hex()
         home = self._root / identifier
         try:
             for directory in (home / "upper", home / "work", self._root / "names"):
@@ -146,7 +145,7 @@ class Containers:
     def _take_name(self, name: str, identifier: str) -> str:
         """Names are links to ids: creating one is atomic."""
         for _ in range(20):
-            chosen = name or f"{secrets.choice(_LEFT)}_{secrets.choice(_RIGHT)}{secrets.randbelow(1000)}"
+            chosen = name or _some_name()
             link = self._root / "names" / chosen
             try:
                 os.symlink(identifier, link)
@@ -224,6 +223,12 @@ class Container:
         """Change fields of the record, on disk too."""
         self.record = replace(self.record, **changes)
         self.save()
+
+
+def _some_name() -> str:
+    number, left = divmod(int.from_bytes(os.urandom(8)), len(_LEFT))
+    number, right = divmod(number, len(_RIGHT))
+    return f"{_LEFT[left]}_{_RIGHT[right]}{number % 1000}"
 
 
 def _check_name(name: str) -> None:
