@@ -134,3 +134,22 @@ def test_what_failed_can_be_looked_into(connect):
     assert read.Data.decode() == text
     with pytest.raises(Exception, match="/none"):
         driver.solve(bad)
+
+
+def test_a_dockerfile_that_fails_is_told_of_when_its_files_are_asked_for(connect, tmp_path):
+    """As of BuildKit's frontend, for `buildx debug`; what is no Dockerfile fails at once."""
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY none /g\n")
+    driver = Driver(connect(directories={"context": tmp_path, "dockerfile": tmp_path}))
+    request = {"Frontend": "dockerfile.v0", "allowResultReturn": True, "allowResultArrayRef": True}
+    promised = driver.call("Solve", gateway.SolveRequest(**request)).result
+    assert b'"linux"' in promised.metadata["refs.platforms"]
+    with pytest.raises(Exception, match="none") as caught:
+        driver.call("Evaluate", gateway.EvaluateRequest(Ref=promised.ref.id))
+    assert b"errdefs.Solve" in dict(caught.value.trailing_metadata())["grpc-status-details-bin"]
+    with pytest.raises(Exception, match="none"):
+        driver.call("Solve", gateway.SolveRequest(**request, Evaluate=True))
+    assert "none" in str(driver.end(promised))
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPPY none /g\n")
+    other = Driver(connect(directories={"context": tmp_path, "dockerfile": tmp_path}))
+    with pytest.raises(Exception, match="COPPY"):
+        other.call("Solve", gateway.SolveRequest(**request))

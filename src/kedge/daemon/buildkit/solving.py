@@ -113,7 +113,7 @@ def solve_frontend(
     parts = job.parts(request, policies)
     try:
         with offered(bridge, parts):
-            solved = course.solve(parts)
+            solved = course.solve(parts, told_later=bridge is not None)  # who drives asks for the files later
     except ForeignFrontend as foreign:
         if "cmdline" in attrs:  # this one was asked for by name: what the text says is not asked again
             raise
@@ -124,7 +124,16 @@ def solve_frontend(
             raise error.at(foreign.location) from None
     for edge in (target.edge for target in solved.targets if target.edge):
         job.makers.note(job.peer, edge, request)
-    return _answer(request, solved) if request.call != "build" else _result(Origin(parts, lambda: solved))
+    if request.call != "build":
+        return _answer(request, solved)
+
+    def files() -> course.Solved:
+        if solved.error is not None:
+            with offered(bridge, parts):
+                raise solved.error
+        return solved
+
+    return _result(Origin(parts, files), solved)
 
 
 def exporters(request: Any) -> list[Any]:
@@ -197,9 +206,9 @@ def _with_inputs(job: Job, request: RemoteRequest) -> RemoteRequest:
     return request
 
 
-def _result(origin: Origin) -> Result:
+def _result(origin: Origin, solved: course.Solved) -> Result:
     """The stages by platform, with the metadata that frontends give (exporter/containerimage/exptypes)."""
-    request, solved = origin.parts.request, origin.solved
+    request = origin.parts.request
     several = request.multi_platform or len(solved.targets) > 1
     result, platforms = Result(), []
     for index, target in enumerate(solved.targets):
