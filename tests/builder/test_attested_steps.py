@@ -43,7 +43,7 @@ def told(identifier: str, *labels: tuple[str, str], attrs: tuple[tuple[str, str]
     vertex = Vertex(Source(identifier, attrs))
     contexts = (("base", "oci-layout://store@sha256:12"),)
     parts = SimpleNamespace(
-        sources=SimpleNamespace(pins={vertex: SimpleNamespace(labels=labels)}),
+        pins={vertex: SimpleNamespace(labels=labels)},
         request=SimpleNamespace(named_contexts=contexts),
     )
     return _material(parts, vertex)  # type: ignore[arg-type]

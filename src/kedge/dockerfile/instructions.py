@@ -11,6 +11,10 @@ from kedge.model.image import Healthcheck as HealthcheckConfig
 from kedge.model.value import dataclass
 
 
+Network: TypeAlias = Literal["default", "none", "host"]
+Security: TypeAlias = Literal["sandbox", "insecure"]
+
+
 @dataclass(frozen=True, slots=True)
 class Pair:
     """A name and a value of ENV or LABEL; `legacy` for the form without `=`."""
@@ -136,8 +140,8 @@ class Run(Instruction):
     shell: bool
     inline: tuple[InlineFile, ...] = ()
     mounts: tuple[str, ...] = ()
-    network: Literal["default", "none", "host"] = "default"
-    security: Literal["sandbox", "insecure"] = "sandbox"
+    network: Network = "default"
+    security: Security = "sandbox"
     devices: tuple[Device, ...] = ()
 
 

@@ -4,7 +4,8 @@ Owns their shell and exec forms, and RUN's and HEALTHCHECK's flags. What a mount
 """
 
 import re
-from typing import Literal, cast
+from collections.abc import Mapping
+from typing import Final, TypeAlias, TypeVar, get_args
 
 from kedge.dockerfile import instructions as i
 from kedge.dockerfile.durations import parse_duration
@@ -16,6 +17,9 @@ from kedge.model.errors import DockerfileError
 from kedge.model.image import Healthcheck
 from kedge.model.suggest import did_you_mean
 
+Word = TypeVar("Word", i.Network, i.Security)
+_NETWORKS: Final[dict[str, i.Network]] = {word: word for word in get_args(i.Network)}
+_SECURITY: Final[dict[str, i.Security]] = {word: word for word in get_args(i.Security)}
 _RETRIES = re.compile(r"\+?[0-9]{1,10}")
 _RUN_FLAGS = {"mount": Kind.TEXTS, "network": Kind.TEXT, "security": Kind.TEXT, "device": Kind.TEXTS}
 _HEALTH_FLAGS = dict.fromkeys(["interval", "timeout", "start-period", "start-interval", "retries"], Kind.TEXT)
@@ -36,8 +40,8 @@ def read_run(node: Node, head: Head) -> i.Run:
         shell,
         tuple(i.InlineFile(h.name, h.content, h.expand, h.chomp) for h in node.heredocs),
         mounts,
-        cast(Literal["default", "none", "host"], _choice(flags, "network", ("default", "none", "host"))),
-        cast(Literal["sandbox", "insecure"], _choice(flags, "security", ("sandbox", "insecure"))),
+        _choice(flags, "network", _NETWORKS),
+        _choice(flags, "security", _SECURITY),
         tuple(_device(text) for text in flags.list("device")),
     )
 
@@ -46,12 +50,13 @@ def _command_line(node: Node) -> tuple[tuple[str, ...], bool]:
     return (node.values, False) if node.json else ((" ".join(node.values),), True)
 
 
-def _choice(flags: Flags, name: str, known: tuple[str, ...]) -> str:
-    value = flags.text(name, known[0])
+def _choice(flags: Flags, name: str, known: Mapping[str, Word]) -> Word:
+    """The word that a flag names, the first one by default."""
+    value = flags.text(name, next(iter(known)))
     if value not in known:
         hint = did_you_mean(value, known) or f"It is one of {', '.join(known)}."
         raise DockerfileError(f"invalid value {value[:100]!r} for --{name}", hint=hint, fault=f"--{name}={value}")
-    return value
+    return known[value]
 
 
 def _device(text: str) -> i.Device:

@@ -6,7 +6,7 @@ Does not know what an exporter does with them.
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Literal, TypeAlias, cast
+from typing import Final, Literal, TypeAlias, get_args
 
 from kedge.model.errors import InvalidInput
 from kedge.model.platform import Platform, parse_platform
@@ -19,7 +19,7 @@ _TRUE, _FALSE = frozenset(("1", "t", "true", "")), frozenset(("0", "f", "false")
 
 AnnotationKind: TypeAlias = Literal["manifest", "manifest-descriptor", "index", "index-descriptor"]
 _ANNOTATION = r"annotation(?:-([a-z-]+))?(?:\[([^\]]*)\])?\.(\S+)"
-_ANNOTATION_KINDS = frozenset(("manifest", "manifest-descriptor", "index", "index-descriptor"))
+_ANNOTATION_KINDS: Final[dict[str, AnnotationKind]] = {kind: kind for kind in get_args(AnnotationKind)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +164,7 @@ def _read_annotation(key: str, value: str) -> Annotation | None:
     if found is None:
         return None
     kind, platform, name = found.groups()
-    if kind is not None and kind not in _ANNOTATION_KINDS:
+    known = _ANNOTATION_KINDS.get(kind or "manifest")
+    if known is None:
         raise InvalidInput(f"unknown annotation type {kind!r}: expected one of {', '.join(sorted(_ANNOTATION_KINDS))}")
-    return Annotation(
-        cast(AnnotationKind, kind or "manifest"), name, value, parse_platform(platform) if platform else None
-    )
+    return Annotation(known, name, value, parse_platform(platform) if platform else None)
