@@ -4,6 +4,8 @@ import contextlib
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kedge.model.digest import Digest, digest_of, hex_part, parse_digest, sha256
 from kedge.model.errors import IntegrityError, InvalidDigest, KedgeError
@@ -21,6 +23,7 @@ from kedge.model.image import (
     Index,
     Manifest,
     canonical_json,
+    referring,
     strict_json,
 )
 from kedge.model.platform import Platform
@@ -156,3 +159,37 @@ def test_equal_values_have_equal_digests_and_others_have_not() -> None:
     assert len({digest_of(value) for value in others}) == len(others)
     with pytest.raises(TypeError):
         digest_of(object())
+
+
+_TEXTS = st.sampled_from(["", "../x", OCI_MANIFEST, OCI_INDEX, "sha256:" + "a" * 64, "linux"]) | st.text(max_size=5)
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 1 << 70) | _TEXTS,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(_TEXTS, inner, max_size=2),
+    max_leaves=4,
+)
+_DESCRIPTOR = {"mediaType": OCI_MANIFEST, "digest": "sha256:" + "b" * 64, "size": 3, "annotations": {"a": "b"}}
+_DESCRIPTOR |= {"artifactType": "x/y", "platform": {"os": "linux", "architecture": "arm64", "variant": "v8"}}
+_DOCUMENTS = {
+    Manifest: {"config": _DESCRIPTOR, "layers": [_DESCRIPTOR], "subject": _DESCRIPTOR, "artifactType": "x/y"},
+    Index: {"manifests": [_DESCRIPTOR], "annotations": {"a": "b"}, "subject": _DESCRIPTOR},
+}
+
+
+@given(data=st.data())
+def test_documents_with_any_field_wrong_are_refused_or_can_be_used(data: st.DataObject) -> None:
+    kind = data.draw(st.sampled_from([Manifest, Index]))
+    document = json.loads(json.dumps(_DOCUMENTS[kind]))
+    place = document
+    while True:  # to some field, however deep
+        keys = [*place] if isinstance(place, dict) else [*range(len(place))]
+        key = data.draw(st.sampled_from([*keys, *(["mediaType"] if isinstance(place, dict) else [])]))
+        inner = place.get(key) if isinstance(place, dict) else place[key]
+        if not isinstance(inner, dict | list) or not inner or data.draw(st.booleans()):
+            place[key] = data.draw(_VALUES)
+            break
+        place = inner
+    with contextlib.suppress(KedgeError):
+        read = kind.from_bytes(json.dumps(document).encode())
+        hash(read)
+        referring(Descriptor(OCI_MANIFEST, sha256(b""), 1), json.dumps(document).encode())
+        read.to_bytes()

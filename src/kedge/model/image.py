@@ -69,6 +69,25 @@ def strict_json(data: bytes, what: str) -> dict[str, Any]:
     return value
 
 
+def media_type_in(value: Mapping[str, Any]) -> str:
+    """The type that a document says it has, empty if it says none; raises IntegrityError for what is no text."""
+    return _text(value, "mediaType")
+
+
+def _text(value: Mapping[str, Any], key: str) -> str:
+    text = value.get(key) or ""
+    if not isinstance(text, str):
+        raise IntegrityError(f"{key} is no text")
+    return text
+
+
+def _annotations(value: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    annotations = value.get("annotations") or {}
+    if not isinstance(annotations, dict) or not all(isinstance(text, str) for text in annotations.values()):
+        raise IntegrityError("annotations are no texts by name")
+    return tuple(sorted(annotations.items()))
+
+
 @dataclass(frozen=True, slots=True)
 class Descriptor:
     """What names a blob: its type, digest and size in bytes."""
@@ -92,7 +111,7 @@ class Descriptor:
                 kind,
                 parse_digest(value["digest"]),
                 size,
-                tuple(sorted((value.get("annotations") or {}).items())),
+                _annotations(value),
                 platform
                 and normalize(
                     platform.get("os", ""),
@@ -100,7 +119,7 @@ class Descriptor:
                     platform.get("variant", ""),
                     platform.get("os.version", ""),
                 ),
-                value.get("artifactType", ""),
+                _text(value, "artifactType"),
             )
         except (KeyError, TypeError, AttributeError):
             raise IntegrityError("malformed descriptor") from None
@@ -141,7 +160,7 @@ class Manifest:
     def from_bytes(cls, data: bytes, media_type: str = "") -> "Manifest":
         """Read a manifest served as `media_type` (empty: unknown); raises IntegrityError for an ambiguous document."""
         value = strict_json(data, "manifest")
-        kind = value.get("mediaType") or media_type or OCI_MANIFEST
+        kind = media_type_in(value) or media_type or OCI_MANIFEST
         if "manifests" in value or kind not in MANIFESTS or (media_type and kind != media_type):
             raise IntegrityError("manifest is ambiguous: its type and its fields do not agree")
         if not isinstance(value.get("layers"), list):
@@ -151,9 +170,9 @@ class Manifest:
             Descriptor.from_json(value.get("config")),
             tuple(Descriptor.from_json(layer) for layer in value["layers"]),
             kind,
-            tuple(sorted((value.get("annotations") or {}).items())),
+            _annotations(value),
             Descriptor.from_json(subject) if subject else None,
-            value.get("artifactType", ""),
+            _text(value, "artifactType"),
         )
 
     def to_bytes(self) -> bytes:
@@ -180,7 +199,7 @@ class Index:
     def from_bytes(cls, data: bytes, media_type: str = "") -> "Index":
         """Read an index served as `media_type` (empty: unknown); raises IntegrityError for an ambiguous document."""
         value = strict_json(data, "index")
-        kind = value.get("mediaType") or media_type or OCI_INDEX
+        kind = media_type_in(value) or media_type or OCI_INDEX
         if "layers" in value or "config" in value or kind not in INDEXES or (media_type and kind != media_type):
             raise IntegrityError("index is ambiguous: its type and its fields do not agree")
         if not isinstance(value.get("manifests"), list):
@@ -188,7 +207,7 @@ class Index:
         return cls(
             tuple(Descriptor.from_json(entry) for entry in value["manifests"]),
             kind,
-            tuple(sorted((value.get("annotations") or {}).items())),
+            _annotations(value),
         )
 
     def to_bytes(self) -> bytes:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 from kedge.model.digest import Digest
 from kedge.model.errors import IntegrityError, InvalidInput, NotFound, Unauthorized
 from kedge.model.graph import Snapshot
-from kedge.model.image import INDEXES, MANIFESTS, OCI_INDEX, OCI_MANIFEST, Descriptor, strict_json
+from kedge.model.image import INDEXES, MANIFESTS, OCI_INDEX, OCI_MANIFEST, Descriptor, media_type_in, strict_json
 from kedge.model.ops import Source
 from kedge.model.platform import Platform, best_match, of_machine
 from kedge.model.reference import Reference, parse_reference
@@ -222,7 +222,7 @@ class _LayerProgress:
 def _described(digest: Digest, data: bytes) -> Descriptor:
     """The descriptor of a document the store holds by digest alone: its type is what it says, or its fields say."""
     value = strict_json(data, str(digest))
-    kind = value.get("mediaType") or (OCI_INDEX if "manifests" in value else OCI_MANIFEST)
+    kind = media_type_in(value) or (OCI_INDEX if "manifests" in value else OCI_MANIFEST)
     if kind not in MANIFESTS | INDEXES:
         raise IntegrityError(f"{digest} is no manifest and no index")
     return Descriptor(kind, digest, len(data))

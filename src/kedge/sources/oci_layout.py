@@ -114,14 +114,13 @@ class Layout:
 
     def _described(self, digest: Digest) -> Descriptor:
         """A document that index.json does not list itself, such as one platform's manifest."""
-        from kedge.model.image import OCI_INDEX, OCI_MANIFEST, strict_json
+        from kedge.model.image import OCI_INDEX, OCI_MANIFEST, media_type_in, strict_json
 
         with self.open(digest) as file:
             data = file.read(_DOCUMENT_LIMIT)
         value = strict_json(data, str(digest))
-        return Descriptor(
-            value.get("mediaType") or (OCI_INDEX if "manifests" in value else OCI_MANIFEST), digest, len(data)
-        )
+        kind = media_type_in(value) or (OCI_INDEX if "manifests" in value else OCI_MANIFEST)
+        return Descriptor(kind, digest, len(data))
 
     def open(self, digest: Digest, offset: int = 0) -> BinaryIO:
         """A blob's bytes from `offset` on, not verified. Raises NotFound."""
