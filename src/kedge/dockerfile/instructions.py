@@ -10,7 +10,6 @@ from kedge.model.errors import Location
 from kedge.model.image import Healthcheck as HealthcheckConfig
 from kedge.model.value import dataclass
 
-
 Network: TypeAlias = Literal["default", "none", "host"]
 Security: TypeAlias = Literal["sandbox", "insecure"]
 

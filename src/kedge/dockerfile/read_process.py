@@ -5,7 +5,7 @@ Owns their shell and exec forms, and RUN's and HEALTHCHECK's flags. What a mount
 
 import re
 from collections.abc import Mapping
-from typing import Final, TypeAlias, TypeVar, get_args
+from typing import Final, TypeVar, get_args
 
 from kedge.dockerfile import instructions as i
 from kedge.dockerfile.durations import parse_duration
