@@ -58,12 +58,13 @@ def run_container(store: "Store", snapshot: Snapshot, image: "StoredImage", requ
 
 
 def _forwarding(launch: "Launch", stdio: Stdio, stack: ExitStack) -> Stdio:
-    """Its published ports lead to it from the moment it has a network. Raises Conflict where one is taken."""
-    if not launch.published:
+    """Join a network of its own to this machine's, from the moment it has one. Raises Conflict for a taken port."""
+    if launch.process.network != "private":
         return stdio
     from kedge.containers.ports import Forwarder
+    from kedge.sandbox.network import name_servers
 
-    forwarder = Forwarder(launch.published)
+    forwarder = Forwarder(launch.published, name_servers(launch.process.resolver))
     stack.callback(forwarder.close)
     started = stdio.on_start
 
@@ -72,7 +73,7 @@ def _forwarding(launch: "Launch", stdio: Stdio, stack: ExitStack) -> Stdio:
         if started is not None:
             started(send, pid)
 
-    return replace(stdio, on_start=on_start)
+    return replace(stdio, on_start=on_start, on_way_out=forwarder.give_way_out)
 
 
 def parse_publish(text: str) -> "Published":

@@ -1,30 +1,35 @@
-"""Published ports: what comes to a port of this machine is carried to one in a container's own network.
+"""Between this machine and a container's own network: published ports on the way in, TCP and name look-ups out.
 
 Owns the listening sockets and the carrying, in one thread for each container. No firewall rule, address or route of
-the machine is touched, so no privilege is needed but over the container's network namespace: the thread lives there,
-and its connections come from the gateway's address (`sandbox.network`). Does not know requests.
+the machine is touched, so no privilege is needed but over the container's network namespace, where sockets towards it
+are made; they come from the gateway's address (`sandbox.network`). How a connection that leaves comes to us is the
+business of `sandbox.private`. Does not know requests.
 """
 
 import errno
 import os
 import selectors
 import socket
+import struct
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from queue import SimpleQueue
 from typing import Final, Literal, TypeAlias
 
 from kedge.kernel import syscalls
 from kedge.model.errors import Conflict, StoreError
 from kedge.model.value import dataclass, replace
-from kedge.sandbox.network import ADDRESS, GATEWAY
+from kedge.sandbox.network import ADDRESS, GATEWAY, LOOPBACK_SERVER
 
 _CHUNK: Final = 1 << 16
 _MOST_PEERS: Final = 512  # of one UDP port
 _IDLE: Final = 60.0  # seconds that answers to a UDP peer are waited for
 _PAUSE: Final = 0.05  # seconds, when there are no descriptors left
+_DNS: Final = 53
+_ORIGINAL_DESTINATION: Final = 80  # SO_ORIGINAL_DST, linux/netfilter_ipv4.h
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 Protocol: TypeAlias = Literal["tcp", "udp"]
 
@@ -44,11 +49,17 @@ class Published:
 
 
 class Forwarder:
-    """The published ports of one run of a container. `bound` tells the addresses and numbers that were had."""
+    """For one run of a container. `bound` tells the addresses and numbers that were had for its published ports.
 
-    def __init__(self, published: Sequence[Published]) -> None:
+    `servers` are whom name look-ups go to, as this machine reaches them.
+    """
+
+    def __init__(self, published: Sequence[Published], servers: Sequence[str] = ()) -> None:
         """Take the ports. Raises Conflict where one is taken."""
         self.bound: list[Published] = []
+        self._servers = tuple(servers) or (LOOPBACK_SERVER,)
+        self._door: _Door | None = None
+        self._given: list[tuple[int, int]] = []
         self._selector = selectors.DefaultSelector()
         self._listeners: list[socket.socket] = []
         self._closing = threading.Event()
@@ -69,7 +80,8 @@ class Forwarder:
                 for made, told in _listen(one):
                     self._listeners.append(made)
                     self.bound.append(told)
-                    serve: _Port = _Udp(self, made, one.port) if one.protocol == "udp" else _Tcp(self, made, one.port)
+                    kind = _Udp if one.protocol == "udp" else _Tcp
+                    serve = kind(self, made, _always(ADDRESS, one.port), self.inside)
                     self._selector.register(made, _READ, serve.ready)
                 return
             except OSError as error:
@@ -83,9 +95,43 @@ class Forwarder:
 
     def start(self, namespace: int) -> None:
         """Carry, to the network namespace that the descriptor is of; takes the descriptor over."""
-        self._selector.register(self._theirs, _READ, lambda _: None)
-        self._thread = threading.Thread(target=self._run, args=(namespace,), name="ports", daemon=True)
+        self._door = _Door(namespace)
+        self._selector.register(self._theirs, _READ, self._woken)
+        self._thread = threading.Thread(target=self._run, name="ports", daemon=True)
         self._thread.start()
+
+    def give_way_out(self, tcp: int, dns: int) -> None:
+        """Carry what comes to these sockets (`Stdio.on_way_out`) to where it was meant for; takes them over."""
+        self._given.append((tcp, dns))
+        try:
+            self._ours.send(b"o")
+        except OSError:  # the container has ended
+            self._close_given()
+
+    def _woken(self, _: int) -> None:
+        with suppress(OSError):
+            self._theirs.recv(16)
+        while self._given:
+            tcp, dns = (socket.socket(fileno=fd) for fd in self._given.pop())
+            for sock in (tcp, dns):
+                sock.setblocking(False)
+                self._listeners.append(sock)
+            self._selector.register(tcp, _READ, _Tcp(self, tcp, self._meant, _outside).ready)
+            self._selector.register(dns, _READ, _Udp(self, dns, _always(self._servers[0], _DNS), _outside).ready)
+
+    def _meant(self, client: socket.socket) -> tuple[str, int]:
+        """Where a connection from inside was to go before the rule turned it here."""
+        _, port, address = struct.unpack_from(">HH4s", client.getsockopt(socket.SOL_IP, _ORIGINAL_DESTINATION, 16))
+        host = socket.inet_ntoa(address)
+        return (self._servers[0] if host == GATEWAY else host), port
+
+    def inside(self, kind: socket.SocketKind, _: str) -> socket.socket:
+        """A socket in the container's network, from the gateway; only the carrying thread may ask."""
+        assert self._door is not None
+        made = self._door.make(kind)
+        made.setblocking(False)
+        made.bind((GATEWAY, 0))
+        return made
 
     def close(self) -> None:
         """Let ports and connections go. Idempotent."""
@@ -96,13 +142,17 @@ class Forwarder:
             self._thread.join()
         for each in (*self._listeners, self._ours, self._theirs):
             each.close()
+        if self._door is not None:
+            self._door.close()
+        self._close_given()
         self._selector.close()
 
-    def _run(self, namespace: int) -> None:
-        try:
-            syscalls.setns(namespace, syscalls.CLONE_NEWNET)  # of this thread only
-        finally:
-            os.close(namespace)
+    def _close_given(self) -> None:
+        while self._given:
+            for fd in self._given.pop():
+                os.close(fd)
+
+    def _run(self) -> None:
         while not self._closing.is_set():
             for key, mask in self._selector.select(_IDLE / 4):
                 key.data(mask)
@@ -119,6 +169,45 @@ class Forwarder:
             self._selector.register(sock, events, ready)
         elif known:
             self._selector.unregister(sock)
+
+
+class _Door:
+    """A thread that lives in a network namespace and makes sockets there: who goes there without privileges over this
+    machine's own cannot come back.
+    """
+
+    def __init__(self, namespace: int) -> None:
+        self._asked: SimpleQueue[socket.SocketKind | None] = SimpleQueue()
+        self._made: SimpleQueue[socket.socket | OSError] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, args=(namespace,), name="door", daemon=True)
+        self._thread.start()
+
+    def make(self, kind: socket.SocketKind) -> socket.socket:
+        """A socket there, for one caller at a time. Raises OSError."""
+        self._asked.put(kind)
+        made = self._made.get()
+        if isinstance(made, OSError):
+            raise made
+        return made
+
+    def close(self) -> None:
+        """Idempotent."""
+        self._asked.put(None)
+        self._thread.join()
+
+    def _run(self, namespace: int) -> None:
+        refusal: OSError | None = None
+        try:
+            syscalls.setns(namespace, syscalls.CLONE_NEWNET)
+        except OSError as error:
+            refusal = error
+        finally:
+            os.close(namespace)
+        while (kind := self._asked.get()) is not None:
+            try:
+                self._made.put(refusal or socket.socket(socket.AF_INET, kind))
+            except OSError as error:
+                self._made.put(error)
 
 
 def _listen(one: Published) -> list[tuple[socket.socket, Published]]:
@@ -158,40 +247,43 @@ def _bound(host: str, number: int, protocol: Protocol) -> socket.socket:
     return made
 
 
-def _inside(kind: socket.SocketKind) -> socket.socket:
-    """A socket in the namespace of this thread, from the gateway."""
-    made = socket.socket(socket.AF_INET, kind)
+def _outside(kind: socket.SocketKind, host: str) -> socket.socket:
+    """A socket of this machine's."""
+    made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, kind)
     made.setblocking(False)
-    made.bind((GATEWAY, 0))
     return made
 
 
-class _Port:
-    """One listening socket and the port inside that it leads to."""
-
-    def __init__(self, owner: Forwarder, sock: socket.socket, port: int) -> None:
-        self.owner, self.sock, self.port = owner, sock, port
-
-    def ready(self, mask: int) -> None:
-        raise NotImplementedError
+def _always(host: str, port: int) -> "There":
+    return lambda _: (host, port)
 
 
-class _Tcp(_Port):
+There: TypeAlias = Callable[[socket.socket], tuple[str, int]]  # where what came to a socket leads to
+Maker: TypeAlias = Callable[[socket.SocketKind, str], socket.socket]
+
+
+class _Tcp:
+    """One listening socket; `there` tells where a connection leads to, `make` gives a socket that gets there."""
+
+    def __init__(self, owner: Forwarder, sock: socket.socket, there: There, make: Maker) -> None:
+        self._owner, self._sock, self._there, self._make = owner, sock, there, make
+
     def ready(self, mask: int) -> None:
         try:
-            client, _ = self.sock.accept()
+            client, _ = self._sock.accept()
         except BlockingIOError:
             return
         except OSError:  # no more descriptors: clients wait in the queue, and we do not ask all the time
             time.sleep(_PAUSE)
             return
         try:
-            server = _inside(socket.SOCK_STREAM)
+            there = self._there(client)
+            server = self._make(socket.SOCK_STREAM, there[0])
         except OSError:
             client.close()
             return
         client.setblocking(False)
-        _Connection(self.owner, client, server).begin(self.port)
+        _Connection(self._owner, client, server).begin(there)
 
 
 class _Connection:
@@ -204,8 +296,8 @@ class _Connection:
         self._told = [False, False]  # and the other knows
         self._connected = False
 
-    def begin(self, port: int) -> None:
-        code = self._ends[1].connect_ex((ADDRESS, port))
+    def begin(self, there: tuple[str, int]) -> None:
+        code = self._ends[1].connect_ex(there)
         if code not in (0, errno.EINPROGRESS):
             return self._close()
         self._connected = code == 0
@@ -251,29 +343,36 @@ class _Connection:
             sock.close()
 
 
-class _Udp(_Port):
-    def __init__(self, owner: Forwarder, sock: socket.socket, port: int) -> None:
-        super().__init__(owner, sock, port)
+class _Udp:
+    """One socket and those for its peers, each of which is answered for a while."""
+
+    def __init__(self, owner: Forwarder, sock: socket.socket, there: There, make: Maker) -> None:
+        self._owner, self._sock, self._there, self._make = owner, sock, there, make
         self._peers: OrderedDict[object, tuple[socket.socket, float]] = OrderedDict()  # least recently heard first
 
     def ready(self, mask: int) -> None:
         self._forget(time.monotonic() - _IDLE)
         with suppress(OSError):
-            data, peer = self.sock.recvfrom(_CHUNK)
+            data, peer = self._sock.recvfrom(_CHUNK)
             known = self._peers.pop(peer, None)
             sock = known[0] if known else self._new(peer)
             self._peers[peer] = (sock, time.monotonic())
             sock.send(data)
 
     def _new(self, peer: object) -> socket.socket:
-        made = _inside(socket.SOCK_DGRAM)
-        made.connect((ADDRESS, self.port))
-        self.owner.watch(made, _READ, lambda _: self._answer(made, peer))
+        there = self._there(self._sock)
+        made = self._make(socket.SOCK_DGRAM, there[0])
+        try:
+            made.connect(there)
+        except BaseException:
+            made.close()
+            raise
+        self._owner.watch(made, _READ, lambda _: self._answer(made, peer))
         return made
 
     def _answer(self, sock: socket.socket, peer: object) -> None:
         with suppress(OSError):
-            self.sock.sendto(sock.recv(_CHUNK), peer)  # type: ignore[call-overload]
+            self._sock.sendto(sock.recv(_CHUNK), peer)  # type: ignore[call-overload]
 
     def _forget(self, before: float) -> None:
         while self._peers:
@@ -281,5 +380,5 @@ class _Udp(_Port):
             if heard >= before and len(self._peers) < _MOST_PEERS:
                 return
             del self._peers[peer]
-            self.owner.watch(sock, 0, lambda _: None)
+            self._owner.watch(sock, 0, lambda _: None)
             sock.close()

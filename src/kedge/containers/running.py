@@ -21,6 +21,7 @@ from kedge.containers.supervised import Launch, NotStarted, Supervised
 from kedge.kernel import syscalls
 from kedge.model.errors import KedgeError, Unsupported
 from kedge.model.value import replace
+from kedge.sandbox.network import name_servers
 from kedge.sandbox.process import Stdio
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Runs:
         """Begin; returns when the program runs. Raises NotStarted, Conflict for a taken port, or what the sandbox
         says.
         """
-        self._ports = Forwarder(self._launch.published) if self._launch.published else None
+        self._ports = self._forwarder()
         self._one.log.begin(self._launch.log)
         threading.Thread(target=self._go, name=f"container-{self._one.record.name}").start()
         self._begun.wait()
@@ -77,7 +78,7 @@ class Runs:
         while one.waiting and not one.stopping.wait(pause):
             one.restarts += 1
             try:
-                self._ports = Forwarder(self._launch.published) if self._launch.published else None
+                self._ports = self._forwarder()
             except KedgeError as error:  # somebody has the port now
                 one.container.update(error=error.message)
                 continue
@@ -90,6 +91,13 @@ class Runs:
             one.changed.notify_all()
         return False
 
+    def _forwarder(self) -> Forwarder | None:
+        """What joins a network of its own to this machine's. Raises Conflict for a taken port."""
+        process = self._launch.process
+        if process.network != "private":
+            return None
+        return Forwarder(self._launch.published, name_servers(process.resolver))
+
     def _run(self) -> int:
         """One run, to its end; its exit code. `_failure` says why it did not begin."""
         one, code, streams = self._one, 125, self._streams
@@ -101,7 +109,8 @@ class Runs:
             self._on_program()
 
         streams.hold()
-        own = Stdio(on_start=self._on_start, on_program=on_program, note=self._note)
+        way_out = self._ports.give_way_out if self._ports is not None else None
+        own = Stdio(on_start=self._on_start, on_program=on_program, note=self._note, on_way_out=way_out)
         try:
             process, mounts = self._launch.process, self._launch.mounts
             code = one.container.run(self._owner.executor, process, mounts, streams.stdio(own))

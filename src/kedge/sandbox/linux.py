@@ -289,7 +289,7 @@ class _Run:
         return bool(data)
 
     def _message(self) -> None:
-        message, fds, _, _ = socket.recv_fds(self.status, _CHUNK, 1)
+        message, fds, _, _ = socket.recv_fds(self.status, _CHUNK, 2)
         kind, body = message[:1], message[1:]
         if kind == b"X":
             (self.wait_status,) = struct.unpack("=i", body)
@@ -305,8 +305,17 @@ class _Run:
             self.made = loads(body)
         elif kind == b"T":
             (self.stdio.on_terminal or os.close)(fds[0])
+        elif kind == b"W":
+            self._way_out(fds)
         elif not kind:
             raise StoreError("the sandbox's helper process was killed", hint="run the build again")
+
+    def _way_out(self, fds: list[int]) -> None:
+        if self.stdio.on_way_out is not None:
+            self.stdio.on_way_out(fds[0], fds[1])
+            return
+        for fd in fds:
+            os.close(fd)
 
     def _refused(self, kind: str, text: str) -> None:
         if kind == "bug":

@@ -4,16 +4,20 @@ Owns these two texts, and the addresses in a network of a container's own. Does 
 and "host" share the machine's network (docs/security.md).
 """
 
+import threading
+from functools import cache
 from pathlib import Path
 from typing import Final
 
 from kedge.model.ops import Pairs
+from kedge.model.value import replace
 from kedge.sandbox.process import Resolver
 
 # Of a private network. Whoever comes from outside seems to come from the gateway, never from 127.0.0.1: that is whom
 # many programs trust without a password.
 ADDRESS: Final = "172.17.0.2"
 GATEWAY: Final = "172.17.0.1"
+LOOPBACK_SERVER: Final = "127.0.0.1"  # whom resolvers ask where no file says another: resolv.conf(5)
 _RESOLV_CONF = Path("/etc/resolv.conf")
 
 
@@ -25,8 +29,10 @@ def hosts(hostname: str, extra: Pairs, private: bool = False) -> bytes:
     return ("\n".join(lines) + "\n").encode()
 
 
-def resolv_conf(path: Path = _RESOLV_CONF, resolver: Resolver | None = None) -> bytes:
+def resolv_conf(path: Path = _RESOLV_CONF, resolver: Resolver | None = None, private: bool = False) -> bytes:
     """The machine's own /etc/resolv.conf; empty (resolvers then try 127.0.0.1) where it has none.
+
+    In a private network, where the machine's own servers may be out of reach, the gateway stands for them.
 
     What `resolver` says takes the place of the machine's lines of that kind. A search domain "." means none.
     """
@@ -34,7 +40,10 @@ def resolv_conf(path: Path = _RESOLV_CONF, resolver: Resolver | None = None) -> 
         own = path.read_bytes()
     except OSError:
         own = b""
-    if resolver is None or resolver == Resolver():
+    resolver = resolver or Resolver()
+    if private and not resolver.servers:
+        resolver = replace(resolver, servers=(GATEWAY,))
+    if resolver == Resolver():
         return own
     wanted = {"nameserver": resolver.servers, "search": resolver.search, "options": resolver.options}
     replaced = {key.encode() for key, values in wanted.items() if values} | ({b"domain"} if resolver.search else set())
@@ -44,3 +53,34 @@ def resolv_conf(path: Path = _RESOLV_CONF, resolver: Resolver | None = None) -> 
         f"{key} {' '.join(wanted[key])}".encode() for key in ("search", "options") if wanted[key] not in ((), (".",))
     ]
     return b"\n".join(lines) + b"\n"
+
+
+def name_servers(resolver: Resolver, path: Path = _RESOLV_CONF) -> tuple[str, ...]:
+    """Whom a private network's look-ups are passed on to, as the machine reaches them."""
+    lines = [line.split() for line in resolv_conf(path).decode(errors="replace").splitlines()]
+    own = tuple(words[1] for words in lines if len(words) > 1 and words[0] == "nameserver")
+    return resolver.servers or own or (LOOPBACK_SERVER,)
+
+
+@cache
+def has_way_out() -> bool:
+    """Can a private network be given a way out here? Tried in a network namespace that only one thread of ours sees."""
+    found: list[bool] = []
+
+    def attempt() -> None:
+        from kedge.kernel import syscalls
+        from kedge.sandbox.private import open_way_out, raise_loopback
+
+        try:
+            syscalls.unshare(syscalls.CLONE_NEWNET)
+            raise_loopback([ADDRESS, GATEWAY])
+            for each in open_way_out(ADDRESS, GATEWAY):
+                each.close()
+            found.append(True)
+        except OSError:
+            return
+
+    thread = threading.Thread(target=attempt, name="network")
+    thread.start()
+    thread.join()
+    return bool(found)

@@ -23,6 +23,7 @@ from kedge.kernel import syscalls as sc
 from kedge.kernel.paths import make_dirs_in_root
 from kedge.sandbox.init import stand_before
 from kedge.sandbox.mounting import RDONLY, Mounter, Refused
+from kedge.sandbox.private import open_way_out, raise_loopback
 from kedge.sandbox.system import System, open_terminal
 
 TYPE_CHECKING = False  # typing.TYPE_CHECKING without the import of typing, which is a third of the zygote's start
@@ -166,9 +167,22 @@ class _Child:
         sc.umount2(".", sc.MNT_DETACH)  # the old root was stacked on the new one
         os.chdir("/")
         if self.plan["loopback"]:
-            _raise_loopback(self.plan["addresses"])
+            self._make_network(self.plan["addresses"])
         socket.sethostname(self.plan["hostname"])
         self._change_directory()
+
+    def _make_network(self, addresses: list[str]) -> None:
+        """A namespace with loopback, and for a private network the sockets that its way out leads to."""
+        raise_loopback(addresses)
+        if addresses:
+            try:
+                sockets = open_way_out(*addresses)
+            except OSError as error:
+                _tell(self.status, b"N", f"the container's network has no way out: {error.strerror}")
+                return
+            _tell(self.status, b"W", None, tuple(each.fileno() for each in sockets))
+            for each in sockets:
+                each.close()
 
     def _change_directory(self) -> None:
         cwd = self.plan["cwd"]
@@ -299,16 +313,6 @@ class _Child:
 
 
 # ---- single acts -----------------------------------------------------------------------------------------------------
-
-
-def _raise_loopback(addresses: list[str]) -> None:
-    """Let the loopback device work, with more addresses: netdevice(7), struct ifreq."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-        fcntl.ioctl(control, 0x8914, struct.pack("16sH14x", b"lo", 0x1 | 0x40))  # SIOCSIFFLAGS; IFF_UP | IFF_RUNNING
-        for number, address in enumerate(addresses):
-            for command, value in ((0x8916, address), (0x891C, "255.255.255.255")):  # SIOCSIFADDR, SIOCSIFNETMASK
-                request = struct.pack("16sHH4s8x", b"lo:%d" % number, socket.AF_INET, 0, socket.inet_aton(value))
-                fcntl.ioctl(control, command, request)
 
 
 def _look(path: str) -> int:

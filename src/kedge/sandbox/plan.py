@@ -114,7 +114,7 @@ def _files(process: Process, machine: Machine, taken: set[str]) -> list[MountPoi
     hostname = process.hostname or DEFAULT_HOSTNAME
     files = []
     if process.resolv_conf:
-        resolving = network.resolv_conf(resolver=process.resolver)
+        resolving = network.resolv_conf(resolver=process.resolver, private=process.network == "private")
         files.append(MountPoint("/etc/resolv.conf", Content(resolving), readonly=True))
     if process.hosts:
         names = network.hosts(hostname, process.extra_hosts, process.network == "private")

@@ -180,10 +180,11 @@ class Stdio:
 
     `stdin` is a descriptor it inherits, None for end of file at once. `output` is called with what it wrote, in order,
     and has got everything before `Executor.run` returns. `stdout` and `stderr`, if given, are inherited instead.
-    With `Process.terminal`, `on_terminal` gets the master descriptor of the pseudo-terminal (to keep and close) before
-    the process runs, and the other fields are not used. `on_start` gets a function that sends a signal to the process,
-    and its pid; `on_program` is called when all is made ready and the program itself begins; `note` gets one-line
-    remarks (a limit that could not be set).
+    With `Process.terminal`, `on_terminal` gets the master descriptor of the pseudo-terminal (to keep and close)
+    before the process runs, and the other fields are not used. `on_start` gets a function that sends a signal to the
+    process, and its pid; `on_way_out` gets the sockets (to keep and close) that a private network's TCP connections
+    and name look-ups come to, before the process runs; `on_program` is called when all is made ready and the program
+    itself begins; `note` gets one-line remarks (a limit that could not be set).
     """
 
     stdin: int | None = None
@@ -194,6 +195,7 @@ class Stdio:
     on_start: Callable[["Signaller", int], None] | None = None
     on_program: Callable[[], None] | None = None
     note: Callable[[str], None] | None = None
+    on_way_out: Callable[[int, int], None] | None = None
 
 
 Signaller: TypeAlias = Callable[[int], None]  # sends the signal number to the process; silent once it has ended

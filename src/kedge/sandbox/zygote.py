@@ -6,7 +6,7 @@ socket it is given, and ends, with all its children, when the builder's end of t
 Messages. Builder to zygote, on the control socket: `R` + clone flags, with descriptors (status socket, plan, stdin,
 stdout, stderr; a sixth is the pidfd of a process whose namespaces to join). On a step's status socket: builder to
 zygote `K` + signal; zygote to builder `S` + pid, `X` + wait status; child to builder `E` refusal, `N` remark, `T`
-terminal, `C` mount points made, `B` the program begins.
+terminal, `C` mount points made, `W` a private network's way out, `B` the program begins.
 """
 
 import os

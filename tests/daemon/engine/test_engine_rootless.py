@@ -79,7 +79,7 @@ def test_an_ordinary_user_runs_enters_and_copies(mirror: Path) -> None:
         docker("cp", str(home / "a"), "one:/tmp/b")
         docker("stop", "-t", "0", "one")
         docker("cp", "one:/tmp/b", str(home / "b"))
-        care = ("--init", "--health-cmd", "true", "--health-interval", "50ms")
+        care = ("--init", "--health-cmd", "wget -qO- http://127.0.0.1/f", "--health-interval", "50ms")
         serve = ("sh", "-c", "echo kept > /d/f; exec httpd -f -p 80 -h /d")
         docker("run", "-d", "--name", "two", "-v", "data:/d", "-p", "127.0.0.1::80", *care, "busybox", *serve)
         docker("pause", "two")

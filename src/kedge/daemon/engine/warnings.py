@@ -10,6 +10,7 @@ from kedge.kernel.identity import has_capability
 from kedge.model.errors import InvalidInput, Unsupported
 from kedge.model.value import replace
 from kedge.sandbox import cgroups
+from kedge.sandbox.network import has_way_out
 from kedge.sandbox.process import Limits
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def warnings_of(request: ContainerRequest) -> list[str]:
     found = []
     if request.limits != Limits() and (why := cgroups.why_not(request.limits)):
         found.append(f"Your machine does not let Kedge limit resources. Limits are discarded: {why}")
-    if network_of(request) == "private":
+    if network_of(request) == "private" and not has_way_out():
         what = "published ports" if request.published else "network rights"
         found.append(f"For its {what} the container has a network of its own, which has no way out of this machine")
     return found
