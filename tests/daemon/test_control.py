@@ -99,6 +99,28 @@ def test_a_graph_is_built_without_a_frontend(connect):
         assert archive.extractfile("d/f").read() == b"graph"
 
 
+def test_files_whose_times_are_not_to_be_trusted_are_taken_anew(connect, context):
+    """`local.differ=none`: content may change and leave size and time as they were."""
+    from kedge.daemon.buildkit.definition import encode
+    from kedge.model.graph import Edge, Vertex
+    from kedge.model.ops import Source
+
+    client = connect(directories={"context": context})
+
+    def build(*attrs):
+        source = Source("local://context", (("local.followpaths", '["a.txt"]'), *attrs))
+        client.solve(Definition=encode(Edge(Vertex(source))), Exporters=[exporter("tar")])
+        with tarfile.open(fileobj=io.BytesIO(client.received["0"])) as archive:
+            return archive.extractfile("a.txt").read()
+
+    times = (context / "a.txt").stat()
+    assert build() == b"hello\n"
+    (context / "a.txt").write_bytes(b"HELLO\n")
+    os.utime(context / "a.txt", ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert build() == b"hello\n"
+    assert build(("local.differ", "none")) == b"HELLO\n"
+
+
 def test_a_graph_takes_what_the_client_uploads_by_its_session(connect):
     from kedge.daemon.buildkit.definition import encode
     from kedge.model.graph import Edge, Vertex

@@ -25,6 +25,7 @@ class Wanted:
     follow: tuple[str, ...] = ()
     hint: str = ""
     session: str = ""  # id of the session that lends it, where a build has several
+    anew: bool = False  # also what has the size and time that it had: those are not to be trusted
 
 
 EVERYTHING = Wanted()

@@ -66,7 +66,8 @@ def wanted_of(source: Source) -> Wanted:
     include, exclude, follow = (
         tuple(_lines(source, f"local.{name}") or ()) for name in ("includepattern", "excludepatterns", "followpaths")
     )
-    return Wanted(include, exclude, follow, source.attr("local.sharedkeyhint"), source.attr("local.session"))
+    hint, session = source.attr("local.sharedkeyhint"), source.attr("local.session")
+    return Wanted(include, exclude, follow, hint, session, source.attr("local.differ") == "none")
 
 
 def filter_of(source: Source) -> "Filter | None":

@@ -102,7 +102,7 @@ class LentSession:
         })  # fmt: skip
         call = lender.calls(filesync.services["FileSync"]).stream("DiffCopy", outgoing, metadata=metadata)
         try:
-            receive(call, outgoing, folder, progress)
+            receive(call, outgoing, folder, progress, wanted.anew)
         except grpc.RpcError as error:
             raise _translated(error, f"the directory {name!r}") from None
         finally:

@@ -69,9 +69,11 @@ class Outgoing:
             yield message
 
 
-def receive(packets: Iterator[Any], answer: Outgoing, directory: Path, progress: Progress) -> None:
-    """Make `directory` what the client has. Raises InvalidInput for what no honest client sends, StoreError."""
-    receiver = _Receiver(packets, answer, directory, progress)
+def receive(packets: Iterator[Any], answer: Outgoing, directory: Path, progress: Progress, anew: bool = False) -> None:
+    """Make `directory` what the client has: ask for files of another size or time than those here, or `anew` for all.
+    Raises InvalidInput for what no honest client sends, StoreError.
+    """
+    receiver = _Receiver(packets, answer, directory, progress, anew)
     try:
         receiver.run()
     except OSError as error:
@@ -90,8 +92,10 @@ def _packet(kind: int, number: int = 0, data: bytes = b"") -> Any:
 
 
 class _Receiver:
-    def __init__(self, packets: Iterator[Any], answer: Outgoing, directory: Path, progress: Progress) -> None:
-        self._packets, self._answer, self._progress = packets, answer, progress
+    def __init__(
+        self, packets: Iterator[Any], answer: Outgoing, directory: Path, progress: Progress, anew: bool
+    ) -> None:
+        self._packets, self._answer, self._progress, self._anew = packets, answer, progress, anew
         self._root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._entries: dict[str, _Entry] = {}
         self._wanted: list[str] = []  # reversed: the next one is at the end
@@ -223,6 +227,7 @@ class _Receiver:
         return (
             not entry.is_hard_link
             and not entry.xattrs
+            and not (self._anew and stat.S_ISREG(entry.mode))
             and (there.st_mode, there.st_mtime_ns) == (entry.mode, entry.time)
             and (not stat.S_ISREG(entry.mode) or there.st_size == entry.size)
         )
