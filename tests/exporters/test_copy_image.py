@@ -21,7 +21,7 @@ from kedge.exporters.places import (
     StoreReader,
     StoreWriter,
 )
-from kedge.exporters.push import push
+from kedge.exporters.push import publishable, push
 from kedge.model.digest import sha256
 from kedge.model.errors import IntegrityError, KedgeError, NotFound, RegistryError
 from kedge.model.image import (
@@ -292,7 +292,7 @@ def test_a_pulled_image_is_pushed_as_it_came(
     root = add_image(fake, tag="v1")
     target = pulled(store, client, at(fake))
     names = [at(other), at(other, "second/name:v2")]
-    assert push(store, client, target, names, steps) == root
+    assert push(store, client, publishable(store, target), names, steps) == root
     assert other.repository("some/image").blobs == fake.repository("some/image").blobs
     assert other.repository("second/name").tags == {"v2": root.digest}
 
@@ -303,7 +303,7 @@ def test_pushing_beside_where_it_came_from_mounts(
     add_image(fake, tag="v1")
     target = pulled(store, client, at(fake))
     layer = Manifest.from_bytes(store.blobs.read(target.digest)).layers[0]
-    push(store, client, target, [at(fake, "new/image:v1")], steps)
+    push(store, client, publishable(store, target), [at(fake, "new/image:v1")], steps)
     assert not fake.requests("GET", f"/blobs/{layer.digest}")
     assert not store.blobs.has(layer.digest)
 
@@ -313,7 +313,7 @@ def test_an_index_of_which_one_image_is_here_is_pushed_as_that_image(
 ) -> None:
     add_index(fake)
     target = pulled(store, client, at(fake))
-    done = push(store, client, target, [at(other)], steps)
+    done = push(store, client, publishable(store, target), [at(other)], steps)
     assert done.media_type != OCI_INDEX
     assert list(other.repository("some/image").manifests) == [done.digest]
 
@@ -341,8 +341,8 @@ def test_an_image_built_here_is_pushed_compressed(
     other: FakeRegistry, client: Registry, steps: Told, store: Store
 ) -> None:
     target = built(store)
-    done = push(store, client, target, [at(other)], steps)
-    assert push(store, client, target, [at(other)], steps) == done
+    done = push(store, client, publishable(store, target), [at(other)], steps)
+    assert push(store, client, publishable(store, target), [at(other)], steps) == done
     kind, data = other.repository("some/image").manifests[done.digest]
     manifest = Manifest.from_bytes(data, kind)
     (layer,) = manifest.layers
@@ -370,13 +370,13 @@ def test_an_image_on_top_of_one_built_here_asks_no_registry_for_it(
     assert (store.layers.directory(layer) / "hello").read_text() == "built here"
     assert store.layers.origins(manifest.layers[0].digest) == []
     assert not other.seen
-    done = push(store, client, target, [at(other)], steps)
+    done = push(store, client, publishable(store, target), [at(other)], steps)
     pushed = Manifest.from_bytes(other.repository("some/image").manifests[done.digest][1])
     assert COMPRESSION_OF[pushed.layers[0].media_type] == "gzip"
 
 
 def test_zstd_if_asked_for(other: FakeRegistry, client: Registry, steps: Told, store: Store) -> None:
-    done = push(store, client, built(store), [at(other)], steps, compression="zstd")
+    done = push(store, client, publishable(store, built(store), compression="zstd"), [at(other)], steps)
     manifest = Manifest.from_bytes(other.repository("some/image").manifests[done.digest][1])
     assert COMPRESSION_OF[manifest.layers[0].media_type] == "zstd"
 
@@ -386,7 +386,7 @@ def test_documents_need_not_be_in_the_store(other: FakeRegistry, client: Registr
     manifest = Manifest(Descriptor(OCI_CONFIG, sha256(data), len(data)), ()).to_bytes()
     target = Descriptor(Manifest.from_bytes(manifest).media_type, sha256(manifest), len(manifest))
     documents = {sha256(data): data, target.digest: manifest}
-    assert push(store, client, target, [at(other)], steps, documents=documents) == target
+    assert push(store, client, publishable(store, target, documents=documents), [at(other)], steps) == target
     assert other.repository("some/image").blobs == {sha256(data): data}
 
 

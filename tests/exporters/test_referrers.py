@@ -17,7 +17,7 @@ from kedge.exporters.places import (
     StoreReader,
     StoreWriter,
 )
-from kedge.exporters.push import push
+from kedge.exporters.push import publishable, push
 from kedge.images.load import load
 from kedge.model.digest import sha256
 from kedge.model.errors import IntegrityError, RegistryError
@@ -204,7 +204,7 @@ def test_through_the_store(
     client: Registry, fake: FakeRegistry, other: FakeRegistry, image: Descriptor, store: Store, steps: Told
 ) -> None:
     copy_image(RegistryReader(client, at(fake)), [StoreWriter(store, [at(fake)])], image, steps)
-    push(store, client, image, [at(other)], steps)
+    push(store, client, publishable(store, image), [at(other)], steps)
     check(client, at(other), image)
 
 
@@ -227,7 +227,7 @@ def test_through_an_archive_of_images(
         assert [one.target.digest for one in found] == [image.digest], "only the image is an image"
         save(loaded, [Entry(image, (at(fake),))], second, referrers=True)
         assert first.getvalue() == second.getvalue()
-        push(loaded, client, image, [at(other)], steps)
+        push(loaded, client, publishable(loaded, image), [at(other)], steps)
     check(client, at(other), image)
 
 

@@ -225,7 +225,7 @@ def _registry(job: _Job) -> Exported | None:
     With push-by-digest, names are repositories only: nothing gets a tag, and the metadata tells the digest.
     """
     from kedge.exporters.image import assemble_all, layer_compression, record_image
-    from kedge.exporters.push import push
+    from kedge.exporters.push import publishable, push
 
     options, compression = job.options, layer_compression(job.options) or "gzip"
     if not options.names:
@@ -238,17 +238,8 @@ def _registry(job: _Job) -> Exported | None:
     ):  # in the store as it is pushed: one digest everywhere
         record_image(job.store, exported, job.work)
     registry = job.parts.insecure_registry(options.names) if options.insecure else job.parts.registry
-    push(
-        job.store,
-        registry,
-        exported.target,
-        exported.names,
-        job.work,
-        documents=exported.documents,
-        referrers=exported.referrers,
-        compression=compression,
-        level=options.level,
-    )
+    published = publishable(job.store, exported.target, exported.documents, compression, options.level)
+    push(job.store, registry, published, exported.names, job.work, referrers=exported.referrers)
     return exported
 
 

@@ -79,7 +79,7 @@ def _from_store(text: str, console: Console, stack: ExitStack) -> "tuple[Reader,
     from kedge.exporters.push import publishable
     from kedge.images.lookup import find
 
-    published = publishable(console.store(), find(console.store(), text).target, {})
+    published = publishable(console.store(), find(console.store(), text).target)
     return StoreReader(console.store(), published.documents), published.target
 
 

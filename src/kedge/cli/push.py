@@ -6,7 +6,7 @@ from kedge.cli.transfer import PROGRESS, QUIET, shown
 
 
 def work(options: Options, console: Console) -> int:
-    from kedge.exporters.push import push
+    from kedge.exporters.push import publishable, push
     from kedge.images.lookup import find
     from kedge.model.platform import parse_platform
     from kedge.model.reference import parse_reference
@@ -15,16 +15,9 @@ def work(options: Options, console: Console) -> int:
     record = find(console.store(), options.image)
     platforms = [parse_platform(options.platform)] if options.platform else []
     with shown(console, f"pushing {name}", "quiet" if options.quiet else options.progress) as progress:
-        pushed = push(
-            console.store(),
-            console.registry(),
-            record.target,
-            [name],
-            progress,
-            platforms=platforms,
-            compression=options.compression,
-            level=options.compression_level,
-        )
+        form = options.compression, options.compression_level
+        published = publishable(console.store(), record.target, None, *form)
+        pushed = push(console.store(), console.registry(), published, [name], progress, platforms=platforms)
     console.print(str(name) if options.quiet else f"{name.tag}: digest: {pushed.digest} size: {pushed.size}")
     return 0
 

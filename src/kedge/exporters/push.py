@@ -52,23 +52,18 @@ class Published:
 def push(
     store: "Store",
     registry: "Registry",
-    target: Descriptor,
+    published: Published,
     names: Sequence[Reference],
     steps: Steps,
     *,
-    documents: Mapping[Digest, bytes] | None = None,
     referrers: Sequence[Referrer] = (),
     platforms: Sequence[Platform] = (),
-    compression: "Compression" = "gzip",
-    level: int | None = None,
 ) -> Descriptor:
     """Push an image to every name at once; returns the descriptor of what was pushed, which a name is pinned by.
 
-    `documents` are manifests and configs that the store need not hold. Layers that are in the store only uncompressed
-    are compressed first, once. Images of an index that the store lacks are left out. With the image go the manifests
-    about it: `referrers`, and those that the store knows. Raises RegistryError, Unauthorized, StoreError, NotFound.
+    Images of an index that the store lacks are left out. With the image go the manifests about it: `referrers`, and
+    those that the store knows. Raises RegistryError, Unauthorized, StoreError, NotFound.
     """
-    published = publishable(store, target, documents or {}, compression, level)
     reader = StoreReader(store, published.documents, referrers)
     writers = [RegistryWriter(registry, name) for name in names]
     return copy_image(reader, writers, published.target, steps, platforms=platforms)
@@ -77,13 +72,16 @@ def push(
 def publishable(
     store: "Store",
     target: Descriptor,
-    documents: Mapping[Digest, bytes],
+    documents: Mapping[Digest, bytes] | None = None,
     compression: "Compression" = "gzip",
     level: int | None = None,
 ) -> Published:
-    """The image with those layers compressed that the store made itself and knows as uncompressed tars."""
-    reader = StoreReader(store, documents)
-    made = dict(documents)
+    """The image with those layers compressed, once, that the store made itself and knows as uncompressed tars.
+
+    `documents` are manifests and configs that the store need not hold.
+    """
+    made = dict(documents or {})
+    reader = StoreReader(store, dict(made))
     if target.media_type in INDEXES:
         index = Index.from_bytes(reader.manifest(target), target.media_type)
         entries = tuple(_entry(store, reader, entry, made, compression, level) for entry in index.manifests)

@@ -179,7 +179,7 @@ def parse_digest_in(text: str) -> Any:
 
 
 def push_image(call: Call) -> None:
-    from kedge.exporters.push import push
+    from kedge.exporters.push import publishable, push
 
     name, tag = call["name"], call.query("tag")
     platform = read_platform(call.query("platform"))
@@ -199,7 +199,8 @@ def push_image(call: Call) -> None:
             report = PushProgress(messages)
             work = Work(digest_of(("push", str(each))), report, stop)
             platforms = [platform] if platform else []
-            pushed = push(store, registry, record.target, [each], work, platforms=platforms)
+            published = publishable(store, record.target)
+            pushed = push(store, registry, published, [each], work, platforms=platforms)
             report.settle()
             note_pushed(store, record, each, pushed.digest)
             messages(status=f"{each.tag}: digest: {pushed.digest} size: {pushed.size}")
