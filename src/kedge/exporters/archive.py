@@ -154,8 +154,15 @@ def save(
             _write_tar(layout, stream)
 
 
+def tar_stream(stream: BinaryIO) -> tarfile.TarFile:
+    """A tar to be written to `stream` in large pieces: for each of its usual 16 KiB, tarfile copies all it holds."""
+    archive = tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT, bufsize=_CHUNK)  # noqa: SIM115 - the caller's
+    archive.copybufsize = _CHUNK  # type: ignore[attr-defined]  # which typeshed has only for the constructor
+    return archive
+
+
 def _write_tar(layout: "_Layout", stream: BinaryIO) -> None:
-    with tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT, bufsize=_CHUNK) as archive:
+    with tar_stream(stream) as archive:
         layout.write(_Archive(archive))
 
 

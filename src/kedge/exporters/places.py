@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, Final
 
+from kedge.exporters.archive import tar_stream
 from kedge.exporters.copy_image import OpenAt, Progress
 from kedge.model.digest import Digest
 from kedge.model.errors import InvalidInput, KedgeError, NotFound, StoreError
@@ -186,7 +187,7 @@ class ArchiveWriter:
     def __enter__(self) -> "ArchiveWriter":
         with _as_store_error(self._path):
             stream = self._stack.enter_context(_whole_file(self._path))
-        self._tar = self._stack.enter_context(tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT))
+        self._tar = self._stack.enter_context(tar_stream(stream))
         return self
 
     def __exit__(
