@@ -4,6 +4,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from queue import Queue
 from typing import Any
 
@@ -163,6 +164,32 @@ def test_what_goes_out_arrives_where_it_was_meant_for(inside: Inside, monkeypatc
         with pytest.raises(OSError):  # loopback is the container's own
             inside.do(lambda: socket.create_connection(("127.0.0.1", port), 5))
         thread.join(60)
+    finally:
+        forwarder.close()
+
+
+def test_no_connection_leads_to_the_machines_loopback(inside: Inside) -> None:
+    """Whatever somebody inside does: connect to our socket itself, or turn other connections there by own rules."""
+    from kedge.sandbox import private
+
+    if not has_way_out():
+        pytest.skip("this kernel has no nf_tables")
+    forwarder = Forwarder([], ["127.0.0.1"])
+    try:
+        forwarder.start(namespace_of(inside))
+        tcp, dns = inside.do(lambda: open_way_out(ADDRESS, GATEWAY))
+        port = tcp.getsockname()[1]
+        forwarder.give_way_out(tcp.detach(), dns.detach())
+        evil = [*private._protocol(6), *private._redirect(port)]
+        body = private._attribute(1, b"kedge\0") + private._attribute(2, b"out\0") + private._nested(4, *evil)
+        for host in ("127.0.0.1", "127.0.0.1", GATEWAY, ADDRESS, "0.0.0.0"):
+            with socket.create_server(("127.0.0.1", port)) as server:  # ours, at the same number
+                server.settimeout(0.3)
+                with suppress(OSError):
+                    assert inside.do(lambda host=host: talk((host, port), b"x"))[0] == b""
+                with pytest.raises(TimeoutError):
+                    server.accept()
+            inside.do(lambda: private._send([(private._NEW_RULE, private._APPEND, body)]))
     finally:
         forwarder.close()
 

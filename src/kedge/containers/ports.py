@@ -120,10 +120,18 @@ class Forwarder:
             self._selector.register(dns, _READ, _Udp(self, dns, _always(self._servers[0], _DNS), _outside).ready)
 
     def _meant(self, client: socket.socket) -> tuple[str, int]:
-        """Where a connection from inside was to go before the rule turned it here."""
+        """Where a connection from inside was to go before the rule turned it here. Raises OSError for where none leads.
+
+        What is inside may have connected to our socket by itself, or, with NET_ADMIN, made rules of its own: it is not
+        to reach what listens on this machine's loopback.
+        """
         _, port, address = struct.unpack_from(">HH4s", client.getsockopt(socket.SOL_IP, _ORIGINAL_DESTINATION, 16))
         host = socket.inet_ntoa(address)
-        return (self._servers[0] if host == GATEWAY else host), port
+        if host == GATEWAY and port == _DNS:
+            return self._servers[0], port
+        if address[0] in (0, 127) or address[0] >= 224 or host in (ADDRESS, GATEWAY):
+            raise OSError(errno.ENETUNREACH, os.strerror(errno.ENETUNREACH))
+        return host, port
 
     def inside(self, kind: socket.SocketKind, _: str) -> socket.socket:
         """A socket in the container's network, from the gateway; only the carrying thread may ask."""
