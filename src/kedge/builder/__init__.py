@@ -21,8 +21,8 @@ __all__ = ["BuildRequest", "BuildResult", "BuiltImage", "BuiltLayer", "CacheSpec
 def build(request: BuildRequest, session: Session, report: Report = silent) -> BuildResult:
     """Build what is asked. Blocks. Raises KedgeError; the store then holds what earlier steps made, and no new name.
 
-    Reports may come from several threads. As an ordinary user, `kernel.identity.enter_user_namespace` must have been
-    called. A KeyboardInterrupt stops every step and is raised again.
+    Reports may come from several threads. Who may not mount must have called `kernel.identity.enter_user_namespace`
+    before. A KeyboardInterrupt stops every step and is raised again.
     """
     from kedge.builder.course import build as run
 

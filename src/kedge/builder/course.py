@@ -43,8 +43,8 @@ def build(
 ) -> BuildResult:
     """Build what is asked. Blocks. Raises KedgeError; the store then holds what earlier steps made, and no new name.
 
-    Reports may come from several threads. As an ordinary user, `kernel.identity.enter_user_namespace` must have been
-    called. A KeyboardInterrupt stops every step and is raised again. `stopper` is given a function that stops the
+    Reports may come from several threads. Who may not mount must have called `kernel.identity.enter_user_namespace`
+    before. A KeyboardInterrupt stops every step and is raised again. `stopper` is given a function that stops the
     build from any thread, which is then raised as Cancelled.
     """
     broken: set[str] = set()  # caches that did not keep what they promised; each costs one more try at most
