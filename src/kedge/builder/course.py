@@ -212,7 +212,7 @@ class _Course:
         for origin in sorted(self.parts.broken):
             told = WarningEvent("", f"a cache did not have what it promised, the build started again: {origin}")
             solved = replace(solved, warnings=(*solved.warnings, told))
-        return _result(self.parts.request, built, solved.warnings, solver)
+        return _result(built, solved.warnings, solver)
 
     async def solve(self, solver: Solver) -> Solved:
         """From the request to the files of its targets, or to the answer of its call."""
@@ -431,6 +431,6 @@ def _build_args(request: BuildRequest) -> Mapping[str, str]:
     return args | dict(request.build_args)
 
 
-def _result(request: BuildRequest, built: "Built", warnings: tuple[WarningEvent, ...], solver: Solver) -> BuildResult:
+def _result(built: "Built", warnings: tuple[WarningEvent, ...], solver: Solver) -> BuildResult:
     misses: dict[str, Any] = {miss.name: miss.reasons for miss in solver.misses.values() if miss.name}
     return BuildResult(built.images, built.names, warnings, built.metadata, None, built.target, misses)

@@ -253,7 +253,7 @@ def _find_dockerfile(parts: Parts, context: Path | None) -> Found:
         if data is not None:
             return Found(name, data, inside=name)
     where = str(parts.request.context) if local else "the context"
-    raise NotFound(f"no {asked or 'Dockerfile'} in {where}", hint=_others(context, asked or "Dockerfile"))
+    raise NotFound(f"no {asked or 'Dockerfile'} in {where}", hint=_others(context))
 
 
 def _is_there(path: Path) -> bool:
@@ -282,7 +282,7 @@ def _on_this_machine(path: Path, context: Path | None) -> Found:
     return Found(inside or name, data, whole, inside)
 
 
-def _others(context: Path, wanted: str) -> str:
+def _others(context: Path) -> str:
     try:
         entries = os.listdir(context)
     except OSError:  # a directory that may be entered and not read

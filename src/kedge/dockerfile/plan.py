@@ -268,12 +268,12 @@ def _read_triggers(plan: Plan, one: StagePlan) -> bool:
     triggers = list(one.image.config.on_build) if one.image else []
     if one.base:
         triggers += [step.command.trigger for step in one.base.steps if isinstance(step.command, Onbuild)]
-    steps = [_add_step(plan, one, at, _read_trigger(plan, one, text), True) for at, text in enumerate(triggers)]
+    steps = [_add_step(plan, one, at, _read_trigger(one, text), True) for at, text in enumerate(triggers)]
     one.total += len(triggers)
     return any(step.sources for step in steps)
 
 
-def _read_trigger(plan: Plan, one: StagePlan, text: str) -> Command:
+def _read_trigger(one: StagePlan, text: str) -> Command:
     try:
         nodes = parse(text, "ONBUILD trigger").nodes
         if len(nodes) != 1:

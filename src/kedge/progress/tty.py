@@ -119,10 +119,10 @@ def frame(
     blocks = [_block(row, now, width, _ended(row, height is None)) for row in trace.rows]
     if height is None:
         return [Line(head), *(line for block in blocks for line in block)]
-    return [Line(head), *_fit(trace.rows, blocks, now, max(height - 2, 1))]
+    return [Line(head), *_fit(trace.rows, blocks, max(height - 2, 1))]
 
 
-def _fit(rows: list[Row], blocks: list[list[Line]], now: float, room: int) -> list[Line]:
+def _fit(rows: list[Row], blocks: list[list[Line]], room: int) -> list[Line]:
     """The lines that fit: running steps first, their output where there is room, then the newest of what is done."""
     running = [index for index, row in enumerate(rows) if not row.over]
     shown: dict[int, list[Line]] = {}

@@ -142,7 +142,7 @@ class _Unpacker:
                 self._root_entry(entry)
                 return
         if self._layer and (name[:4] == tar.WHITEOUT or b"/.wh." in directory or directory[:4] == tar.WHITEOUT):
-            self._whiteout(entry, directory, name)
+            self._whiteout(directory, name)
             return
         parent = self._parents.get(directory)
         if parent is None:
@@ -385,7 +385,7 @@ class _Unpacker:
 
     # ---- whiteouts ---------------------------------------------------------------------------------------------------
 
-    def _whiteout(self, entry: Entry, directory: bytes, name: bytes) -> None:
+    def _whiteout(self, directory: bytes, name: bytes) -> None:
         """layer.md, "Whiteouts": `.wh.NAME` hides NAME of the layers below, never of this one."""
         clean = self._clean(directory)
         if any(part[:8] == tar.META for part in clean.split(b"/")) or (name[:8] == tar.META and name != tar.OPAQUE):
