@@ -136,6 +136,15 @@ def test_a_malformed_config_is_an_error_or_empty_never_a_traceback(change: dict[
         ImageConfig.from_bytes(data)
 
 
+def test_half_a_surrogate_pair_is_read_as_go_does() -> None:
+    inner = b'{"Env":["A=\\ud800","B=\\ud83d\\ude00"],"Labels":{"\\udfffx":"y"}}'
+    data = b'{"architecture":"amd64","os":"linux","config":' + inner + b"}"
+    config = ImageConfig.from_bytes(data)
+    assert config.env == ("A=\ufffd", "B=\U0001f600")
+    assert dict(config.labels) == {"\ufffdx": "y"}
+    assert ImageConfig.from_bytes(config.to_bytes()) == config
+
+
 def test_the_same_config_gives_the_same_bytes() -> None:
     one = ImageConfig(AMD, labels=(("a", "b"), ("c", "d")), env=("A=ü",))
     assert one.to_bytes() == ImageConfig.from_bytes(one.to_bytes()).to_bytes()

@@ -5,6 +5,7 @@ know, so that a config passes through unharmed. Does not know where bytes are, n
 """
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
@@ -51,8 +52,14 @@ def canonical_json(value: Any) -> bytes:
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace").encode()
 
 
+_HALVES: Final = "[\ud800-\udfff]"
+
+
 def strict_json(data: bytes, what: str) -> dict[str, Any]:
-    """The JSON object in `data`; raises IntegrityError for anything else and for a key given twice (CVE-2021-41190)."""
+    """The JSON object in `data`; raises IntegrityError for anything else and for a key given twice (CVE-2021-41190).
+
+    Half a surrogate pair is read as a replacement character, as Go's decoder does: it can be written nowhere.
+    """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(pairs)
@@ -66,6 +73,8 @@ def strict_json(data: bytes, what: str) -> dict[str, Any]:
         raise IntegrityError(f"{what} is no valid JSON") from None
     if not isinstance(value, dict):
         raise IntegrityError(f"{what} is no JSON object")
+    if b"\\u" in data and (text := json.dumps(value, ensure_ascii=False)) and re.search(_HALVES, text):
+        return strict_json(re.sub(_HALVES, "\ufffd", text).encode(), what)
     return value
 
 
@@ -88,6 +97,10 @@ def _annotations(value: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     return tuple(sorted(annotations.items()))
 
 
+def _platform(value: Mapping[str, Any]) -> Platform:
+    return normalize(*(_text(value, key) for key in ("os", "architecture", "variant", "os.version")))
+
+
 @dataclass(frozen=True, slots=True)
 class Descriptor:
     """What names a blob: its type, digest and size in bytes."""
@@ -105,20 +118,14 @@ class Descriptor:
         try:
             size, kind = value["size"], value["mediaType"]
             platform = value.get("platform")
-            if not isinstance(size, int) or isinstance(size, bool) or size < 0 or not isinstance(kind, str):
+            if type(size) is not int or not 0 <= size < 1 << 63 or not isinstance(kind, str):
                 raise IntegrityError("descriptor without a proper size and mediaType")
             return cls(
                 kind,
                 parse_digest(value["digest"]),
                 size,
                 _annotations(value),
-                platform
-                and normalize(
-                    platform.get("os", ""),
-                    platform.get("architecture", ""),
-                    platform.get("variant", ""),
-                    platform.get("os.version", ""),
-                ),
+                _platform(platform) if platform else None,
                 _text(value, "artifactType"),
             )
         except (KeyError, TypeError, AttributeError):
