@@ -10,6 +10,7 @@ import pytest
 
 from kedge.daemon.buildkit.definition import encode
 from kedge.daemon.wire import control, gateway
+from kedge.model.digest import sha256
 from kedge.model.graph import Edge, Vertex
 from kedge.model.ops import Copy, File, MakeFile
 from kedge.registry.fake import FakeRegistry
@@ -153,3 +154,29 @@ def test_a_dockerfile_that_fails_is_told_of_when_its_files_are_asked_for(connect
     other = Driver(connect(directories={"context": tmp_path, "dockerfile": tmp_path}))
     with pytest.raises(Exception, match="COPPY"):
         other.call("Solve", gateway.SolveRequest(**request))
+
+
+def test_an_error_points_at_all_places_that_its_sender_tells_of(connect):
+    import json
+
+    from kedge.daemon.wire import status
+
+    told = encode(Edge(Vertex(File((MakeFile("/no/such", b"", 0o644, -1, 0),)))))
+    name = sha256(getattr(told, "def")[0])
+    for number, (file, line) in enumerate((("one", 7), ("two", 8))):
+        told.Source.infos.add(filename=file, data=b"text", language=f"of {file}")
+        place = told.Source.locations[name].locations.add(sourceIndex=number)
+        place.ranges.add(start={"line": line}, end={"line": line})
+    driver = Driver(connect())
+    solved = driver.call(
+        "Solve", gateway.SolveRequest(Definition=told, allowResultReturn=True, allowResultArrayRef=True)
+    )
+    assert getattr(solved.result.ref, "def") == told  # as it was given
+    with pytest.raises(Exception, match="/no/such") as caught:
+        driver.call("Evaluate", gateway.EvaluateRequest(Ref=solved.result.ref.id))
+    details = status.Status.FromString(dict(caught.value.trailing_metadata())["grpc-status-details-bin"]).details
+    places = [json.loads(one.value) for one in details if one.type_url.endswith("errdefs.Source+json")]
+    assert [(one["info"]["language"], one["ranges"][0]["start"]["line"]) for one in places] == [
+        ("of two", 8),
+        ("of one", 7),
+    ]

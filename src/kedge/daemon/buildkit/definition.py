@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 
 from kedge.daemon.buildkit.encoding import encode_op
 from kedge.daemon.buildkit.ops import name_of, output_count, read_op
-from kedge.daemon.wire import llb
+from kedge.daemon.wire import errdefs, llb
 from kedge.model.digest import Digest
 from kedge.model.errors import InvalidInput, InvalidPlatform, Location, SourceFile
 from kedge.model.graph import Edge, Hints, Vertex, walk
@@ -25,14 +25,19 @@ from kedge.model.value import dataclass, field
 MOST_OPS: Final = 50_000
 MOST_BYTES: Final = 64 << 20
 _LONGEST_NAME: Final = 4096
+_MOST_PLACES: Final = 20  # of one vertex
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """A graph, and for each of its vertices (by our digest) the name that its sender knows it by."""
+    """A graph, and for each of its vertices (by our digest) the name that its sender knows it by.
+
+    `places` are all that the sender tells of a location: errdefs.Source messages, of any language.
+    """
 
     edge: Edge | None
     names: Mapping[Digest, str] = field(default_factory=dict)
+    places: Mapping[Location, tuple[Any, ...]] = field(default_factory=dict)
 
 
 def decode_bytes(data: bytes) -> Decoded:
@@ -75,6 +80,7 @@ class _Decoder:
         self._ops: dict[str, Any] = {}
         self._vertices: dict[str, Vertex] = {}
         self._last = ""
+        self._places: dict[Location, tuple[Any, ...]] = {}
 
     def run(self) -> Decoded:
         """Read all, then build from the sources up; a deep graph recurses nowhere."""
@@ -89,7 +95,7 @@ class _Decoder:
             raise InvalidInput("invalid definition: the last op must be nothing but one input")
         self._visit(last.inputs[0].digest)
         edge = self._edge(last.inputs[0])
-        return Decoded(edge, {vertex.digest: name for name, vertex in self._vertices.items()})
+        return Decoded(edge, {vertex.digest: name for name, vertex in self._vertices.items()}, self._places)
 
     def _visit(self, top: str) -> None:
         stack: list[tuple[str, bool]] = [(top, False)]
@@ -138,15 +144,22 @@ class _Decoder:
         source = self._definition.Source
         if digest not in source.locations:
             return None
-        for one in source.locations[digest].locations:
-            if 0 <= one.sourceIndex < len(source.infos) and one.ranges:
-                info = source.infos[one.sourceIndex]
-                text = info.data.decode("utf-8", "surrogateescape")
-                lines = text.count("\n") + 1
-                first = min(max(one.ranges[0].start.line, 1), lines)
-                last = min(max(one.ranges[-1].end.line, first), lines)
-                return Location(SourceFile(info.filename[:1000] or "Dockerfile", text), first, last)
-        return None
+        known = [
+            (source.infos[one.sourceIndex], one.ranges)
+            for one in source.locations[digest].locations
+            if 0 <= one.sourceIndex < len(source.infos) and one.ranges
+        ]
+        if not known:
+            return None
+        info, ranges = known[0]
+        text = info.data.decode("utf-8", "surrogateescape")
+        lines = text.count("\n") + 1
+        first = min(max(ranges[0].start.line, 1), lines)
+        last = min(max(ranges[-1].end.line, first), lines)
+        location = Location(SourceFile(info.filename[:1000] or "Dockerfile", text), first, last)
+        told = tuple(errdefs.Source(info=info, ranges=ranges) for info, ranges in known[:_MOST_PLACES])
+        self._places.setdefault(location, told)
+        return location
 
 
 def read_platform(told: Any) -> Platform | None:

@@ -148,7 +148,9 @@ def _details(error: KedgeError) -> Iterator[tuple[str, Any]]:
         yield "stack.Stack", _stack_json(error)
     if vertex := getattr(error, "vertex", ""):
         yield "errdefs.Vertex", {"digest": vertex}
-    if error.location is not None:
+    if places := getattr(error, "places", ()):
+        yield from (("errdefs.Source", _place_json(one)) for one in reversed(places))  # the last is read first
+    elif error.location is not None:
         yield "errdefs.Source", source_json(error.location)
 
 
@@ -161,6 +163,25 @@ def _stack_json(error: KedgeError) -> dict[str, Any]:
         "pid": os.getpid(),
         "version": BUILDKIT_VERSION,
     }
+
+
+def _place_json(place: Any) -> dict[str, Any]:
+    """An errdefs.Source message as Go's JSON writes it."""
+    info: dict[str, Any] = {
+        "filename": place.info.filename,
+        "data": base64.b64encode(place.info.data).decode(),
+        "language": place.info.language,
+    }
+    if place.info.HasField("definition"):
+        ops = getattr(place.info.definition, "def")
+        metadata: dict[str, Any] = {digest: {} for digest in place.info.definition.metadata}
+        info["definition"] = {"def": [base64.b64encode(op).decode() for op in ops], "metadata": metadata}
+    ends = [(one.start, one.end) for one in place.ranges[:_MOST_LINES]]
+    return {"info": info, "ranges": [{"start": _position(start), "end": _position(end)} for start, end in ends]}
+
+
+def _position(told: Any) -> dict[str, int]:
+    return {"line": told.line, "character": told.character}
 
 
 def source_json(location: Location) -> dict[str, Any]:
@@ -197,6 +218,11 @@ def abort(context: grpc.ServicerContext, error: KedgeError) -> NoReturn:
 def also_tell(error: KedgeError, vertex: str, traced: bool) -> None:
     """Let the error's details name the vertex that failed too, and where in this service it came up."""
     vars(error).update(vertex=vertex, traced=traced)
+
+
+def show_places(error: KedgeError, places: tuple[Any, ...]) -> None:
+    """Let the error's details tell these errdefs.Source messages instead of its own location."""
+    vars(error).update(places=places)
 
 
 def offer(error: KedgeError, solve: Any) -> None:

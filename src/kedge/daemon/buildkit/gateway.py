@@ -226,7 +226,7 @@ def _answer(bridge: Bridge, request: Any, result: Result) -> Any:
 
 def _put_definition(ref: Any, outcome: Outcome | None) -> None:
     if outcome is not None and outcome.target.edge is not None:
-        getattr(ref, "def").CopyFrom(encode(outcome.target.edge))
+        getattr(ref, "def").CopyFrom(outcome.definition or encode(outcome.target.edge))
 
 
 def _read_result(bridge: Bridge, told: Any) -> Result:

@@ -50,11 +50,14 @@ _PATIENCE: Final = 10.0  # seconds that a listener waits for a build to be asked
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A stage or graph, number `index` of the request that it is a part of, and its files."""
+    """A stage or graph, number `index` of the request that it is a part of, and its files. `definition` is the graph as
+    a driver gave it, where one did.
+    """
 
     target: Target
     origin: "Origin"
     index: int = 0
+    definition: Any = None
 
     @property
     def snapshot(self) -> Snapshot:

@@ -5,6 +5,7 @@ Owns which frontends there are: our own, under the names that BuildKit's has. Do
 
 import json
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
 from kedge.builder import course
@@ -15,7 +16,7 @@ from kedge.daemon.buildkit.attributes import read_attributes
 from kedge.daemon.buildkit.bridge import Bridge
 from kedge.daemon.buildkit.definition import decode
 from kedge.daemon.buildkit.describe import describe
-from kedge.daemon.buildkit.errors import Refused
+from kedge.daemon.buildkit.errors import Refused, show_places
 from kedge.daemon.buildkit.frontends import run_frontend
 from kedge.daemon.buildkit.jobs import Job, Origin, Outcome, Result, empty_target
 from kedge.daemon.buildkit.reading import read_file
@@ -23,7 +24,7 @@ from kedge.daemon.buildkit.remains import offered
 from kedge.daemon.buildkit.wording import worded
 from kedge.daemon.wire import control
 from kedge.dockerfile.directives import ForeignFrontend
-from kedge.model.errors import DockerfileError, InvalidInput, KedgeError
+from kedge.model.errors import DockerfileError, InvalidInput, KedgeError, Location
 from kedge.model.event import WarningEvent
 from kedge.model.graph import Edge
 from kedge.model.image import ImageConfig, platform_json
@@ -53,7 +54,8 @@ def solve_definition(
     job.log.names |= decoded.names
     if decoded.edge is None:
         return Result({"": None})
-    return Result({"": solve_edge(job, decoded.edge, policies, caches, bridge)})
+    outcome = solve_edge(job, decoded.edge, policies, caches, bridge, decoded.places)
+    return Result({"": replace(outcome, definition=definition)})
 
 
 def solve_edge(
@@ -62,6 +64,7 @@ def solve_edge(
     policies: Sequence[Any] = (),
     caches: Sequence[CacheSpec] = (),
     bridge: Bridge | None = None,
+    places: Mapping[Location, tuple[Any, ...]] = MappingProxyType({}),
 ) -> Outcome:
     """A graph, without an image config of its own; solved when its files are asked for."""
     request = BuildRequest(cache_to=job.caches.targets, cache_from=job.caches.sources((*job.cache_from, *caches)))
@@ -71,8 +74,13 @@ def solve_edge(
     target = replace(empty_target(edge.vertex.platform or parts.host), edge=edge)
 
     def solve() -> course.Solved:
-        with offered(bridge, parts):
-            return course.Solved((target,), tuple(course.solve_graphs(parts, [edge])))
+        try:
+            with offered(bridge, parts):
+                return course.Solved((target,), tuple(course.solve_graphs(parts, [edge])))
+        except KedgeError as error:
+            if error.location is not None and (told := places.get(replace(error.location, columns=None))):
+                show_places(error, told)
+            raise
 
     return Outcome(target, Origin(parts, solve))
 
