@@ -2,6 +2,7 @@
 
 import inspect
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ GIVEN: dict[str, Any] = {
     "env": {"http_proxy": "p"}, "memory": 7, "cpus": 1.5, "shm_size": 8, "ulimits": {"nofile": (1, 2)},
     "cgroup_parent": "g", "max_parallelism": 3, "on_event": print,
 }  # fmt: skip
-ELSEWHERE = {"secrets", "on_event"}  # lent by the session, told to the report
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "python-api.md"
 
 
 @pytest.fixture
@@ -62,6 +63,23 @@ def test_contexts_are_taken_as_they_are(asked: list[tuple[Any, ...]], context: A
 def test_a_word_that_is_none_is_refused() -> None:
     with pytest.raises(TypeError, match="labls"):
         kedge.build(".", labls={})  # type: ignore[call-arg]
+
+
+def test_the_page_has_every_word_and_every_public_name() -> None:
+    told = set(re.findall(r"`(\w+)", PAGE.read_text()))
+    assert not {*GIVEN, "context"} - told
+    assert not set(kedge.__all__) - {"build"} - told
+    for error in (one for name in kedge.__all__ if isinstance(one := getattr(kedge, name), type)):
+        assert not issubclass(error, Exception) or issubclass(error, kedge.KedgeError)
+
+
+def test_the_page_s_example_builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "hello.txt").write_text("hello")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KEDGE_ROOT", str(tmp_path / "store"))
+    (example,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    exec(example, {"out": tmp_path / "out"})
+    assert (tmp_path / "out" / "oci-layout").is_file()
 
 
 def test_every_word_is_explained() -> None:
