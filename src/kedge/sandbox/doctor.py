@@ -214,7 +214,10 @@ def _proc() -> Check:
             raise OSError(1, "a new /proc cannot be mounted")
 
     error = _try_in_child(mount_proc)
-    remedy = "run the surrounding container with an unmasked /proc (--security-opt systempaths=unconfined)"
+    remedy = (
+        "run the surrounding container with an unmasked /proc: --security-opt systempaths=unconfined for Docker, "
+        "procMount: Unmasked for Kubernetes"
+    )
     return Check(
         "proc", not error, error or "a process namespace can have its own /proc", remedy if error else "", needed=True
     )
