@@ -43,6 +43,15 @@ def test_an_archive(shared: Kedge, context: Path, tmp_path: Path, compression: s
     assert peak(shared, "build", "-q", "-o", output, str(context)) < LIMIT
 
 
+@pytest.mark.parametrize("level", [12, 15, 22])
+def test_an_archive_at_a_high_level(shared: Kedge, tmp_path: Path, level: int) -> None:
+    """What these levels take they have taken after some windows; a whole layer would take minutes."""
+    folder = write_tree(tmp_path / "c", {"Dockerfile": "FROM scratch\nCOPY large /large\n"})
+    (folder / "large").write_bytes(os.urandom(24 << 20))
+    output = f"type=oci,compression=zstd,compression-level={level},dest={tmp_path}/x.tar"
+    assert peak(shared, "build", "-q", "-o", output, str(folder)) < LIMIT
+
+
 def test_a_push_and_a_pull(shared: Kedge, mirror: Path, context: Path, registry: str, tmp_path: Path) -> None:
     name = f"{registry}/memory/large:1"
     assert peak(shared, "build", "-q", "--push", "-t", name, str(context)) < LIMIT

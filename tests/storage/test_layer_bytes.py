@@ -58,6 +58,22 @@ def test_packing_depends_neither_on_cores_nor_on_how_the_tar_was_written(compres
     )
 
 
+@pytest.mark.parametrize("level", [3, 12, 16, 22])
+def test_zstd_depends_not_on_how_many_threads_there_are(monkeypatch: pytest.MonkeyPatch, level: int) -> None:
+    made = set()
+    for cores in (1, 2, 8):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid, cores=cores: set(range(cores)))
+        made.add(pack(MIXED, "zstd", level))
+    assert len(made) == 1
+    assert unzstd(made.pop()) == MIXED
+
+
+@pytest.mark.parametrize("level", range(1, 23))
+def test_a_zstd_layer_needs_no_larger_window_than_every_reader_has(level: int) -> None:
+    frame = zstandard.get_frame_parameters(pack(b"x" * 100, "zstd", level))
+    assert frame.window_size <= 8 << 20
+
+
 def test_gzip_carries_no_time_and_no_name() -> None:
     assert pack(b"x", "gzip")[:8] == b"\x1f\x8b\x08\x00\x00\x00\x00\x00"
 
