@@ -88,6 +88,16 @@ def test_attestations_of_a_driver_are_attached_to_their_image(connect):
 
 
 @pytest.mark.parametrize(
+    ("asked", "name"), [("*", "docker.io/library/theirs:1"), ("mine:2", "docker.io/library/mine:2")]
+)
+def test_a_driver_may_name_the_image_where_it_is_asked_to(connect, asked, name):
+    driver = Driver(connect(), Exporters=[exporter("docker", name=asked)])
+    ref = driver.solve(files(one="1"), evaluate=False).ref
+    answer = driver.end(gateway.Result(ref=ref, metadata={"image.name": b"theirs:1"}))
+    assert answer.ExporterResponse["image.name"] == name
+
+
+@pytest.mark.parametrize(
     "change",
     [
         {"path": "/d/missing.json"},

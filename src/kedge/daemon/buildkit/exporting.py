@@ -70,6 +70,8 @@ def _export(job: Job, result: Result, wanted: Sequence[tuple[int, Any]], images:
             attrs, kind = dict(one.Attrs), _KINDS[one.Type]
             if kind in _IMAGES:
                 attrs = _annotations(result) | attrs
+                if attrs.get("name") == "*":  # what the frontend calls it
+                    attrs["name"] = result.metadata.get("image.name", b"").decode("utf-8", "replace")
             destination = stack.enter_context(_destination(job, number, kind, attrs))
             outputs.append(Output(kind, tuple(sorted(attrs.items())), destination))
         request = replace(
