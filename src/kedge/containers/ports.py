@@ -24,7 +24,7 @@ from kedge.model.errors import Conflict, StoreError
 from kedge.model.value import dataclass, replace
 from kedge.sandbox.network import ADDRESS, GATEWAY, LOOPBACK_SERVER
 
-_CHUNK: Final = 1 << 16
+_CHUNK: Final = 1 << 18
 _MOST_PEERS: Final = 512  # of one UDP port
 _IDLE: Final = 60.0  # seconds that answers to a UDP peer are waited for
 _PAUSE: Final = 0.05  # seconds, when there are no descriptors left
@@ -59,6 +59,7 @@ class Forwarder:
         self.bound: list[Published] = []
         self._servers = tuple(servers) or (LOOPBACK_SERVER,)
         self._door: _Door | None = None
+        self.connections: set[_Connection] = set()
         self._given: list[tuple[int, int]] = []
         self._selector = selectors.DefaultSelector()
         self._listeners: list[socket.socket] = []
@@ -164,6 +165,8 @@ class Forwarder:
         while not self._closing.is_set():
             for key, mask in self._selector.select(_IDLE / 4):
                 key.data(mask)
+        for connection in list(self.connections):
+            connection.close()
         for key in list(self._selector.get_map().values()):
             if isinstance(key.fileobj, socket.socket) and key.fileobj not in self._listeners:
                 key.fileobj.close()
@@ -303,11 +306,12 @@ class _Connection:
         self._over = [False, False]  # that end says nothing more
         self._told = [False, False]  # and the other knows
         self._connected = False
+        owner.connections.add(self)
 
     def begin(self, there: tuple[str, int]) -> None:
         code = self._ends[1].connect_ex(there)
         if code not in (0, errno.EINPROGRESS):
-            return self._close()
+            return self.close()
         self._connected = code == 0
         self._update()
 
@@ -324,9 +328,9 @@ class _Connection:
             for end in (0, 1):
                 self._pass_on(end)
         except OSError:
-            return self._close()
+            return self.close()
         if all(self._told):
-            return self._close()
+            return self.close()
         self._update()
 
     def _pass_on(self, end: int) -> None:
@@ -345,7 +349,9 @@ class _Connection:
                 events |= _WRITE
             self._owner.watch(sock, events, lambda mask, index=index: self._ready(index, mask))  # type: ignore[misc]
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """End both halves. Idempotent."""
+        self._owner.connections.discard(self)
         for sock in self._ends:
             self._owner.watch(sock, 0, lambda _: None)
             sock.close()
