@@ -21,7 +21,7 @@ enter_user_namespace()
 import pytest
 sys.exit(pytest.main(sys.argv[1:]))
 """
-FILES = ("test_caching.py", "test_run_steps.py", "test_contexts.py")
+FILES = ("test_caching.py", "test_run_steps.py", "test_contexts.py", "test_scanners.py")
 # What one id cannot have: owners other than its own are kept in records, which a running step does not see.
 NEEDS_IDS = "user_home or first_content or agent_is_forwarded or no_new_privileges"
 
