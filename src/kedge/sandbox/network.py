@@ -62,6 +62,18 @@ def name_servers(resolver: Resolver, path: Path = _RESOLV_CONF) -> tuple[str, ..
     return resolver.servers or own or (LOOPBACK_SERVER,)
 
 
+def machine_address() -> str:
+    """This machine as a private network reaches it: the address it has for others, 127.0.0.1 if it has none."""
+    import socket
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # of the documentation's range; nothing is sent
+            return str(probe.getsockname()[0])
+        except OSError:
+            return "127.0.0.1"
+
+
 @cache
 def has_way_out() -> bool:
     """Can a private network be given a way out here? Tried in a network namespace that only one thread of ours sees."""

@@ -22,6 +22,8 @@ from kedge.kernel.syscalls import CAPABILITIES
 from kedge.model.errors import InvalidInput, NotFound, Unsupported
 from kedge.model.image import Healthcheck
 from kedge.model.ops import Pairs, Ulimit
+from kedge.model.value import replace
+from kedge.sandbox.network import machine_address
 from kedge.sandbox.plan import DEFAULT_CAPABILITIES
 from kedge.sandbox.process import Limits, Resolver
 
@@ -80,6 +82,8 @@ def read_request(body: Fields) -> ContainerRequest:
         no_new_privileges=True if _no_new_privileges(host) else None,
     )
     _check_sysctls(request)
+    if network_of(request) == "private":
+        request = replace(request, add_hosts=read_hosts(host, machine_address()))
     return request
 
 
@@ -192,14 +196,16 @@ def read_ulimit(value: Fields) -> Ulimit:
     return Ulimit(name, soft, hard)
 
 
-def read_hosts(host: Fields) -> Pairs:
-    """ExtraHosts: `NAME:ADDRESS`."""
+def read_hosts(host: Fields, machine: str = "127.0.0.1") -> Pairs:
+    """ExtraHosts: `NAME:ADDRESS`; the address `host-gateway` is this machine, as it is reached from where the name is
+    used.
+    """
     pairs = []
     for entry in host.texts("ExtraHosts") or ():
         name, _, address = entry.partition(":")
         if not name or not address or any(c.isspace() for c in entry):
             raise InvalidInput(f'bad format for add-host: "{entry[:100]}"')
-        pairs.append((name, "127.0.0.1" if address == "host-gateway" else address))
+        pairs.append((name, machine if address == "host-gateway" else address))
     return tuple(pairs)
 
 
