@@ -17,10 +17,12 @@ from kedge.images.import_root import import_root
 from kedge.images.inspect import inspect
 from kedge.images.load import load
 from kedge.images.lookup import find, open_image, snapshot_of
+from kedge.images.stored import all_images
 from kedge.images.tagging import remove, tag
 from kedge.model.errors import Conflict, IntegrityError, InvalidInput, KedgeError, NotFound
 from kedge.model.platform import Platform
 from kedge.model.reference import parse_reference
+from kedge.storage.images import ImageStore
 from kedge.storage.store import Store
 from tests.images.conftest import Import, Quiet, tar_of
 
@@ -262,3 +264,16 @@ def test_names_in_annotations_are_never_paths(imported: Import, store: Store, tm
         for image in load(store, archive):
             assert not image.names
     assert not [path for path in tmp_path.rglob("*") if "escaped" in path.name]
+
+
+def test_listing_many_images_reads_their_table_once(
+    imported: Import, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(5):
+        imported(f"image:{number}", files={"n": b"%d" % number})
+    read, calls = ImageStore.list, []
+    monkeypatch.setattr(ImageStore, "list", lambda images: calls.append(1) or read(images))
+    assert sorted(name for image in all_images(store) for name in image.names) == [
+        f"docker.io/library/image:{number}" for number in range(5)
+    ]
+    assert len(calls) == 1

@@ -81,8 +81,7 @@ def shown_name(name: str) -> str:
 
 def names_of(store: Store, record: ImageRecord) -> tuple[str, ...]:
     """The names, full form, that point at the same target as `record`."""
-    same = [r.name for r in store.images.list() if r.target.digest == record.target.digest]
-    return tuple(sorted(name for name in same if not name.startswith("sha256:")))
+    return tuple(name for name in store.images.names(record.target.digest) if not name.startswith("sha256:"))
 
 
 def platforms_of(store: Store, record: ImageRecord) -> Sequence[tuple[Descriptor, Platform | None]]:

@@ -77,6 +77,10 @@ class ImageStore:
         """All records, newest first."""
         return [_read(row) for row in self._database.rows(f"{_SELECT} ORDER BY created DESC, name")]
 
+    def names(self, target: Digest) -> Sequence[str]:
+        """The names of the records with that target, sorted."""
+        return [row[0] for row in self._database.rows("SELECT name FROM images WHERE digest = ? ORDER BY name", target)]
+
     def find(self, prefix: str) -> Sequence[ImageRecord]:
         """Records whose id or target's digest starts with the hexadecimal `prefix` (with or without `sha256:`)."""
         digits = prefix.removeprefix("sha256:")
