@@ -25,8 +25,10 @@ from kedge.model.reference import parse_reference
 from kedge.model.value import dataclass, replace
 from kedge.solver.solver import Solver
 
-_SOURCES: Final = "/run/src"
-_RESULTS: Final = "/run/out/"  # with the slash, as BuildKit says it
+# Where BuildKit has them; directories with a slash behind, as it says them.
+_CORE: Final = f"/run/src/core/{CORE}"
+_EXTRAS: Final = "/run/src/extras/"
+_RESULTS: Final = "/run/out/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +88,8 @@ def scanner_run(
     args = (*(image.config.entrypoint or ()), *(image.config.cmd or ()))
     if not args:
         raise InvalidInput(f"the SBOM scanner {name} has no command", hint="It needs an ENTRYPOINT or CMD.")
-    extras = {EXTRA + extra: edge for extra, edge in _extras(request, target).items()}
-    core = f"{_SOURCES}/core/{CORE}"
-    scanned = [(core, target.edge), *((f"{_SOURCES}/extras/{extra}", edge) for extra, edge in extras.items())]
+    extras = _extras(request, target)
+    scanned = [(_CORE, target.edge), *((f"{_EXTRAS}{EXTRA}{extra}", edge) for extra, edge in extras.items())]
     source = image.source or Source(f"docker-image://{image_name(name, image)}")
     scanner = Vertex(source, (), host, Hints(f"[internal] FROM {name}", internal=True))
     inputs = [Edge(scanner)]
@@ -96,13 +97,19 @@ def scanner_run(
     for place, edge in scanned:
         mounts.append(Mount(place, len(inputs), readonly=True) if edge else Mount(place, readonly=True))
         inputs += [edge] if edge else []
-    env = dict(entry.partition("=")[::2] for entry in image.config.env)
-    env |= {"BUILDKIT_SCAN_DESTINATION": _RESULTS, "BUILDKIT_SCAN_SOURCE": core}
-    env |= {"BUILDKIT_SCAN_SOURCE_EXTRAS": f"{_SOURCES}/extras/"} if extras else {}
-    env |= {f"BUILDKIT_SCAN_{key}": value for key, value in parameters}
-    op = Exec(args, tuple(mounts), tuple("=".join(pair) for pair in env.items()), image.config.working_dir or "/")
+    env = _environment(image, parameters, bool(extras))
+    op = Exec(args, tuple(mounts), env, image.config.working_dir or "/")
     title = f"[{target.config.platform}] generating sbom using {name}"
     return Edge(Vertex(op, tuple(inputs), host, Hints(title, no_cache=_ignores_cache(request, target))))
+
+
+def _environment(image: ResolvedImage, parameters: Pairs, has_extras: bool) -> tuple[str, ...]:
+    """The image's own variables and the protocol's."""
+    env = dict(entry.partition("=")[::2] for entry in image.config.env)
+    env |= {"BUILDKIT_SCAN_DESTINATION": _RESULTS, "BUILDKIT_SCAN_SOURCE": _CORE}
+    env |= {"BUILDKIT_SCAN_SOURCE_EXTRAS": _EXTRAS} if has_extras else {}
+    env |= {f"BUILDKIT_SCAN_{key}": value for key, value in parameters}
+    return tuple("=".join(pair) for pair in env.items())
 
 
 def _extras(request: BuildRequest, target: Target) -> Mapping[str, Edge | None]:
