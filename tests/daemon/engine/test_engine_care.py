@@ -302,6 +302,7 @@ def test_published_ports_lead_into_the_container(docker: Docker) -> None:
     docker("stop", "-t", "0", "two")
     with pytest.raises(OSError):
         socket.create_connection(("127.0.0.1", port), 60)
+    assert docker("ps", "-a", "--filter", "name=two", "--format", "{{.Ports}}") == "\n"
     docker("start", "three")
     docker("wait", "three")
     docker("rm", "-f", "one", "two", "three")

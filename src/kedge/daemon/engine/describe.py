@@ -40,7 +40,7 @@ def summary(engine: "Engine", record: ContainerRecord, size: bool = False) -> di
         "ImageID": record.image_id,
         "Command": " ".join(record.command),
         "Created": int(record.created),
-        "Ports": port_list(bound_ports(one, asked), asked.body.object("ExposedPorts").raw),
+        "Ports": port_list(bound_ports(one, asked), asked.body.object("ExposedPorts").raw if one.running else ()),
         "Labels": asked.body.mapping("Labels"),
         "State": one.state,
         "Status": status_text(one),
