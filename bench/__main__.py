@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -21,6 +22,7 @@ _LINE = 25e6  # bytes a second of the slow line: 200 Mbit/s
 def main() -> int:
     # Users' interpreters write bytecode; without it every start of Kedge would compile it all.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that registry, daemon and stores go with us
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("names", nargs="*", help=f"which workloads: {', '.join(WORKLOADS)} (default: all)")
     parser.add_argument("--times", type=int, default=3, help="how often each is measured (default: 3)")
