@@ -61,7 +61,7 @@ def test_a_failing_build_tells_its_warnings_before_the_error(shared: Kedge, tmp_
         (["load", "-i", "GARBAGE"], 1, "no tar archive"),
         (["build", "-f", "Missing.Dockerfile", "CONTEXT"], 1, "Missing.Dockerfile"),
         (["biuld", "."], 125, "Did you mean kedge build?"),
-        (["run", "-p", "80:80", "busybox"], 125, "--network host"),
+        (["run", "-p", "foo:80", "busybox"], 125, "foo"),
         (["run", "-d", "busybox"], 125, "stays in the foreground"),
         (["history", "no/such/image"], 1, "no such image"),
         (["inspect", "no/such/image"], 1, "no such image"),
