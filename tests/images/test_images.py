@@ -67,6 +67,14 @@ def test_what_is_no_archive_is_refused(store: Store, data: bytes) -> None:
 # ---- names ----
 
 
+def test_a_digest_is_looked_for_in_the_repository_that_is_named(imported: Import, store: Store) -> None:
+    imported("hello-world:1")
+    digest = find(store, "hello-world:1").target.digest
+    assert find(store, f"hello-world@{digest}").target.digest == digest
+    with pytest.raises(NotFound):
+        find(store, f"hello@{digest}")
+
+
 def test_an_image_is_found_by_name_id_prefix_and_digest(imported: Import, store: Store) -> None:
     made = imported("hello:v1")
     full = open_image(store, "docker.io/library/hello:v1").id

@@ -57,8 +57,9 @@ def _by_name(store: Store, text: str) -> ImageRecord | None:
     if record := store.images.get(str(reference)):
         return record
     if reference.digest:  # a name with a digest means that very image under any name of the repository
+        here = (f"{reference.name}:", f"{reference.name}@")
         for record in store.images.list():
-            if record.target.digest == reference.digest and record.name.startswith(reference.name):
+            if record.target.digest == reference.digest and record.name.startswith(here):
                 return record
     return None
 
