@@ -53,6 +53,18 @@ def test_a_blob_that_does_not_fit_is_an_error_and_leaves_no_blob(small: Path) ->
         assert store.verify() == []
 
 
+def test_a_store_that_cannot_be_written_is_named(small: Path) -> None:
+    with Store.open(small):
+        pass
+    subprocess.run(["mount", "-o", "remount,ro", str(small.parent)], check=True)
+    with pytest.raises(StoreError, match=f"{small}") as caught, Store.open(small) as store, store.lightened():
+        store.images.list()
+    assert "--root" in caught.value.hint
+    with pytest.raises(StoreError, match=f"{small}/kedge.db") as caught, Store.open(small) as store:
+        store.images.get("x")
+    assert "may this user write to it" in caught.value.hint
+
+
 def test_a_download_that_does_not_fit_goes_on_when_there_is_room(small: Path) -> None:
     data, blob, diff_id = layer_blob({"a": os.urandom(1_000_000)})
     with Store.open(small) as store:

@@ -246,5 +246,6 @@ def _translated(path: Path) -> Iterator[None]:
         if "malformed" in text or "not a database" in text:
             hint = f"The database {path} is damaged: remove the store, or name another with --root."
         elif "unable to open" in text or "readonly" in text:
-            hint = "Is the store's directory there, and may this user write to it?"
+            hint = "Is the store's directory there, and may this user write to it? Name another with --root."
+            raise StoreError(f"cannot write the store's database {path}", hint=hint) from error
         raise StoreError(f"the store's database failed: {text}", hint=hint) from error

@@ -158,12 +158,12 @@ class Store:
     @contextmanager
     def lightened(self) -> Iterator[None]:
         """On a full disk, the space put aside is free in this block: for one who only looks or removes."""
-        with translated("use the space put aside"):
+        with translated(f"write to the store at {self.root}"):
             drop_ballast(self.root)
         try:
             yield
         finally:
-            with translated("put space aside"):
+            with translated(f"write to the store at {self.root}"):
                 take_ballast(self.root)
 
     def usage(self, *, unnamed: bool = True) -> "list[Usage]":
