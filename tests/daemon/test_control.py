@@ -413,17 +413,21 @@ def test_a_secret_reaches_its_step_and_nothing_else(connect, tmp_path):
     assert "secret s: not found" in caught.value.details()
 
 
-def test_what_a_client_streams_is_a_source_of_a_graph(connect):
-    from kedge.daemon.buildkit.definition import encode
+def test_what_a_client_streams_once_is_a_source_of_all_its_graphs_and_of_nobody_elses(connect):
+    from kedge.daemon.wire import gateway
     from kedge.model.graph import Edge, Vertex
-    from kedge.model.ops import Source
+    from kedge.model.ops import Copy, File, Source
+    from tests.daemon.driver import Driver
 
     data = os.urandom(5000)
-    client = connect(uploads={"/one": data})
-    source = Source("http://buildkit-session/one", (("http.filename", "context"),))
-    client.solve(Definition=encode(Edge(Vertex(source))), Exporters=[exporter("tar")])
-    with tarfile.open(fileobj=io.BytesIO(client.received["0"])) as archive:
-        assert archive.extractfile("context").read() == data
-    other = connect()
-    with pytest.raises(grpc.RpcError):  # it was another session's
-        other.solve(Definition=encode(Edge(Vertex(source))), Exporters=[exporter("tar")])
+    given = Edge(Vertex(Source("http://buildkit-session/one", (("http.filename", "context"),))))
+    copied = Edge(Vertex(File((Copy("/context", "/copy", -1, 0, 0),)), (given,)))
+    driver = Driver(connect(uploads={"/one": data}))
+    for edge, path in (given, "/context"), (copied, "/copy"):
+        ref = driver.solve(edge).ref.id
+        assert driver.call("ReadFile", gateway.ReadFileRequest(Ref=ref, FilePath=path)).Data == data
+    driver.end()
+    other = Driver(connect())
+    with pytest.raises(grpc.RpcError):
+        other.solve(given)
+    other.end()

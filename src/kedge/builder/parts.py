@@ -33,6 +33,7 @@ from kedge.solver.contracts import Operation
 from kedge.solver.solver import Solver
 from kedge.solver.trunk import Trunk
 from kedge.sources.handler import Pin, SourceHandler
+from kedge.sources.once import Once
 from kedge.storage.store import Store
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class Parts:
         self.policy: Policy | None = None  # what may be used, and what replaces it
         self.keeps_remains = False  # is a failed vertex's tree to be kept, for one who looks into it
         self.trust: Trust = "all"  # what of the store may be used unasked
-        self.uploaded: Callable[[str], Digest | None] | None = None  # the content of URLs that are the client's own
+        self.uploads = Once[Digest]()  # what the session gave under URLs of its own
         self.recorded_times = False  # without an epoch, do documents carry when the store came to have their layers?
         self._closing = ExitStack()
         self.started = time.time()
@@ -263,7 +264,7 @@ class Parts:
         def http() -> SourceHandler:
             from kedge.sources.http import HttpSource
 
-            return HttpSource(self.store, self.session, self.uploaded)
+            return HttpSource(self.store, self.session, self.uploads)
 
         def git() -> SourceHandler:
             from kedge.sources.git import GitSource

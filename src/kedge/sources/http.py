@@ -9,7 +9,7 @@ import os
 import re
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from kedge.model.platform import Platform
 from kedge.model.value import dataclass, field
 from kedge.session.session import Session
 from kedge.sources.handler import Pin, Work
+from kedge.sources.once import Once
 
 if TYPE_CHECKING:
     import urllib3
@@ -66,9 +67,9 @@ class _Wanted:
 class HttpSource:
     """SourceHandler for http:// and https://. What was downloaded to say what a URL is now is not downloaded again."""
 
-    def __init__(self, store: "Store", session: Session, lent: Callable[[str], Digest | None] | None = None) -> None:
-        """`lent` gives the content of URLs that stand for what the client offers, None for all others."""
-        self._store, self._session, self._lent = store, session, lent
+    def __init__(self, store: "Store", session: Session, uploads: Once[Digest] | None = None) -> None:
+        """`uploads` remembers what the client gave under URLs of its own, for all who ask its session."""
+        self._store, self._session, self._uploads = store, session, uploads or Once[Digest]()
         self._notes = Path(store.root) / "http"
         self._pool: urllib3.PoolManager | None = None
 
@@ -101,9 +102,8 @@ class HttpSource:
 
     def _look(self, wanted: _Wanted, work: Work) -> Found:
         """What the URL is now: a conditional request if its content is here, else a download."""
-        if urlsplit(wanted.url).hostname == _SESSION:
-            return self._uploaded(wanted, work)
-        if self._lent and (content := self._lent(wanted.url)):
+        if urlsplit(wanted.url).hostname == _SESSION:  # what is given once is asked for once
+            content = self._uploads.ask(wanted.url, lambda: self._receive(wanted, work))
             return Found(content, file_name(wanted.url, wanted.filename, ""))
         known = self._known(wanted)
         if known and known.etag and self._is_unchanged(wanted, known):
@@ -124,8 +124,8 @@ class HttpSource:
         self._remember(wanted, found)
         return found
 
-    def _uploaded(self, wanted: _Wanted, work: Work) -> Found:
-        """What the client gives under a URL of its own, which it gives once."""
+    def _receive(self, wanted: _Wanted, work: Work) -> Digest:
+        """What the client gives under a URL of its own."""
         stream = self._session.upload(wanted.url)
         if stream is None:
             raise NotFound(f"nothing is offered at {shown(wanted.url)}")
@@ -139,9 +139,7 @@ class HttpSource:
                     raise SourceError(f"{shown(wanted.url)} is larger than {LARGEST >> 30} GiB")
             content = writer.commit()
         work.status("receiving", done, done, done=True)
-        found = Found(content, file_name(wanted.url, wanted.filename, ""))
-        self._remember(wanted, found)
-        return found
+        return content
 
     def _is_unchanged(self, wanted: _Wanted, known: Found) -> bool:
         """Ask for the headers only, as BuildKit does: some servers never answer 304, but tell the same ETag."""

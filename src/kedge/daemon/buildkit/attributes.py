@@ -13,7 +13,6 @@ from typing import Any, Final, Literal
 from kedge.builder.remote import RemoteRequest
 from kedge.builder.request import CacheSpec
 from kedge.daemon.buildkit.errors import UnknownFrontendCap, UnknownSubrequest
-from kedge.daemon.sessions.lent import UPLOAD
 from kedge.dockerfile.gitref import parse_git_reference
 from kedge.exporters.attest import read_fields, write_fields
 from kedge.model.errors import InvalidInput
@@ -27,6 +26,7 @@ _CALLS: Final[dict[str, Call]] = {
     "frontend.lint": "lint",
 }
 DESCRIBE: Final = "frontend.subrequests.describe"
+UPLOAD: Final = "http://buildkit-session/"
 _FRONTEND_CAPS: Final = frozenset(
     "moby.buildkit.frontend.inputs moby.buildkit.frontend.subrequests moby.buildkit.frontend.contexts "
     "moby.buildkit.frontend.gitquerystring".split()

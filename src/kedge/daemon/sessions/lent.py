@@ -21,7 +21,7 @@ from kedge.daemon.sessions.registry import ClientSession
 from kedge.daemon.sessions.tunnel import socket_folder
 from kedge.daemon.wire import auth, filesync, secrets, sshforward, upload
 from kedge.model.credential import Credential
-from kedge.model.digest import Digest, digest_of
+from kedge.model.digest import digest_of
 from kedge.model.errors import Cancelled, InvalidInput, KedgeError, NotFound, SourceError
 from kedge.model.reference import DOCKER_HUB
 from kedge.session.session import EVERYTHING, Progress, Wanted, untold
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 _FILE_SYNC = "moby.filesync.v1.FileSync"
 _HUB_SERVER = "registry-1.docker.io"  # the name that clients look Docker Hub's credential up by
-UPLOAD = "http://buildkit-session/"  # what begins so is no URL of the network's
 LARGEST_SECRET = 500 * 1024  # bytes; as for local secrets
 _GONE = (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)
 
@@ -52,7 +51,6 @@ class LentSession:
         self._session, self._store, self._find = session, store, find
         self.session_of = dict(session_of or {})  # name of a directory -> id of the session that lends it
         self._directories: dict[tuple[str, Wanted], Path] = {}
-        self._uploads: dict[str, Digest] = {}
         self._held = ExitStack()
         self._guard = threading.Lock()
 
@@ -166,19 +164,6 @@ class LentSession:
     def lender(self, id: str) -> ClientSession:
         """The client's session of that id, its main one for an empty id."""
         return self._lender("", Wanted(session=id))
-
-    def uploaded(self, url: str) -> Digest | None:
-        """The content of what the client offers under a URL of its own, in the store; None for any other URL."""
-        if not url.startswith(UPLOAD):
-            return None
-        with self._guard:
-            if url not in self._uploads:
-                stream = self.upload(url)
-                with self._store.blobs.writer() as writer:
-                    while data := stream.read(1 << 20):
-                        writer.write(data)
-                    self._uploads[url] = writer.commit()
-            return self._uploads[url]
 
     # ---- streams -----------------------------------------------------------------------------------------------------
 
