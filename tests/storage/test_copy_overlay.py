@@ -137,3 +137,16 @@ def test_layers_that_umoci_wrote_are_read(tmp_path: Path) -> None:
     assert (put / ("long" * 30) / "café").read_text() == "text"
     assert os.readlink(put / "link") == "/etc/passwd"
     assert ((put / "other").stat().st_gid, os.getxattr(put / "other", "user.note")) == (3_000_000, b"hi")
+
+
+def test_a_whiteout_of_what_is_nowhere_below_is_no_file(store: Store) -> None:
+    """A diff that removes a file, merged with what never had it: overlayfs lists the whiteout and does not have it."""
+    with store.layers.draft() as draft:
+        (draft.upper / "d").mkdir()
+        os.mknod(draft.upper / "d" / "gone", 0o020000, os.makedev(0, 0))
+        removal = draft.commit()
+    base = change(store, (), lambda fd: make_file(ops.MakeFile("/f", b"x", 0o644, -1, 0), fd, None))
+    with store.layers.mounted((base, removal)) as tree:
+        source = Tree(tree.fd)
+        made = change(store, (), everything(source, "/"))
+    assert sorted(names(store, made)) == ["d/", "f"] or sorted(names(store, made)) == ["d", "f"]

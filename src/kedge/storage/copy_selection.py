@@ -231,7 +231,7 @@ def walk(tree: Tree, real: str, filters: Filters) -> Iterator[Found]:
             while len(levels) > 1:
                 level = levels[-1]
                 if level.names and everything and level.pending is None:
-                    yield from _files(levels, level)
+                    yield from _files(levels, level, tree.in_place)
                 elif level.names:
                     yield from _step(tree, filters, levels, level, level.names.pop())
                 else:
@@ -249,17 +249,30 @@ def _step(tree: Tree, filters: Filters, levels: list[_Level], level: _Level, nam
     chosen = not hidden and filters.chooses(path)
     if not chosen and ((hidden and is_left_out(tree, real)) or not filters.may_choose_below(path)):
         return  # not even looked at where nothing below can matter: the client may not be allowed to
-    status = os.stat(name, dir_fd=level.fd, follow_symlinks=False)
-    if chosen or stat.S_ISDIR(status.st_mode):
+    status = _status(name, level.fd, tree.in_place)
+    if status and (chosen or stat.S_ISDIR(status.st_mode)):
         yield from _visit(levels, Found(path, real, status, level.fd, name, not chosen), chosen)
 
 
-def _files(levels: list[_Level], level: _Level) -> Iterator[Found]:
+def _status(name: str, fd: int, in_place: bool) -> os.stat_result | None:
+    """None for a name that a merged tree lists and has not: a whiteout of what no layer below has (a diff's)."""
+    try:
+        return os.stat(name, dir_fd=fd, follow_symlinks=False)
+    except FileNotFoundError:
+        if in_place:
+            raise
+        return None
+
+
+def _files(levels: list[_Level], level: _Level, in_place: bool) -> Iterator[Found]:
     """`_step` over names where no filter says anything, until a directory was met: most files of most trees."""
     names, prefix, real, fd = level.names, level.prefix, level.real, level.fd
     while names:
         name = names.pop()
-        found = Found(prefix + name, f"{real}/{name}", os.stat(name, dir_fd=fd, follow_symlinks=False), fd, name)
+        status = _status(name, fd, in_place)
+        if status is None:
+            continue
+        found = Found(prefix + name, f"{real}/{name}", status, fd, name)
         if stat.S_ISDIR(found.status.st_mode):
             yield from _visit(levels, found, True)
             return
