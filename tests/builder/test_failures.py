@@ -125,12 +125,30 @@ def test_a_path_that_cannot_even_be_looked_at_is_no_traceback(bench, fields):
         bench.build(None if "dockerfile" in fields else "FROM base\nCOPY --from=other / /\n", **fields)
 
 
-def test_a_file_the_ignore_file_removed_names_the_pattern(bench):
-    bench.write(secret_dot_txt="x", _dot_dockerignore="*.txt\n")
+def test_a_file_the_ignore_file_removed_names_the_line(bench):
+    bench.write(secret_dot_txt="x", _dot_dockerignore="# all texts\n*.txt\n!a.txt\n/./*.txt\n")
     with pytest.raises(NotFound) as raised:
         bench.build("FROM base\nCOPY secret.txt /")
-    assert "*.txt" in raised.value.message + raised.value.hint
+    assert raised.value.hint == "It is excluded by line 4 of .dockerignore: *.txt"
     assert str(raised.value.location) == "Dockerfile:2"
+
+
+def test_the_ignore_file_beside_a_dockerfile_is_named_as_it_is(bench):
+    bench.write(Dockerfile="FROM base\nCOPY secret.txt /", secret_dot_txt="x")
+    bench.write(_dot_dockerignore="other\n*.txt\n", Dockerfile_dot_dockerignore="*.txt\n")
+    with pytest.raises(NotFound) as raised:
+        bench.build()
+    assert raised.value.hint == "It is excluded by line 1 of Dockerfile.dockerignore: *.txt"
+
+
+def test_the_ignore_file_of_a_named_context_is_told_from_the_main_one(bench, tmp_path):
+    bench.write(_dot_dockerignore="other\n")
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "secret.txt").touch()
+    (tmp_path / "more" / ".dockerignore").write_text("\n*.txt\n")
+    with pytest.raises(NotFound) as raised:
+        bench.build("FROM base\nCOPY --from=more secret.txt /", named_contexts=(("more", str(tmp_path / "more")),))
+    assert raised.value.hint == "It is excluded by line 2 of the .dockerignore of more: *.txt"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kedge.builder.parts import Parts
 from kedge.model.errors import InvalidInput
-from kedge.model.patterns import read_ignore_file
+from kedge.model.patterns import IgnoreFile
 from kedge.session.local import existing_directory
 
 _PASSED = (
@@ -24,12 +24,10 @@ _PASSED = (
 )
 
 
-def named_contexts(parts: Parts) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
-    """(specifiers by name, ignore patterns by the name of a lent directory). Raises NotFound for a missing
-    directory.
-    """
+def named_contexts(parts: Parts) -> tuple[dict[str, str], dict[str, IgnoreFile]]:
+    """(specifiers by name, ignore files by the name of a lent directory). Raises NotFound for a missing directory."""
     specifiers: dict[str, str] = {}
-    ignores: dict[str, tuple[str, ...]] = {}
+    ignores: dict[str, IgnoreFile] = {}
     for name, text in parts.request.named_contexts:
         if text.startswith(_PASSED) or text.startswith("oci-layout://"):
             specifiers[name] = text
@@ -41,19 +39,22 @@ def named_contexts(parts: Parts) -> tuple[dict[str, str], dict[str, tuple[str, .
             path = existing_directory(Path(text), f"the build context {name}={text}")
             parts.session.lend(name, path.absolute())
             specifiers[name] = f"local:{name}"
-            ignores[name] = _ignore_file(path)
+            ignores[name] = _ignore_file(name, path)
     return specifiers, ignores
 
 
-def _lent_ignore_file(parts: Parts, name: str, lent: str) -> tuple[str, ...]:
+def _lent_ignore_file(parts: Parts, name: str, lent: str) -> IgnoreFile:
+    from kedge.builder.definition import IGNORE_FILE, decode_ignore_file
     from kedge.builder.lent import lent_ignore_file
 
-    data = lent_ignore_file(parts, lent, f"context:{name}-.dockerignore")
-    return tuple(read_ignore_file(data.decode("utf-8", "surrogateescape"))) if data else ()
+    return decode_ignore_file(_shown(name), lent_ignore_file(parts, lent, f"context:{name}-{IGNORE_FILE}"))
 
 
-def _ignore_file(directory: Path) -> tuple[str, ...]:
-    from kedge.builder.definition import LARGEST_IGNORE_FILE, read_inside
+def _ignore_file(name: str, directory: Path) -> IgnoreFile:
+    from kedge.builder.definition import IGNORE_FILE, LARGEST_IGNORE_FILE, decode_ignore_file, read_inside
 
-    data = read_inside(directory, ".dockerignore", LARGEST_IGNORE_FILE)
-    return tuple(read_ignore_file(data.decode("utf-8", "surrogateescape"))) if data else ()
+    return decode_ignore_file(_shown(name), read_inside(directory, IGNORE_FILE, LARGEST_IGNORE_FILE) or b"")
+
+
+def _shown(name: str) -> str:
+    return f"the .dockerignore of {name}"

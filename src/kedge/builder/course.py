@@ -21,7 +21,7 @@ from kedge.dockerfile.options import ImageRequest, LowerOptions, ResolvedImage
 from kedge.dockerfile.parser import Dockerfile, parse
 from kedge.dockerfile.stages import StagedFile, read_stages
 from kedge.model.digest import digest_of
-from kedge.model.errors import Cancelled, IntegrityError, KedgeError, SourceFile, StepFailed
+from kedge.model.errors import Cancelled, Excluded, IntegrityError, KedgeError, SourceFile, StepFailed
 from kedge.model.event import Report, WarningEvent, silent
 from kedge.model.graph import Edge, Snapshot, Vertex, uncached
 from kedge.model.platform import Platform, parse_platform
@@ -57,7 +57,7 @@ def build(
             try:
                 return parts.trunk.run(course.run(solver))
             except BaseException as error:
-                course.warn()  # what was found on the way may explain the error
+                course.explain(error)
                 solver.abandon(error)
                 if not _lost_a_cache(parts, error) or not _can_start_again(request):
                     raise
@@ -110,7 +110,7 @@ def solve(parts: Parts, told_later: bool = False) -> Solved:
         solved = parts.trunk.run(course.solve(solver))
         return replace(solved, error=course.breach(solved.warnings)) if checking else solved
     except BaseException as error:
-        warnings = course.warn()
+        warnings = course.explain(error)
         solver.abandon(error)
         _lost_a_cache(parts, error)  # so that the caller's next try does without it
         if checking and isinstance(error, KedgeError) and error.location:
@@ -338,6 +338,15 @@ class _Course:
                 self.parts.report(told[-1])
         return tuple(told)
 
+    def explain(self, error: BaseException) -> tuple[WarningEvent, ...]:
+        """Tell what may explain the end of the build: what was found on the way, and the line that hid a file."""
+        if isinstance(error, Excluded):
+            lines = [(file.line_of(error.pattern), file.name) for file in self.parts.ignore_files.values()]
+            places = [f"line {number} of {name}" for number, name in lines if number]
+            if places:
+                error.hint = f"It is excluded by {' or '.join(places)}: {error.pattern}"
+        return self.warn()
+
     def breach(self, warnings: tuple[WarningEvent, ...]) -> KedgeError | None:
         """What a build would raise for its warnings."""
         try:
@@ -387,6 +396,7 @@ def _lower_options(
     from kedge.builder.contexts import named_contexts
 
     contexts, ignores = named_contexts(parts)
+    parts.ignore_files = {"context": definition.ignore} | ignores
     inputs = {one.name: one.edge for one in parts.remote.inputs}
     build_args = _build_args(request)
     return LowerOptions(
@@ -402,7 +412,7 @@ def _lower_options(
         network=request.network if request.network in ("none", "host") else "sandbox",
         add_hosts=request.add_hosts,
         contexts=contexts,
-        ignore={"context": definition.ignore} | ignores,
+        ignore={name: file.patterns for name, file in parts.ignore_files.items()},
         main_context=inputs.get("context"),
         inputs=inputs,
         ulimits=request.ulimits,

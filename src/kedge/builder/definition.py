@@ -17,20 +17,22 @@ from kedge.kernel.paths import open_in_root
 from kedge.model.errors import DockerfileError, InvalidInput, NotFound
 from kedge.model.graph import Layer, Snapshot
 from kedge.model.ops import Source
+from kedge.model.patterns import IgnoreFile
 from kedge.model.value import dataclass
 from kedge.session.local import existing_directory
 
 LARGEST_DOCKERFILE = 16 << 20  # bytes
 LARGEST_IGNORE_FILE = 4 << 20
+IGNORE_FILE = ".dockerignore"
 
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """A Dockerfile's text, the name to show it under, and the ignore patterns of the main context."""
+    """A Dockerfile's text, the name to show it under, and the ignore file of the main context."""
 
     text: str
     name: str
-    ignore: tuple[str, ...] = ()
+    ignore: IgnoreFile = IgnoreFile()
 
 
 def load_definition(parts: Parts) -> Definition:
@@ -57,7 +59,7 @@ def load_definition(parts: Parts) -> Definition:
             found = _find_dockerfile(parts, context)
         work.status("transferring dockerfile:", len(found.data), done=True)
         definition = decode_found(found)
-    return Definition(definition, found.name, _ignored(parts, found, context) if _ignores(parts) else ())
+    return Definition(definition, found.name, _ignored(parts, found, context) if _ignores(parts) else IgnoreFile())
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,29 +326,31 @@ def _is_local(context: object) -> bool:
     return isinstance(context, Path) or (isinstance(context, str) and not _is_remote(context))
 
 
-def _ignored(parts: Parts, found: Found, context: Path | None) -> tuple[str, ...]:
+def _ignored(parts: Parts, found: Found, context: Path | None) -> IgnoreFile:
     with step(parts.report, parts.trunk.cancel, "[internal] load .dockerignore") as work:
-        data = _find_ignore_file(found, context)
+        name, data = _find_ignore_file(found, context)
         work.status("transferring context:", len(data), done=True)
-        from kedge.model.patterns import read_ignore_file
-
-        return tuple(read_ignore_file(data.decode("utf-8", "surrogateescape"))) if data else ()
+        return decode_ignore_file(name, data)
 
 
-def _find_ignore_file(found: Found, context: Path | None) -> bytes:
-    """`NAME.dockerignore` beside the Dockerfile, else the context's `.dockerignore`."""
-    data = None
+def decode_ignore_file(name: str, data: bytes) -> IgnoreFile:
+    return IgnoreFile(name, data.decode("utf-8", "surrogateescape"))
+
+
+def _find_ignore_file(found: Found, context: Path | None) -> tuple[str, bytes]:
+    """`NAME.dockerignore` beside the Dockerfile, else the context's `.dockerignore`: its name and bytes."""
+    data, name = None, found.name + IGNORE_FILE
     if found.path is not None and not found.inside:
-        beside = found.path.with_name(found.path.name + ".dockerignore")
+        beside = found.path.with_name(found.path.name + IGNORE_FILE)
         if _is_there(beside):
             data = _on_this_machine(beside, None).data
     elif found.inside and context is not None:
-        data = read_inside(context, found.inside + ".dockerignore", LARGEST_IGNORE_FILE)
+        data = read_inside(context, found.inside + IGNORE_FILE, LARGEST_IGNORE_FILE)
     if data is None and context is not None:
-        data = read_inside(context, ".dockerignore", LARGEST_IGNORE_FILE)
+        data, name = read_inside(context, IGNORE_FILE, LARGEST_IGNORE_FILE), IGNORE_FILE
     if data and len(data) > LARGEST_IGNORE_FILE:
         raise InvalidInput(f"the ignore file is larger than {LARGEST_IGNORE_FILE >> 20} MiB")
-    return data or b""
+    return name, data or b""
 
 
 def decode_found(found: Found) -> str:

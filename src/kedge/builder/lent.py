@@ -7,20 +7,19 @@ import os
 from pathlib import Path
 
 from kedge.builder.definition import (
+    IGNORE_FILE,
     LARGEST_DOCKERFILE,
     LARGEST_IGNORE_FILE,
     Definition,
     Found,
     decode_found,
+    decode_ignore_file,
     read_inside,
 )
 from kedge.builder.parts import Parts
 from kedge.builder.steps import step
 from kedge.model.errors import NotFound
-from kedge.model.patterns import read_ignore_file
 from kedge.session.session import Wanted
-
-_IGNORE_FILE = ".dockerignore"
 
 
 def load_lent(parts: Parts) -> Definition:
@@ -29,18 +28,18 @@ def load_lent(parts: Parts) -> Definition:
     found, own_ignore = _dockerfile(parts)
     if not name:
         return Definition(decode_found(found), found.name)
-    with step(parts.report, parts.trunk.cancel, f"[internal] load {_IGNORE_FILE}") as work:
-        data = own_ignore
+    with step(parts.report, parts.trunk.cancel, f"[internal] load {IGNORE_FILE}") as work:
+        shown, data = found.name + IGNORE_FILE, own_ignore
         if data is None:
-            data = lent_ignore_file(parts, name, f"{name}-{_IGNORE_FILE}")
+            shown, data = IGNORE_FILE, lent_ignore_file(parts, name, f"{name}-{IGNORE_FILE}")
         work.status("transferring context:", len(data), len(data), done=True)
-    return Definition(decode_found(found), found.name, tuple(read_ignore_file(data.decode("utf-8", "surrogateescape"))))
+    return Definition(decode_found(found), found.name, decode_ignore_file(shown, data))
 
 
 def _dockerfile(parts: Parts) -> tuple[Found, bytes | None]:
     request = parts.request
     name = request.dockerfile or "Dockerfile"
-    follow = [name, name + _IGNORE_FILE]
+    follow = [name, name + IGNORE_FILE]
     if os.path.basename(name) == "Dockerfile":
         follow.append(os.path.join(os.path.dirname(name), "dockerfile"))
     with step(parts.report, parts.trunk.cancel, f"[internal] load build definition from {name}") as work:
@@ -52,7 +51,7 @@ def _dockerfile(parts: Parts) -> tuple[Found, bytes | None]:
             data = read_inside(folder, candidate, LARGEST_DOCKERFILE)
             if data is not None:
                 work.status("transferring dockerfile:", len(data), len(data), done=True)
-                ignore = read_inside(folder, name + _IGNORE_FILE, LARGEST_IGNORE_FILE)
+                ignore = read_inside(folder, name + IGNORE_FILE, LARGEST_IGNORE_FILE)
                 return Found(name, data), ignore
         raise NotFound(f"failed to read dockerfile: open {name}: no such file or directory")
 
@@ -60,7 +59,7 @@ def _dockerfile(parts: Parts) -> tuple[Found, bytes | None]:
 def lent_ignore_file(parts: Parts, name: str, hint: str) -> bytes:
     """The ignore file of a lent directory; empty when there is none."""
     try:
-        folder: Path = parts.session.directory(name, Wanted(follow=(_IGNORE_FILE,), hint=hint))
-        return read_inside(folder, _IGNORE_FILE, LARGEST_IGNORE_FILE) or b""
+        folder: Path = parts.session.directory(name, Wanted(follow=(IGNORE_FILE,), hint=hint))
+        return read_inside(folder, IGNORE_FILE, LARGEST_IGNORE_FILE) or b""
     except NotFound:
         return b""  # a directory that is not lent matters only if something is taken from it

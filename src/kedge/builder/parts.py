@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from kedge.builder.definition import Definition
     from kedge.model.graph import Vertex
     from kedge.model.image import Descriptor
+    from kedge.model.patterns import IgnoreFile
     from kedge.model.reference import Reference
     from kedge.model.settings import Settings
     from kedge.registry.client import Registry
@@ -95,6 +96,7 @@ class Parts:
         self._closing = ExitStack()
         self.started = time.time()
         self.definition: Definition | None = None  # once it is read
+        self.ignore_files: dict[str, IgnoreFile] = {}  # by the context's name, once they are read
         self.remote_context: tuple[str, str] | None = None  # the URL of a fetched context, and its commit or digest
         self.broken = set() if broken is None else broken  # origins of caches that are not to be asked
         self.relied_on: set[str] = set()  # origins of caches that bytes were asked of

@@ -109,6 +109,14 @@ class NotFound(InvalidInput):
     """A named thing (file, stage, image, container) that does not exist."""
 
 
+class Excluded(NotFound):
+    """A file that the context has and its ignore file leaves out, by `pattern`."""
+
+    def __init__(self, message: str, pattern: str) -> None:
+        super().__init__(message, hint=f"It is excluded by the pattern {pattern!r} of the context's ignore file.")
+        self.pattern = pattern
+
+
 class Conflict(InvalidInput):
     """A named thing that is in use or exists already."""
 

@@ -5,12 +5,13 @@ Matching takes time linear in the path; no pattern can make it explode. See `glo
 """
 
 import posixpath
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from kedge.model.errors import InvalidInput
 from kedge.model.globs import Automaton, State, glob_match, glob_tokens, ignore_tokens
+from kedge.model.value import dataclass
 
-__all__ = ["Patterns", "glob_match", "read_ignore_file"]
+__all__ = ["IgnoreFile", "Patterns", "glob_match", "read_ignore_file"]
 
 _MOST_DIRECTORIES = 65536  # how many a Patterns remembers
 
@@ -84,13 +85,32 @@ class Patterns:
         return known
 
 
+@dataclass(frozen=True, slots=True)
+class IgnoreFile:
+    """An ignore file's text, and the name to show it under."""
+
+    name: str = ".dockerignore"
+    text: str = ""
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        return tuple(read_ignore_file(self.text))
+
+    def line_of(self, pattern: str) -> int:
+        """The line, counted from 1, that says `pattern`: the last one, which decides; 0 if none does."""
+        return max((number for number, said in _numbered(self.text) if clean_path(said) == pattern), default=0)
+
+
 def read_ignore_file(text: str) -> list[str]:
     """The patterns of a .dockerignore file: comments, blank lines and a byte order mark dropped, paths cleaned.
 
     A leading slash means the context's root, as no slash does.
     """
-    patterns = []
-    for line in text.removeprefix("\ufeff").split("\n"):
+    return [pattern for _, pattern in _numbered(text)]
+
+
+def _numbered(text: str) -> Iterator[tuple[int, str]]:
+    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1):
         pattern = line.strip()
         if line.startswith("#") or not pattern:
             continue
@@ -99,8 +119,7 @@ def read_ignore_file(text: str) -> list[str]:
         if pattern:
             pattern = clean_path(pattern)
             pattern = pattern[1:] if len(pattern) > 1 and pattern.startswith("/") else pattern
-        patterns.append(mark + pattern)
-    return patterns
+        yield number, mark + pattern
 
 
 def clean_path(path: str) -> str:

@@ -10,7 +10,7 @@ import stat
 from collections.abc import Iterator
 
 from kedge.kernel import paths
-from kedge.model.errors import KedgeError, NotFound, SourceError
+from kedge.model.errors import Excluded, KedgeError, NotFound, SourceError
 from kedge.model.patterns import Patterns, glob_match
 from kedge.model.suggest import nearest
 from kedge.model.value import dataclass
@@ -124,8 +124,7 @@ def missing(tree: Tree, path: str) -> NotFound:
     """The error for a path that is not there, or hidden: then with the pattern that hides it."""
     relative = path.strip("/")
     if isinstance(tree.patterns, Patterns) and relative and tree.patterns.matches(relative):
-        pattern = tree.patterns.deciding(relative)
-        return NotFound(f"{path}: not found", hint=f"It is excluded by {pattern!r} of the .dockerignore file.")
+        return Excluded(f"{path}: not found", tree.patterns.deciding(relative) or "")
     return NotFound(f"{path}: not found", hint=_advice(tree, path))
 
 
