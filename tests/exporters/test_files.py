@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from kedge.exporters.assemble import DEFAULT_EPOCH, Stage
+from kedge.exporters.attest import Predicate
 from kedge.exporters.files import export_local, export_tar
 from kedge.exporters.options import read_options
 from kedge.model.errors import InvalidInput
 from kedge.model.image import ImageConfig
 from kedge.model.platform import Platform
+from kedge.model.value import replace
 from kedge.storage.store import Store
 from tests.images.conftest import Quiet
 
@@ -56,6 +58,14 @@ def test_a_directory_gets_the_files_and_keeps_what_it_had(store: Store, tmp_path
     assert os.readlink(out / "link") == "/d/a"
     assert (out / "d/a").stat().st_mode & 0o7777 == 0o640
     assert (out / "d/a").stat().st_uid == os.getuid()
+
+
+def test_an_epoch_of_the_users_is_the_time_of_a_directory_of_files(store: Store, tmp_path: Path) -> None:
+    told = Predicate("https://example.com/said", {"x": 1})
+    dated = replace(stage(store, "amd64", a="1"), epoch=1_700_000_000)
+    export_local(store, [dated], read_options({}.items()), tmp_path / "out", Quiet(), lambda number: [told])
+    times = {path.name: path.lstat().st_mtime for path in (tmp_path / "out").rglob("*")}
+    assert times == dict.fromkeys(("d", "a", "link", "provenance.json"), 1_700_000_000)
 
 
 def test_mode_delete_leaves_only_the_files(store: Store, tmp_path: Path) -> None:

@@ -47,7 +47,8 @@ def export_local(
     """Copy the stages' files into `destination`, which is made; what is there already stays unless a file replaces
     it.
 
-    With `mode=delete` what the stages do not have is removed. Files belong to whoever builds. What is `attested` of a
+    With `mode=delete` what the stages do not have is removed. Files belong to whoever builds, and are of a stage's
+    epoch if it has one. What is `attested` of a
     stage, by its number, is written beside its files. Raises InvalidInput, StoreError.
     """
     mode = options.rest.get("mode", "copy")
@@ -66,7 +67,7 @@ def export_local(
         if attested:
             of_several = name if len(stages) > 1 and not split else ""
             files = _statements(store, stage, options, attested(number), of_several)
-            kept |= _write_statements(destination, folder, files)
+            kept |= _write_statements(destination, folder, files, stage.epoch)
         if mode == "delete":
             kept |= {os.path.join(folder, path) for path in _paths(store, stage)} | {folder}
         steps.status(label, done=True)
@@ -79,7 +80,8 @@ def _split(options: ImageOptions, stages: Sequence[Stage]) -> bool:
 
 
 def _copy_tree(store: Store, stage: Stage, destination: Path) -> None:
-    action = ops.Copy("/", "/", contents_only=True, create_dest_path=True, always_replace=True)
+    time = -1 if stage.epoch is None else stage.epoch * 10**9
+    action = ops.Copy("/", "/", contents_only=True, create_dest_path=True, always_replace=True, timestamp=time)
     try:
         destination.mkdir(parents=True, exist_ok=True)
         fd = os.open(destination, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -101,25 +103,30 @@ def _statements(
         return statement_files(tree.fd, predicates, platform, options.rest.get("attestation-prefix", ""))
 
 
-def _write_statements(destination: Path, folder: str, files: Sequence[tuple[str, bytes]]) -> set[str]:
+def _write_statements(
+    destination: Path, folder: str, files: Sequence[tuple[str, bytes]], epoch: int | None
+) -> set[str]:
     """The paths, in `destination`, of what was written."""
     written = set()
     for name, data in files:
         try:
-            _replace(destination / folder / name, data)
+            _replace(destination / folder / name, data, epoch)
         except OSError as error:
             raise StoreError(f"cannot write to {destination / folder / name}: {error.strerror}") from None
         written.add(os.path.join(folder, name))
     return written
 
 
-def _replace(path: Path, data: bytes) -> None:
+def _replace(path: Path, data: bytes, epoch: int | None) -> None:
     """Write a file of our own, never through a link that the built tree may have put there."""
     with contextlib.suppress(FileNotFoundError):
         path.unlink()
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _STATEMENT_MODE)
     with open(fd, "wb") as file:
         file.write(data)
+        file.flush()
+        if epoch is not None:
+            os.utime(file.fileno(), (epoch, epoch))
 
 
 def _paths(store: Store, stage: Stage, *, directories: bool = True) -> Iterator[str]:
