@@ -68,6 +68,59 @@ def test_an_archive(bench, tmp_path, kind):
         assert store.images.get("docker.io/library/x:latest") is None
 
 
+def archived(path):
+    """The entries of an archive's own index, and all that is in the archive."""
+    with tarfile.open(path) as archive:
+        files = {one.name: archive.extractfile(one).read() for one in archive if one.isfile()}
+    return json.loads(files["index.json"])["manifests"], files
+
+
+def document(files, descriptor):
+    return json.loads(files["blobs/" + descriptor["digest"].replace(":", "/")])
+
+
+def test_entries_of_an_archive_have_the_annotations_of_descriptors(bench, tmp_path):
+    notes = (("index-descriptor:i", "1"), ("manifest-descriptor:m", "2"), ("index:x", "3"))
+    for several in (False, True):
+        output = Output("oci", destination=tmp_path / f"{several}.tar")
+        bench.build(TEXT, annotations=notes, multi_platform=several, outputs=(output,))
+    (one,), _ = archived(tmp_path / "False.tar")
+    assert one["annotations"] == {"m": "2"}
+    (one,), files = archived(tmp_path / "True.tar")
+    assert one["annotations"] == {"i": "1"}
+    index = document(files, one)
+    assert index["annotations"] == {"x": "3"}
+    assert [entry["annotations"] for entry in index["manifests"]] == [{"m": "2"}]
+
+
+def test_one_platform_has_an_index_if_asked_for_but_not_for_docker(bench, tmp_path):
+    made = bench.build(TEXT, tags=("x",), multi_platform=True)
+    assert made.target.media_type == "application/vnd.oci.image.index.v1+json"
+    assert bench.read("x", "d/f") == "hi\n"
+    bench.build(TEXT, multi_platform=True, outputs=(Output("docker", destination=tmp_path / "x.tar"),))
+    (one,), _ = archived(tmp_path / "x.tar")
+    assert "manifest" in one["mediaType"]
+
+
+def test_an_archive_for_docker_has_the_media_types_that_its_compression_needs(bench, tmp_path):
+    output = Output("docker", (("compression", "zstd"),), tmp_path / "x.tar")
+    bench.build(TEXT, outputs=(output,))
+    (one,), files = archived(tmp_path / "x.tar")
+    kinds = {layer["mediaType"] for layer in document(files, one)["layers"]}
+    assert kinds == {"application/vnd.oci.image.layer.v1.tar+zstd"}
+
+
+@pytest.mark.parametrize("form", ["referrer", "index"])
+def test_the_config_of_an_attestation_is_in_its_descriptor(bench, tmp_path, form):
+    output = Output("oci", destination=tmp_path / "x.tar")
+    bench.build(TEXT, attestations=(("provenance", f"form={form}"),), outputs=(output,))
+    entries, files = archived(tmp_path / "x.tar")
+    made = document(files, entries[0])["manifests"][-1] if form == "index" else entries[-1]
+    config = document(files, made)["config"]
+    assert (config["mediaType"], config["data"]) == ("application/vnd.oci.empty.v1+json", "e30=")
+    assert document(files, config) == {}
+
+
 def test_nothing_but_the_cache(bench):
     result = bench.build(TEXT, tags=("x",), outputs=(Output("cacheonly"),))
     assert result.images == ()

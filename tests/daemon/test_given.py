@@ -55,6 +55,17 @@ def test_each_result_is_an_image_of_the_platform_that_it_is_said_to_be_for(conne
         assert json.loads(blobs[one["digest"]])["annotations"]["said"] == "by the driver"
 
 
+def test_a_result_by_platform_has_an_index_though_it_be_one(connect):
+    client = connect()
+    driver = Driver(client, Exporters=[exporter("oci", **{"annotation-index.a": "1"})])
+    told = {"Platforms": [{"ID": "arm", "Platform": PLATFORMS["arm"]}]}
+    refs = gateway.RefMap(refs={"arm": driver.solve(files(one="1"), evaluate=False).ref})
+    driver.end(gateway.Result(refs=refs, metadata={"refs.platforms": json.dumps(told).encode()}))
+    _, index = read(client)
+    assert index["annotations"] == {"a": "1"}
+    assert [one["platform"]["architecture"] for one in index["manifests"]] == ["arm64"]
+
+
 def test_attestations_of_a_driver_are_attached_to_their_image(connect):
     client = connect()
     driver = Driver(client, Exporters=[exporter("oci")])

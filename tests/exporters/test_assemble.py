@@ -11,7 +11,15 @@ from kedge.exporters.options import ImageOptions, read_options
 from kedge.model.digest import Digest, sha256
 from kedge.model.errors import InvalidInput
 from kedge.model.graph import Layer
-from kedge.model.image import DOCKER_LAYER_GZIP, OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, History, ImageConfig
+from kedge.model.image import (
+    DOCKER_LAYER_GZIP,
+    DOCKER_LAYER_ZSTD,
+    OCI_LAYER,
+    OCI_LAYER_GZIP,
+    OCI_LAYER_ZSTD,
+    History,
+    ImageConfig,
+)
 from kedge.model.platform import Platform
 from kedge.storage.store import Store
 
@@ -67,6 +75,7 @@ def test_files_older_than_the_limit_keep_their_time(store: Store) -> None:
         ({"compression": "zstd"}, OCI_LAYER_ZSTD),
         ({"compression": "uncompressed"}, OCI_LAYER),
         ({"compression": "gzip", "oci-mediatypes": "false"}, DOCKER_LAYER_GZIP),
+        ({"compression": "zstd", "oci-mediatypes": "false"}, DOCKER_LAYER_ZSTD),
     ],
 )
 def test_layers_are_compressed_and_typed_as_asked(store: Store, attrs: dict[str, str], media_type: str) -> None:
@@ -148,7 +157,7 @@ def test_annotations_reach_their_documents(store: Store) -> None:
         ({"compression": "zstd", "compression-level": "23"}, "expected 0 to 22"),
         ({"compression-level": "-1"}, "expected 0 to 9"),
         ({"push": "maybe"}, "expected true or false"),
-        ({"compression": "zstd", "oci-mediatypes": "false"}, "needs oci-mediatypes=true"),
+        ({"compression": "estargz", "oci-mediatypes": "false"}, "needs oci-mediatypes=true"),
         ({"annotation-layer.a": "1"}, "unknown annotation type 'layer'"),
         ({"name": "UPPER"}, "must be lowercase"),
     ],

@@ -171,7 +171,8 @@ def _options(request: BuildRequest, output: Output) -> ImageOptions:
     annotations = tuple(
         (key if key.startswith("annotation") else _annotation(key), value) for key, value in request.annotations
     )
-    return read_options((*annotations, *output.attrs), request.tags)
+    options = read_options((*annotations, *output.attrs), request.tags)
+    return replace(options, index=request.multi_platform and output.kind in _INDEXED)
 
 
 def _annotation(key: str) -> str:
@@ -180,6 +181,7 @@ def _annotation(key: str) -> str:
     return f"annotation-{kind}.{name}" if colon and kind.split("[")[0] in _ANNOTATED else f"annotation.{key}"
 
 
+_INDEXED = ("image", "registry", "oci")  # what is made for Docker holds one image
 _ANNOTATED = ("manifest", "index", "manifest-descriptor", "index-descriptor")
 
 

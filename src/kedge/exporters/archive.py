@@ -69,20 +69,32 @@ def export_archive(
     """Write the stages as an archive (or, with `tar=false`, a directory) that `docker load`, skopeo and umoci read.
 
     `docker` holds to what Docker's oldest readers know: one platform, and Docker's media types unless the options say
-    otherwise or there is something to `attach`, which these have no place for.
+    otherwise or ask for what these never had: a newer compression, or something to `attach`.
     """
     if docker and len(stages) > 1:
         raise InvalidInput("output type docker holds one platform", hint="Use type=oci for several platforms.")
     if options.oci_types is None:
-        options = replace(options, oci_types=not docker or attach is not None)
+        newer = attach is not None or options.compression in ("zstd", "estargz")
+        options = replace(options, oci_types=not docker or newer)
     exported = assemble_all(store, stages, options, layer_compression(options) or "gzip", steps)
     exported = attach(exported) if attach else exported
+    exported = _annotated(exported, options)
     label = "sending tarball" if options.tar else "copying files"
     steps.status(label)
     entries = [Entry(exported.target, exported.names), *(Entry(one.manifest, ()) for one in exported.referrers)]
     save(store, entries, destination, tar=options.tar, documents=exported.documents)
     steps.status(label, done=True)
     return exported
+
+
+def _annotated(exported: Exported, options: ImageOptions) -> Exported:
+    """The export with the annotations of its entry in the layout: an index's, or those of the one manifest."""
+    if exported.target.media_type in INDEXES:
+        notes = options.annotations_of("index-descriptor")
+    else:
+        notes = options.annotations_of("manifest-descriptor", exported.images[0].config.platform)
+    target = replace(exported.target, annotations=tuple(sorted((dict(exported.target.annotations) | notes).items())))
+    return replace(exported, document=replace(exported.document, descriptor=target))
 
 
 def load_into(engine: "Engine", store: Store, stages: Sequence[Stage], options: ImageOptions, steps: Steps) -> Exported:

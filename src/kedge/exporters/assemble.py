@@ -22,6 +22,7 @@ from kedge.model.image import (
     DOCKER_CONFIG,
     DOCKER_LAYER,
     DOCKER_LAYER_GZIP,
+    DOCKER_LAYER_ZSTD,
     DOCKER_LIST,
     DOCKER_MANIFEST,
     OCI_CONFIG,
@@ -49,7 +50,11 @@ REWRITTEN: Final = "buildkit/rewritten-timestamp"
 EMPTY_COMMENT: Final = "kedge.exporter.image"
 
 _OCI_LAYERS: Final[dict[str, str]] = {"uncompressed": OCI_LAYER, "gzip": OCI_LAYER_GZIP, "zstd": OCI_LAYER_ZSTD}
-_DOCKER_LAYERS: Final[dict[str, str]] = {"uncompressed": DOCKER_LAYER, "gzip": DOCKER_LAYER_GZIP}
+_DOCKER_LAYERS: Final[dict[str, str]] = {
+    "uncompressed": DOCKER_LAYER,
+    "gzip": DOCKER_LAYER_GZIP,
+    "zstd": DOCKER_LAYER_ZSTD,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +186,7 @@ def _media_type(blob: Descriptor, oci: bool) -> str:
     kind = COMPRESSION_OF.get(blob.media_type)
     if kind is None:  # foreign or encrypted layers keep their own word
         return blob.media_type
-    return (_OCI_LAYERS if oci else _DOCKER_LAYERS | {"zstd": OCI_LAYER_ZSTD})[kind]
+    return (_OCI_LAYERS if oci else _DOCKER_LAYERS)[kind]
 
 
 def document(media_type: str, data: bytes) -> Document:

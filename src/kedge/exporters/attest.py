@@ -196,7 +196,7 @@ def _layer(statement: tuple[str, bytes], extra: list[Document]) -> Descriptor:
 
 def _referrer(image: Assembled, statement: tuple[str, bytes], extra: list[Document]) -> Referrer:
     """An artifact of its own for each statement: the referrers API then tells their kinds by annotation."""
-    empty = document(EMPTY, b"{}")
+    empty = _empty()
     subject = image.manifest_document.descriptor
     note = ((PREDICATE_NOTE, statement[0]),)
     layer = _layer(statement, extra)
@@ -212,7 +212,7 @@ def _index_entry(
     layers = tuple(_layer(statement, extra) for statement in statements)
     subject = image.manifest_document.descriptor
     if options.oci_artifact:
-        config = document(EMPTY, b"{}")
+        config = _empty()
         manifest = Manifest(config.descriptor, layers, OCI_MANIFEST, (), subject, DOCKER_ARTIFACT)
     else:
         config = document(OCI_CONFIG, _image_config(layers))
@@ -224,6 +224,12 @@ def _index_entry(
         "vnd.docker.reference.type": "attestation-manifest",
     }
     return replace(made.descriptor, platform=_UNKNOWN, annotations=tuple(sorted(notes.items())))
+
+
+def _empty() -> Document:
+    """A config that says nothing, in its descriptor too: as the specification has it, nobody needs to fetch it."""
+    made = document(EMPTY, b"{}")
+    return replace(made, descriptor=replace(made.descriptor, data=made.data))
 
 
 def _image_config(layers: Sequence[Descriptor]) -> bytes:

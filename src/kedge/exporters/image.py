@@ -89,7 +89,7 @@ def assemble_all(
 
     images = tuple(assemble(store, stage, options, compression, packing) for stage in stages)
     steps.status("exporting layers", started=started, done=True)
-    if len(images) == 1:
+    if len(images) == 1 and not options.index:
         return Exported(images, images[0].manifest_document, options.names)
     index = index_document([i.manifest_document for i in images], options, [i.config for i in images])
     return Exported(images, index, options.names)

@@ -39,7 +39,8 @@ class ImageOptions:
     `compression` None keeps each layer as it is at hand where the format allows (the store), and means gzip where
     bytes leave.
     `level` None is the compressor's default. `epoch` in seconds. `rewrite_timestamp` lowers the times of files in
-    new layers to `epoch` even where it is later than what Kedge does by default.
+    new layers to `epoch` even where it is later than what Kedge does by default. `index` makes an index for one
+    platform, too.
     """
 
     names: tuple[Reference, ...] = ()
@@ -55,6 +56,7 @@ class ImageOptions:
     oci_artifact: bool = True
     store: bool = True
     tar: bool = True
+    index: bool = False
     rest: Mapping[str, str] = field(default_factory=dict)
 
     def annotations_of(self, kind: AnnotationKind, platform: Platform | None = None) -> dict[str, str]:
@@ -93,8 +95,8 @@ def read_options(attrs: Iterable[tuple[str, str]], tags: tuple[str, ...] = ()) -
         tar=read_flag(attributes, "tar", True),
         rest=rest,
     )
-    if options.oci_types is False and options.compression in ("zstd", "estargz"):
-        raise InvalidInput(f"output attribute compression={options.compression} needs oci-mediatypes=true")
+    if options.oci_types is False and options.compression == "estargz":
+        raise InvalidInput("output attribute compression=estargz needs oci-mediatypes=true")
     return options
 
 

@@ -16,6 +16,7 @@ from kedge.model.errors import NotFound
 from kedge.model.image import (
     COMPRESSION_OF,
     DOCKER_LAYER_GZIP,
+    DOCKER_LAYER_ZSTD,
     DOCKER_MANIFEST,
     INDEXES,
     MANIFESTS,
@@ -38,6 +39,7 @@ _LAYER_TYPES: Final = {
     ("gzip", True): OCI_LAYER_GZIP,
     ("zstd", True): OCI_LAYER_ZSTD,
     ("gzip", False): DOCKER_LAYER_GZIP,
+    ("zstd", False): DOCKER_LAYER_ZSTD,
 }
 
 

@@ -4,6 +4,7 @@ Owns the fields and their JSON (OCI image specification 1.1; Docker image specif
 know, so that a config passes through unharmed. Does not know where bytes are, nor how an image is assembled.
 """
 
+import binascii
 import json
 import re
 from collections.abc import Mapping
@@ -103,7 +104,9 @@ def _platform(value: Mapping[str, Any]) -> Platform:
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
-    """What names a blob: its type, digest and size in bytes."""
+    """What names a blob: its type, digest and size in bytes. `data` is the blob itself, in a descriptor that is made
+    here; of one that is read it is left out, for nothing may be taken from there.
+    """
 
     media_type: str
     digest: Digest
@@ -111,6 +114,7 @@ class Descriptor:
     annotations: tuple[tuple[str, str], ...] = ()
     platform: Platform | None = None
     artifact_type: str = ""
+    data: bytes = b""
 
     @classmethod
     def from_json(cls, value: Any) -> "Descriptor":
@@ -139,6 +143,8 @@ class Descriptor:
             out["platform"] = platform_json(self.platform)
         if self.artifact_type:
             out["artifactType"] = self.artifact_type
+        if self.data:
+            out["data"] = binascii.b2a_base64(self.data, newline=False).decode()
         return out
 
 

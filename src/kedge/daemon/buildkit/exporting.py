@@ -77,6 +77,7 @@ def _export(job: Job, result: Result, wanted: Sequence[tuple[int, Any]], images:
         request = replace(
             parts.request,
             outputs=tuple(outputs) or (Output("cacheonly"),),
+            multi_platform=not result.is_single,
             cache_to=job.caches.targets,
             attestations=parts.request.attestations or read_attestations(job.request.FrontendAttrs),
         )
