@@ -2,6 +2,7 @@
 
 import os
 import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -244,3 +245,42 @@ def test_nothing_stays_open(inside: Inside) -> None:
         forwarder.close()
         forwarder.give_way_out(read, write)  # too late
     assert count() == before
+
+
+def test_two_ends_that_break_off_at_once_cost_no_other_connection(
+    inside: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = inside.do(lambda: socket.create_server(("0.0.0.0", 8000)))
+    server.settimeout(60)
+    held, go_on = threading.Event(), threading.Event()
+    ready = ports._Tcp.ready
+
+    def slow(self: Any, mask: int) -> None:
+        held.set()
+        go_on.wait(60)
+        ready(self, mask)
+
+    monkeypatch.setattr(ports._Tcp, "ready", lambda self, mask: step(self, mask))
+    step: Callable[[Any, int], None] = ready
+    forwarder = Forwarder([Published(8000, host="127.0.0.1")])
+    try:
+        forwarder.start(namespace_of(inside))
+        address = ("127.0.0.1", forwarder.bound[0].host_port)
+        first = socket.create_connection(address, 60)
+        ends = (first, server.accept()[0])
+        first.sendall(b"x")
+        assert ends[1].recv(1) == b"x"
+        step = slow  # the carrying thread is held up, and hears of both ends in one breath
+        second = socket.create_connection(address, 60)
+        assert held.wait(60)
+        for each in ends:
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            each.close()
+        go_on.set()
+        with second, server.accept()[0] as other:
+            second.sendall(b"still there")
+            assert other.recv(100) == b"still there"
+    finally:
+        go_on.set()
+        forwarder.close()
+        server.close()

@@ -16,8 +16,9 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from queue import SimpleQueue
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from kedge.kernel import syscalls
 from kedge.model.errors import Conflict, StoreError
@@ -32,6 +33,7 @@ _DNS: Final = 53
 _ORIGINAL_DESTINATION: Final = 80  # SO_ORIGINAL_DST, linux/netfilter_ipv4.h
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 Protocol: TypeAlias = Literal["tcp", "udp"]
+_Peer: TypeAlias = tuple[Any, ...]  # an address as recvfrom(2) tells it
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,13 +311,18 @@ class _Connection:
         owner.connections.add(self)
 
     def begin(self, there: tuple[str, int]) -> None:
-        code = self._ends[1].connect_ex(there)
+        try:
+            code = self._ends[1].connect_ex(there)
+        except OSError:  # the address is none here
+            return self.close()
         if code not in (0, errno.EINPROGRESS):
             return self.close()
         self._connected = code == 0
         self._update()
 
     def _ready(self, index: int, mask: int) -> None:
+        if self not in self._owner.connections:
+            return  # closed by what the other end was ready for in the same breath
         try:
             if not self._connected:
                 if code := self._ends[1].getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
@@ -347,7 +354,7 @@ class _Connection:
             events = _READ if self._connected and not self._waiting[index] and not self._over[index] else 0
             if self._waiting[1 - index] or (index == 1 and not self._connected):
                 events |= _WRITE
-            self._owner.watch(sock, events, lambda mask, index=index: self._ready(index, mask))  # type: ignore[misc]
+            self._owner.watch(sock, events, partial(self._ready, index))
 
     def close(self) -> None:
         """End both halves. Idempotent."""
@@ -362,7 +369,7 @@ class _Udp:
 
     def __init__(self, owner: Forwarder, sock: socket.socket, there: There, make: Maker) -> None:
         self._owner, self._sock, self._there, self._make = owner, sock, there, make
-        self._peers: OrderedDict[object, tuple[socket.socket, float]] = OrderedDict()  # least recently heard first
+        self._peers: OrderedDict[_Peer, tuple[socket.socket, float]] = OrderedDict()  # least recently heard first
 
     def ready(self, mask: int) -> None:
         self._forget(time.monotonic() - _IDLE)
@@ -373,7 +380,7 @@ class _Udp:
             self._peers[peer] = (sock, time.monotonic())
             sock.send(data)
 
-    def _new(self, peer: object) -> socket.socket:
+    def _new(self, peer: _Peer) -> socket.socket:
         there = self._there(self._sock)
         made = self._make(socket.SOCK_DGRAM, there[0])
         try:
@@ -384,9 +391,9 @@ class _Udp:
         self._owner.watch(made, _READ, lambda _: self._answer(made, peer))
         return made
 
-    def _answer(self, sock: socket.socket, peer: object) -> None:
+    def _answer(self, sock: socket.socket, peer: _Peer) -> None:
         with suppress(OSError):
-            self._sock.sendto(sock.recv(_CHUNK), peer)  # type: ignore[call-overload]
+            self._sock.sendto(sock.recv(_CHUNK), peer)
 
     def _forget(self, before: float) -> None:
         while self._peers:
