@@ -2,6 +2,7 @@
 
 import os
 import signal
+import struct
 import threading
 import time
 
@@ -9,7 +10,8 @@ import pytest
 
 from kedge.model.errors import Cancelled, InvalidInput
 from kedge.sandbox.fake import FakeExecutor
-from kedge.sandbox.linux import LinuxExecutor
+from kedge.sandbox.linux import LinuxExecutor, _Run
+from kedge.sandbox.plan import Plan
 from kedge.sandbox.process import MountPoint, Overlay, Process, Stdio, Tmpfs
 
 
@@ -132,3 +134,23 @@ def test_both_executors_want_one_root(executor):
     for each in (executor, FakeExecutor()):
         with pytest.raises(InvalidInput):
             each.run(shell("x"), (MountPoint("/t", Tmpfs()),))
+
+
+def test_who_sees_what_a_process_does_can_signal_it():
+    """A child may run its program, and say something, before the zygote that made it tells of it."""
+
+    def start(flags, fds):
+        os.write(fds[0], b"B")
+        os.write(fds[3], b"word")
+        os.write(fds[0], b"S" + struct.pack("=i", 77))
+        os.write(fds[0], b"X" + struct.pack("=i", 3 << 8))
+
+    told = []
+    stdio = Stdio(
+        output=lambda stream, data: told.append(data),
+        on_start=lambda send, pid: told.append(pid),
+        on_program=lambda: told.append("program"),
+    )
+    plan = Plan(0, {}, MountPoint("/", Tmpfs()), ())
+    assert _Run(plan, stdio, None).go(start) == 3
+    assert told == [77, "program", b"word"]

@@ -209,6 +209,8 @@ class _Run:
         self.error: KedgeError | None = None
         self.wait_status: int | None = None
         self.pipes: dict[int, int] = {}  # read end -> stream number
+        self.started = False  # the caller knows how to send it signals
+        self.early: list[tuple[bytes, list[int]]] = []
 
     def go(self, start: Callable[[int, tuple[int, ...]], None]) -> int:
         with ExitStack() as stack:
@@ -259,8 +261,6 @@ class _Run:
     def _listen(self) -> None:
         poll = select.poll()
         poll.register(self.status, select.POLLIN)
-        for fd in self.pipes:
-            poll.register(fd, select.POLLIN)
         killed = False
         # Python's signal handlers run between two of the main thread's instructions: one whose signal came just before
         # poll(2) slept would have to wait for the next event, which may never come.
@@ -269,7 +269,7 @@ class _Run:
             timeout = idle if self.cancel is None or killed else _CANCEL_GRAIN * 1000
             for fd, _ in poll.poll(timeout):
                 if fd == self.status.fileno():
-                    self._message()
+                    self._message(poll)
                 elif not self._read(fd):
                     poll.unregister(fd)
             if self.cancel is not None and not killed and self.cancel.is_set():
@@ -288,13 +288,32 @@ class _Run:
             self.stdio.output(self.pipes[fd], data)
         return bool(data)
 
-    def _message(self) -> None:
+    def _message(self, poll: select.poll) -> None:
         message, fds, _, _ = socket.recv_fds(self.status, _CHUNK, 2)
+        if message[:1] == b"S":
+            self._start(poll, *struct.unpack("=i", message[1:]))
+        elif message[:1] in (b"B", b"T") and not self.started:
+            self.early.append((message, fds))
+        else:
+            self._hear(message, fds)
+
+    def _start(self, poll: select.poll, pid: int) -> None:
+        """The zygote tells of its child, which may have been faster and have run its program already.
+
+        The caller hears nothing of a process before this: who sees what it says may send it a signal.
+        """
+        self.started = True
+        if self.stdio.on_start is not None:
+            self.stdio.on_start(self.signal, pid)
+        for message, fds in self.early:
+            self._hear(message, fds)
+        for fd in self.pipes:
+            poll.register(fd, select.POLLIN)
+
+    def _hear(self, message: bytes, fds: list[int]) -> None:
         kind, body = message[:1], message[1:]
         if kind == b"X":
             (self.wait_status,) = struct.unpack("=i", body)
-        elif kind == b"S" and self.stdio.on_start is not None:
-            self.stdio.on_start(self.signal, struct.unpack("=i", body)[0])
         elif kind == b"E":
             self._refused(*loads(body))
         elif kind == b"B" and self.stdio.on_program is not None:
