@@ -35,7 +35,7 @@ from kedge.model.settings import NetworkSettings, Settings
 from kedge.registry.client import Registry
 from kedge.registry.fake import FakeRegistry, answer
 from kedge.sources.fetch import store_fetch
-from kedge.sources.handler import Work
+from kedge.sources.handler import Pin, Work
 from kedge.sources.image import ImageSource
 from kedge.storage.store import Store
 
@@ -348,6 +348,28 @@ def test_a_checksum_pins(fake: FakeRegistry, images: ImageSource) -> None:
     assert target != other
     pin = images.pin(Source(f"docker-image://{at(fake)}", (("image.checksum", target.digest),)), None, WORK)
     assert target.digest in pin.labels[0][1]
+
+
+def test_only_the_lowest_layers_of_an_image(fake: FakeRegistry, images: ImageSource) -> None:
+    plain = [tar(**{name: name}) for name in ("a", "b")]
+    layers = tuple(fake.add_blob("some/image", gzip.compress(one), OCI_LAYER_GZIP) for one in plain)
+    config = {"os": "linux", "architecture": "amd64",
+              "rootfs": {"type": "layers", "diff_ids": [sha256(one) for one in plain]}}  # fmt: skip
+    made = Manifest(fake.add_blob("some/image", canonical_json(config), OCI_CONFIG), layers)
+    fake.add_manifest("some/image", "v1", made.to_bytes())
+
+    def limited(text: str) -> tuple[int, Pin]:
+        source = Source(f"docker-image://{at(fake)}", (("image.layerlimit", text),))
+        pin = images.pin(source, None, WORK)
+        return len(images.fetch(source, None, pin, WORK)), pin
+
+    found = [limited(text) for text in ("1", "2", "")]
+    assert [count for count, _ in found] == [1, 2, 2]
+    assert found[0][1].digest != found[1][1].digest == found[2][1].digest
+    assert not set(found[0][1].buildkit) & set(found[2][1].buildkit)
+    for text, words in (("3", "greater than the number of layers in the image 2"), ("0", "invalid"), ("-1", "invalid")):
+        with pytest.raises(InvalidInput, match=words):
+            limited(text)
 
 
 @pytest.mark.parametrize("document", [b'{"schemaVersion":2,"manifests":[{"mediaType":"x"}]}', b"{}", b"[]"])

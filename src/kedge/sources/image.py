@@ -19,7 +19,7 @@ from kedge.model.trust import Trust
 from kedge.model.value import dataclass, replace
 from kedge.sources.handler import Pin, Work
 from kedge.sources.once import Once
-from kedge.sources.pick import PickedImage, buildkit_names, declare_layers, pick_image
+from kedge.sources.pick import PickedImage, buildkit_names, declare_layers, limited, pick_image
 
 if TYPE_CHECKING:
     from kedge.registry.client import Registry
@@ -78,19 +78,22 @@ class ImageSource:
 
     def pin(self, source: Source, platform: Platform | None, work: Work) -> Pin:
         """The layers' identity: two names for the same layers are the same thing to every later step."""
-        reference, mode = _read(source)
-        image = self.resolve(reference, platform or self._host, mode, work)
+        image = self._image(source, platform, work)
         self._watch(image, work)
         return Pin(
             image.key,
-            labels=(("image", str(reference.with_digest(image.target.digest))),),
+            labels=(("image", str(_read(source)[0].with_digest(image.target.digest))),),
             buildkit=buildkit_names(image, platform or self._host),
         )
 
     def fetch(self, source: Source, platform: Platform | None, pin: Pin, work: Work) -> Snapshot:
         """The image's layers, lazily: nothing is downloaded until some step needs their files."""
+        return self._declare(_read(source)[0], self._image(source, platform, work))
+
+    def _image(self, source: Source, platform: Platform | None, work: Work) -> PickedImage:
         reference, mode = _read(source)
-        return self._declare(reference, self.resolve(reference, platform or self._host, mode, work))
+        image = self.resolve(reference, platform or self._host, mode, work)
+        return limited(image, source.attr("image.layerlimit"))
 
     def _declare(self, reference: Reference, image: PickedImage) -> Snapshot:
         return declare_layers(self._store, image, f"docker-image://{reference.name}")

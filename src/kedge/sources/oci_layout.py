@@ -19,7 +19,7 @@ from kedge.model.ops import Source
 from kedge.model.platform import Platform, of_machine
 from kedge.model.value import dataclass, replace
 from kedge.sources.handler import Pin, Work
-from kedge.sources.pick import PickedImage, buildkit_names, declare_layers, pick_image
+from kedge.sources.pick import PickedImage, buildkit_names, declare_layers, limited, pick_image
 from kedge.storage.blobs import verified
 
 if TYPE_CHECKING:
@@ -346,7 +346,7 @@ class OciLayoutSource:
         return image
 
     def pin(self, source: Source, platform: Platform | None, work: Work) -> Pin:
-        image = self.resolve(source.identifier.partition("://")[2], platform or self._host)
+        image = self._image(source, platform)
         return Pin(
             image.key,
             labels=(("image", f"{image.name}@{image.target.digest}"),),
@@ -356,7 +356,11 @@ class OciLayoutSource:
     def fetch(self, source: Source, platform: Platform | None, pin: Pin, work: Work) -> Snapshot:
         rest = source.identifier.partition("://")[2]
         path = os.path.abspath(split_layout_name(rest)[0])
-        return declare_layers(self._store, self.resolve(rest, platform or self._host), f"oci-layout://{path}")
+        return declare_layers(self._store, self._image(source, platform), f"oci-layout://{path}")
+
+    def _image(self, source: Source, platform: Platform | None) -> PickedImage:
+        image = self.resolve(source.identifier.partition("://")[2], platform or self._host)
+        return limited(image, source.attr("oci.layerlimit"))
 
 
 def split_layout_name(rest: str) -> tuple[str, str, Digest | None]:

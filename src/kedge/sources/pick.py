@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
 from kedge.model.digest import Digest, digest_of, sha256
-from kedge.model.errors import IntegrityError, NotFound, Unsupported
+from kedge.model.errors import IntegrityError, InvalidInput, NotFound, Unsupported
 from kedge.model.image import (
     COMPRESSION_OF,
     DOCKER_CONFIG,
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 _CONFIGS: Final = frozenset({OCI_CONFIG, DOCKER_CONFIG, ""})
 _DEEPEST: Final = 4  # indexes within indexes
 _LAYERS: Final = 10_000
+_DIGITS: Final = 10
 # Layers that were once meant to come from elsewhere. Their URLs are never followed (CVE-2020-15157): the registry has
 # them or not.
 _FOREIGN: Final = {
@@ -54,7 +55,8 @@ class Documents(Protocol):
 class PickedImage:
     """An image for one platform. `target` is what the name points at (an index or a manifest): what to pin the name by.
 
-    `descriptor` is the manifest picked out of it; `config_data` are the config's bytes as published.
+    `descriptor` is the manifest picked out of it; `config_data` are the config's bytes as published. `limit` is to how
+    many of its layers it was limited, if it was.
     """
 
     name: str
@@ -63,6 +65,7 @@ class PickedImage:
     manifest: Manifest
     config: ImageConfig
     config_data: bytes
+    limit: int = 0
 
     @property
     def key(self) -> Digest:
@@ -70,11 +73,27 @@ class PickedImage:
         return digest_of(("layers", self.config.diff_ids))
 
 
+def limited(image: PickedImage, limit: str) -> PickedImage:
+    """The image with its lowest layers only, as many as `limit` says; all if it is empty. Raises InvalidInput."""
+    if not limit:
+        return image
+    layers = image.manifest.layers
+    if not (limit.isascii() and limit.isdigit() and len(limit) < _DIGITS and int(limit)):
+        raise InvalidInput(f"invalid layer limit {limit[:40]!r}")
+    if int(limit) > len(layers):
+        raise InvalidInput(f"layer limit {limit} is greater than the number of layers in the image {len(layers)}")
+    count = int(limit)
+    manifest = replace(image.manifest, layers=layers[:count])
+    config = replace(image.config, diff_ids=image.config.diff_ids[:count])
+    return replace(image, manifest=manifest, config=config, limit=count)
+
+
 def buildkit_names(image: PickedImage, platform: Platform) -> tuple[str, ...]:
     """What BuildKit calls the image (source/containerimage): by its layers, and by its manifest for a platform."""
     plain = normalize(platform.os, platform.architecture, platform.variant)
-    fields = {"Digest": image.target.digest, "OS": plain.os, "Arch": plain.architecture}
+    fields: dict[str, str | int] = {"Digest": image.target.digest, "OS": plain.os, "Arch": plain.architecture}
     fields |= {"Variant": plain.variant} if plain.variant else {}
+    fields |= {"Limit": image.limit} if image.limit else {}
     manifest = sha256(json.dumps(fields, separators=(",", ":")).encode())
     chain = ""  # OCI image specification, config.md, Layer ChainID
     for diff_id in image.config.diff_ids:

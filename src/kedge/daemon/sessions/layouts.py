@@ -31,7 +31,7 @@ from kedge.model.ops import Source
 from kedge.model.platform import Platform
 from kedge.sources.handler import Pin, Work
 from kedge.sources.oci_layout import Layout
-from kedge.sources.pick import PickedImage, declare_layers, pick_image
+from kedge.sources.pick import PickedImage, declare_layers, limited, pick_image
 from kedge.storage.disk import free_space
 
 if TYPE_CHECKING:
@@ -170,7 +170,8 @@ class LentLayouts:
         return declare_layers(self._store, image, "")
 
     def _resolve(self, source: Source, platform: Platform | None) -> PickedImage:
-        return self.resolve(_named(source), platform or self._host, source.attr("oci.session"))
+        image = self.resolve(_named(source), platform or self._host, source.attr("oci.session"))
+        return limited(image, source.attr("oci.layerlimit"))
 
 
 def _named(source: Source) -> str:
