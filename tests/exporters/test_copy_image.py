@@ -375,6 +375,13 @@ def test_an_image_on_top_of_one_built_here_asks_no_registry_for_it(
     assert COMPRESSION_OF[pushed.layers[0].media_type] == "gzip"
 
 
+def test_the_last_step_of_a_push_names_what_was_pushed(
+    other: FakeRegistry, client: Registry, steps: Told, store: Store
+) -> None:
+    done = push(store, client, publishable(store, built(store)), [at(other)], steps)
+    assert (f"pushing manifest for {at(other)}@{done.digest}", 0, 0, True) in steps.events
+
+
 def test_zstd_if_asked_for(other: FakeRegistry, client: Registry, steps: Told, store: Store) -> None:
     done = push(store, client, publishable(store, built(store), compression="zstd"), [at(other)], steps)
     manifest = Manifest.from_bytes(other.repository("some/image").manifests[done.digest][1])

@@ -143,7 +143,7 @@ class _Copy:
         for one in about:
             self.referrer(one)
         started = time.time()
-        title = f"pushing manifest for {self._place.name}"
+        title = f"pushing manifest for {self._place.name.partition('@')[0]}@{root.digest}"
         self._steps.status(title, started=started)
         self._go_on()
         self._place.publish(root, data)
