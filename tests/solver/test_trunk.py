@@ -1,5 +1,8 @@
 """The trunk by itself: order, errors, and that nothing outlives a run."""
 
+import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -151,6 +154,52 @@ def test_an_interrupt_stops_the_leaves_and_is_raised_again():
 
     with pytest.raises(KeyboardInterrupt):
         run(main)
+
+
+INTERRUPTED = """
+import os, signal, sys, threading
+from kedge.solver.trunk import Trunk
+def interrupt(thread=threading.get_ident()):
+    signal.pthread_kill(thread, signal.SIGINT)
+def asleep():  # the main thread is not woken: as if the signal had come just before it went to sleep
+    interrupt(threading.get_ident())
+    trunk.cancel.wait()
+def before_submit(job):
+    interrupt()
+    submit(job)
+class Inbox:  # the signal comes with an outcome
+    def __init__(self, real):
+        self.put, self.empty, self.real = real.put, real.empty, real
+    def get(self, *arguments, **named):
+        got = self.real.get(*arguments, **named)
+        if got[0] is not None and not trunk.cancel.is_set():
+            interrupt()
+        return got
+async def main():
+    return await trunk.call(asleep if sys.argv[1] == "asleep" else int)
+trunk = Trunk()
+submit = trunk._pool.submit
+if sys.argv[1] == "submitting":
+    trunk._pool.submit = before_submit
+elif sys.argv[1] == "receiving":
+    trunk._inbox = Inbox(trunk._inbox)
+try:
+    trunk.run(main())
+except KeyboardInterrupt:
+    handler = signal.getsignal(signal.SIGINT)
+    print("interrupted", threading.active_count(), handler is signal.default_int_handler)
+"""
+
+
+@pytest.mark.parametrize("moment", ["asleep", "submitting", "receiving"])
+def test_an_interrupt_at_any_moment_ends_the_run(moment):
+    program = [sys.executable, "-c", INTERRUPTED, moment]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=60, check=False, preexec_fn=_interruptible)
+    assert (done.stdout, done.stderr) == ("interrupted 1 True\n", "")
+
+
+def _interruptible():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def test_tasks_that_wait_for_each_other_are_a_bug_and_no_hang():

@@ -11,18 +11,25 @@ exception is raised. So nothing of a build runs on behind its end.
       a task that awaits an unfinished future is parked with that future
       a leaf's thread posts its outcome to the inbox; the trunk sleeps on the inbox when nothing is ready
       nothing ready and no leaf running while the main task is unfinished: a cycle of waiters, which is a bug
+      a signal whose handler raises (Ctrl-C) ends the run as an error of a task does; while the trunk counts leaves it
+      is put into the inbox instead, for a leaf that is counted twice or never would be waited for without an end
 """
 
+import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator, Iterable
-from queue import SimpleQueue
-from typing import Any, Generic, TypeVar, cast
+from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from queue import Empty, SimpleQueue
+from types import FrameType
+from typing import Any, Generic, TypeAlias, TypeVar, cast
 
 from kedge.model.errors import Cancelled
 
 T = TypeVar("T")
 MOST_LEAVES = 256  # threads; far above any build's useful width, so that sleeping steps never queue behind each other
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SIGNAL_GRAIN = 0.5  # seconds between two looks for signals that came at a bad moment
 
 
 class Future(Generic[T]):
@@ -63,6 +70,9 @@ class Task(Future[T]):
         self.coroutine = coroutine
 
 
+Outcome: TypeAlias = tuple[Future[Any] | None, Any, BaseException | None]  # of no future: the run is to end
+
+
 class Trunk:
     """Runs coroutines to the end of one main coroutine. One use; not shared between threads, except for `stop`."""
 
@@ -70,9 +80,10 @@ class Trunk:
         self.cancel = cancel or threading.Event()
         self._ready: deque[Task[Any]] = deque()
         self._parked: set[Task[Any]] = set()
-        self._inbox: SimpleQueue[tuple[Future[Any] | None, Any, BaseException | None]] = SimpleQueue()
+        self._inbox: SimpleQueue[Outcome] = SimpleQueue()
         self._pool = _Pool()
         self._leaves = 0
+        self._counting = False  # no exception may break in
         self._failure: BaseException | None = None
 
     def run(self, main: Coroutine[Any, Any, T]) -> T:
@@ -83,7 +94,8 @@ class Trunk:
         """
         task = self.spawn(main)
         try:
-            self._loop(task)
+            with self._signals_at_good_moments():
+                self._loop(task)
         except BaseException as error:
             self._failure = error
         self._finish()
@@ -100,8 +112,12 @@ class Trunk:
     def call(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
         """Start blocking work on a thread of its own; await the result for its value."""
         future: Future[T] = Future()
-        self._leaves += 1
-        self._pool.submit(lambda: self._leaf(future, function, arguments))
+        self._counting = True
+        try:
+            self._pool.submit(lambda: self._leaf(future, function, arguments))
+            self._leaves += 1
+        finally:
+            self._counting = False
         return future
 
     async def gather(self, coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
@@ -115,7 +131,7 @@ class Trunk:
 
     def _leaf(self, future: Future[T], function: Callable[..., T], arguments: tuple[Any, ...]) -> None:
         try:
-            outcome: tuple[Any, Any, BaseException | None] = (future, function(*arguments), None)
+            outcome: Outcome = (future, function(*arguments), None)
         except BaseException as error:
             outcome = (future, None, error)
         self._inbox.put(outcome)
@@ -143,27 +159,65 @@ class Trunk:
             self._parked.add(task)
 
     def _receive(self) -> None:
-        future, value, error = self._inbox.get()
+        self._counting = True
+        future, value, error = self._next()
+        self._leaves -= future is not None
+        self._counting = False
         if future is None:
             raise error or Cancelled("the build was stopped")
-        self._leaves -= 1
         self._settle(future, value, error)
+
+    def _next(self) -> Outcome:
+        """What comes next into the inbox. A signal that comes just before the main thread sleeps does not wake it."""
+        while True:
+            try:
+                return self._inbox.get(timeout=_SIGNAL_GRAIN if _is_main() else None)
+            except Empty:
+                continue
 
     def _settle(self, future: Future[Any], value: Any, error: BaseException | None) -> None:
         future.settle(value, error)
         self._ready.extend(future.waiters)
         future.waiters.clear()
 
+    @contextmanager
+    def _signals_at_good_moments(self) -> Iterator[None]:
+        """What signal handlers raise ends the run, but nothing is raised while leaves are counted."""
+        handlers = {number: signal.getsignal(number) for number in _SIGNALS} if _is_main() else {}
+        before = {number: handler for number, handler in handlers.items() if callable(handler)}
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            try:
+                before[signal.Signals(number)](number, frame)
+            except BaseException as error:
+                if not self._counting:
+                    raise
+                self._failure = error
+                self._inbox.put((None, None, error))
+
+        for number in before:
+            signal.signal(number, handle)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
     def _finish(self) -> None:
         if self._failure is not None:
             self.cancel.set()
         # Leaves may still hold files or processes: a build has ended when they have.
         while self._leaves:
-            future, _, _ = self._inbox.get()
+            future, _, _ = self._next()
             self._leaves -= future is not None
         for task in (*self._ready, *self._parked):
             task.coroutine.close()
         self._pool.close()
+
+
+def _is_main() -> bool:
+    """Are we the thread that runs signal handlers?"""
+    return threading.current_thread() is threading.main_thread()
 
 
 class _Pool:
