@@ -14,6 +14,7 @@ from kedge.session.local import LocalSession
 from kedge.session.secrets import Secret
 from kedge.sources.handler import Work
 from kedge.sources.http import HttpSource, file_name
+from kedge.sources.once import Once
 from kedge.storage.store import Store
 
 
@@ -174,6 +175,18 @@ def test_a_checksum_pins_without_a_request_and_is_held_to(server, store):
     assert bring(store, server.url("/x"), checksum=good)[1] == b"body"
     with pytest.raises(IntegrityError, match="expected sha256:0000"):
         bring(store, server.url("/x"), checksum="sha256:" + "0" * 64)
+
+
+def test_a_url_means_the_same_until_the_build_ends(server, store):
+    server.answer = plain(b"one", ETag='"1"')
+    asked, work, source = Once(), Work(digest_of("x")), Source(server.url("/x"))
+    pin = HttpSource(store, LocalSession(), asked).pin(source, None, work)
+    server.answer = plain(b"two", ETag='"2"')
+    assert bring(store, server.url("/x"))[1] == b"two"  # another build, in the same store
+    again = HttpSource(store, LocalSession(), asked)
+    assert again.pin(source, None, work) == pin
+    (layer,) = again.fetch(source, None, pin, work)
+    assert (store.layers.directory(layer) / "x").read_bytes() == b"one"
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from kedge.builder.remote import RemoteRequest
 from kedge.builder.request import BuildRequest
-from kedge.model.digest import Digest
 from kedge.model.errors import KedgeError, NotFound
 from kedge.model.event import Report
 from kedge.model.ops import Build, Diff, Exec, File, Merge, Op, Passthrough, Source
@@ -48,6 +47,7 @@ if TYPE_CHECKING:
     from kedge.model.settings import Settings
     from kedge.registry.client import Registry
     from kedge.sandbox.process import Executor
+    from kedge.sources.http import Found
     from kedge.sources.image import ImageSource
     from kedge.sources.oci_layout import OciLayoutSource
     from kedge.sources.policed import Policy
@@ -91,7 +91,7 @@ class Parts:
         self.policy: Policy | None = None  # what may be used, and what replaces it
         self.keeps_remains = False  # is a failed vertex's tree to be kept, for one who looks into it
         self.trust: Trust = "all"  # what of the store may be used unasked
-        self.uploads = Once[Digest]()  # what the session gave under URLs of its own
+        self.urls: Once[Found] = Once()  # what URLs are in this build
         self.recorded_times = False  # without an epoch, do documents carry when the store came to have their layers?
         self._closing = ExitStack()
         self.started = time.time()
@@ -266,7 +266,7 @@ class Parts:
         def http() -> SourceHandler:
             from kedge.sources.http import HttpSource
 
-            return HttpSource(self.store, self.session, self.uploads)
+            return HttpSource(self.store, self.session, self.urls)
 
         def git() -> SourceHandler:
             from kedge.sources.git import GitSource

@@ -67,9 +67,9 @@ class _Wanted:
 class HttpSource:
     """SourceHandler for http:// and https://. What was downloaded to say what a URL is now is not downloaded again."""
 
-    def __init__(self, store: "Store", session: Session, uploads: Once[Digest] | None = None) -> None:
-        """`uploads` remembers what the client gave under URLs of its own, for all who ask its session."""
-        self._store, self._session, self._uploads = store, session, uploads or Once[Digest]()
+    def __init__(self, store: "Store", session: Session, asked: Once[Found] | None = None) -> None:
+        """`asked` remembers what URLs are, for all of one build: what it was told of one is what it builds with."""
+        self._store, self._session, self._asked = store, session, asked or Once[Found]()
         self._notes = Path(store.root) / "http"
         self._pool: urllib3.PoolManager | None = None
 
@@ -79,7 +79,7 @@ class HttpSource:
         if wanted.checksum:
             found = Found(wanted.checksum, file_name(wanted.url, wanted.filename, ""))
         else:
-            found = self._look(wanted, work)
+            found = self._current(wanted, work)
         identity = (found.name, wanted.mode, wanted.uid, wanted.gid, found.content, found.modified)
         labels = [("URL", shown(wanted.url)), ("content", found.content), ("file", found.name)]
         labels += [("modified", found.modified)] if found.modified else []
@@ -88,7 +88,7 @@ class HttpSource:
     def fetch(self, source: Source, platform: Platform | None, pin: Pin, work: Work) -> Snapshot:
         """A layer with the one file. Raises IntegrityError when it is not what the checksum promised."""
         wanted = _read(source)
-        found = self._known(wanted)
+        found = self._known(wanted) if wanted.checksum else self._current(wanted, work)
         if found is None or (wanted.checksum and found.content != wanted.checksum):
             found = self._look(wanted, work)
         if wanted.checksum and found.content != wanted.checksum:
@@ -100,11 +100,16 @@ class HttpSource:
 
     # ---- asking the server -------------------------------------------------------------------------------------------
 
+    def _current(self, wanted: _Wanted, work: Work) -> Found:
+        """What the URL is in this build; looked up again only if its content is no longer here."""
+        found = self._asked.ask(_question(wanted), lambda: self._look(wanted, work))
+        return found if self._store.blobs.has(found.content) else self._look(wanted, work)
+
     def _look(self, wanted: _Wanted, work: Work) -> Found:
         """What the URL is now: a conditional request if its content is here, else a download."""
-        if urlsplit(wanted.url).hostname == _SESSION:  # what is given once is asked for once
-            content = self._uploads.ask(wanted.url, lambda: self._receive(wanted, work))
-            return Found(content, file_name(wanted.url, wanted.filename, ""))
+        if _is_given(wanted):  # what is given once is asked for once, whatever it is to be called
+            given = self._asked.ask(wanted.url, lambda: Found(self._receive(wanted, work), ""))
+            return Found(given.content, file_name(wanted.url, wanted.filename, ""))
         known = self._known(wanted)
         if known and known.etag and self._is_unchanged(wanted, known):
             return known
@@ -232,8 +237,7 @@ class HttpSource:
     # ---- what is known of URLs ---------------------------------------------------------------------------------------
 
     def _note(self, wanted: _Wanted) -> Path:
-        headers = tuple(sorted(wanted.headers.items()))
-        return self._notes / digest_of((wanted.url, wanted.filename, headers, wanted.auth_secret))[7:]
+        return self._notes / digest_of(_question(wanted))[7:]
 
     def _known(self, wanted: _Wanted) -> Found | None:
         try:
@@ -253,6 +257,16 @@ class HttpSource:
             aside.replace(note)
         except OSError:
             pass  # only a hint: the next build downloads again
+
+
+def _question(wanted: _Wanted) -> tuple[str, str, tuple[tuple[str, str], ...], str]:
+    """What the server is asked: the same question has the same answer."""
+    return wanted.url, wanted.filename, tuple(sorted(wanted.headers.items())), wanted.auth_secret
+
+
+def _is_given(wanted: _Wanted) -> bool:
+    """Whether the client gives it under a URL of its own."""
+    return urlsplit(wanted.url).hostname == _SESSION
 
 
 @contextmanager

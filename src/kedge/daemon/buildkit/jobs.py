@@ -34,13 +34,13 @@ from kedge.daemon.wire import policysession
 from kedge.daemon.wire.calls import Calls
 from kedge.dockerfile.outline import Outline
 from kedge.dockerfile.target import Target
-from kedge.model.digest import Digest
 from kedge.model.errors import Cancelled, Conflict
 from kedge.model.graph import Snapshot
 from kedge.model.image import ImageConfig
 from kedge.model.platform import Platform
 from kedge.model.value import dataclass, field, replace
 from kedge.solver.trunk import Trunk
+from kedge.sources.http import Found
 from kedge.sources.once import Once
 from kedge.storage.store import Store
 
@@ -151,7 +151,7 @@ class Job:
         self.store = Store.open(config.root)
         self.store.protect()
         self.lent = self._lend(request.Session)
-        self._uploads = Once[Digest]()
+        self._urls: Once[Found] = Once()
         self._policies = (request.SourcePolicy,) if request.HasField("SourcePolicy") else ()
         self.bridge = Bridge(self, request.FrontendInputs)  # the client's, if it drives
         self._bridges = [self.bridge]
@@ -192,7 +192,7 @@ class Job:
         parts.decode = decode_edge
         parts.trust = "none" if self.config.images_are_cache else "names"
         parts.recorded_times = self.config.recorded_times
-        parts.uploads = self._uploads
+        parts.urls = self._urls
         if policed:
             parts.policy = self._policy(policies)
         layouts: Any = LentLayouts(self.store, parts.host, self.lent.lender)
