@@ -222,6 +222,23 @@ def test_a_single_image_for_another_platform_is_taken_as_it_is(fake: FakeRegistr
     fake.on("", "/manifests/", answer(404), -1)
 
 
+def test_what_has_a_name_in_a_shared_store_needs_no_registry_when_it_is_pinned_either(
+    fake: FakeRegistry, images: ImageSource, store: Store
+) -> None:
+    """So it is with a base that was built, loaded or imported here: a Dockerfile build pins what it found by name."""
+    reference = at(fake)
+    add_image(fake, "v1", hello="world")
+    pinned = reference.with_digest(images.pull(reference, AMD, WORK).target.digest)
+    fake.users = {"me": "secret"}
+    with Registry(QUICK) as nobodys:
+        assert ImageSource(store, nobodys, AMD, "names").resolve(pinned, AMD)
+        with pytest.raises(Unauthorized):
+            ImageSource(store, nobodys, AMD, "none").resolve(pinned, AMD)
+        store.images.remove(str(reference))
+        with pytest.raises(Unauthorized):
+            ImageSource(store, nobodys, AMD, "names").resolve(pinned, AMD)
+
+
 def test_the_stores_own_image_is_used_when_the_registry_has_none(
     fake: FakeRegistry, images: ImageSource, store: Store, registry: Registry
 ) -> None:

@@ -147,7 +147,7 @@ class ImageSource:
 
     def _target(self, reference: Reference, record: "ImageRecord | None") -> Descriptor:
         """What the name points at, by asking as little as that takes."""
-        if reference.digest and self._trust == "all" and self._store.blobs.has(reference.digest):
+        if reference.digest and self._may_have(reference.digest) and self._store.blobs.has(reference.digest):
             return _described(reference.digest, self._store.blobs.read(reference.digest, _DOCUMENT_LIMIT))
         if record or self._trust != "all":  # most likely here: HEAD costs no pull of the rate limit
             target = self._registry.resolve(reference)
@@ -156,6 +156,12 @@ class ImageSource:
         document = self._registry.manifest(reference)
         self._store.blobs.put(document.data)
         return document.descriptor
+
+    def _may_have(self, digest: Digest) -> bool:
+        """May it be used if the store has it, without asking who serves it?"""
+        if self._trust == "names":
+            return any(not name.startswith("sha256:") for name in self._store.images.names(digest))
+        return self._trust == "all"
 
     def _pick(self, reference: Reference, target: Descriptor, platform: Platform, *, asks: bool) -> PickedImage:
         pinned = reference.with_digest(target.digest)
