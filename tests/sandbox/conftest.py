@@ -32,6 +32,8 @@ class Result:
     notes: list[str]
     seconds: float
     single_id: bool
+    hint: str
+    dumpable: bool
 
 
 @dataclass
@@ -42,6 +44,7 @@ class Box:
     command: list[str]
     as_user: bool
     lowers: list[str] = field(default_factory=list)
+    process_sandbox: bool = True
 
     @property
     def layer(self) -> Path:
@@ -64,24 +67,40 @@ class Box:
         step = (process, (root or self.root(), *mounts))
         return self.steps([step], stdin=stdin, signal=signal, cancel_after=cancel_after)
 
-    def steps(self, steps: list[Any], **more: Any) -> Result:
+    def steps(self, steps: list[Any], timeout: float = 60, **more: Any) -> Result:
         request = {
             "state": str(self.base / "state"),
             "steps": steps,
             "stdin": None,
             "signal": 0,
             "cancel_after": 0,
+            "beside": (),
+            "kill_parent": False,
+            "wall": True,
+            "process_sandbox": self.process_sandbox,
             **more,
         }
         self.give()
         done = subprocess.run(
-            self.command, input=pickle.dumps(request), capture_output=True, timeout=60, env={"PYTHONPATH": str(SOURCE)}
+            self.command,
+            input=pickle.dumps(request),
+            capture_output=True,
+            timeout=timeout,
+            env={"PYTHONPATH": str(SOURCE)},
         )
         assert done.returncode == 0, done.stderr.decode()
         answer = pickle.loads(done.stdout)
         out, err = (b"".join(d for s, d in answer["output"] if s == n).decode(errors="replace") for n in (1, 2))
         return Result(
-            answer["code"], out, err, answer["error"], answer["notes"], answer["seconds"], answer["single_id"]
+            answer["code"],
+            out,
+            err,
+            answer["error"],
+            answer["notes"],
+            answer["seconds"],
+            answer["single_id"],
+            answer["hint"],
+            answer["dumpable"],
         )
 
     def give(self) -> None:

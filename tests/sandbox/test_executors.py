@@ -139,7 +139,7 @@ def test_both_executors_want_one_root(executor):
 def test_who_sees_what_a_process_does_can_signal_it():
     """A child may run its program, and say something, before the zygote that made it tells of it."""
 
-    def start(flags, fds):
+    def start(flags, kept, fds):
         os.write(fds[0], b"B")
         os.write(fds[3], b"word")
         os.write(fds[0], b"S" + struct.pack("=i", 77))

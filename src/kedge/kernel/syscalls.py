@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _AARCH64 = os.uname().machine == "aarch64"
 _OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT = 428, 429, 430, 431, 432
+_LANDLOCK_CREATE_RULESET, _LANDLOCK_RESTRICT_SELF = 444, 446
 _PIDFD_OPEN, _CLOSE_RANGE, _OPENAT2, _PIDFD_SEND_SIGNAL, _MOUNT_SETATTR = 434, 436, 437, 424, 442
 _PIVOT_ROOT = 41 if _AARCH64 else 155
 _CAPGET, _CAPSET = (90, 91) if _AARCH64 else (125, 126)
@@ -52,8 +53,12 @@ CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS = 0x20000, 0x2000000, 0x4000000
 CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x8000000, 0x10000000, 0x20000000, 0x40000000
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 4, 15, 24, 38
+PR_SET_CHILD_SUBREAPER = 36
 
 SECCOMP_SET_MODE_FILTER = 1
+
+LANDLOCK_SCOPE_SIGNAL = 2
+_LANDLOCK_CREATE_RULESET_VERSION = 1
 
 RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
 
@@ -300,6 +305,26 @@ def seccomp_filter(program: bytes, flags: int = 0) -> None:
     buffer = ctypes.create_string_buffer(program, len(program))
     fprog = struct.pack("@HP", len(program) // 8, ctypes.addressof(buffer))
     _syscall("seccomp", _SECCOMP, SECCOMP_SET_MODE_FILTER, flags, fprog)
+
+
+def landlock_version() -> int:
+    """Which Landlock the kernel has, 0 for none: landlock_create_ruleset(2)."""
+    try:
+        return _syscall("landlock", _LANDLOCK_CREATE_RULESET, None, 0, _LANDLOCK_CREATE_RULESET_VERSION)
+    except OSError:
+        return 0
+
+
+def landlock_scope(scopes: int) -> None:
+    """Enter a Landlock domain of one's own, by LANDLOCK_SCOPE_ bits: since Linux 6.12, landlock(7).
+
+    Whoever is in one can neither trace nor look into (ptrace(2), access modes) what is not in it.
+    """
+    ruleset = _syscall("landlock", _LANDLOCK_CREATE_RULESET, struct.pack("=QQQ", 0, 0, scopes), 24, 0)
+    try:
+        _syscall("landlock", _LANDLOCK_RESTRICT_SELF, ruleset, 0)
+    finally:
+        os.close(ruleset)
 
 
 def pidfd_open(pid: int) -> int:

@@ -17,10 +17,14 @@ _PAUSE: Final = 0.005
 
 
 def pids_of(first: int) -> list[int]:
-    """All processes in the pid namespace of a container's first one; none when that has ended."""
-    namespace = _link(f"/proc/{first}/ns/pid")
+    """All processes in the pid namespace of a container's first one; none when that has ended.
+
+    Where a container shares ours, those in its IPC namespace: no container is without one of its own.
+    """
+    kind = "ipc" if _link(f"/proc/{first}/ns/pid") == _link("/proc/self/ns/pid") else "pid"
+    namespace = _link(f"/proc/{first}/ns/{kind}")
     numbers = (int(name) for name in os.listdir("/proc") if name.isdecimal())
-    return sorted(pid for pid in numbers if namespace and _link(f"/proc/{pid}/ns/pid") == namespace)
+    return sorted(pid for pid in numbers if namespace and _link(f"/proc/{pid}/ns/{kind}") == namespace)
 
 
 def _link(path: str) -> str:

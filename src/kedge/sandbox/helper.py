@@ -38,10 +38,10 @@ class Helper:
             theirs.close()
         self._control = ours
 
-    def request(self, flags: int, fds: tuple[int, ...]) -> None:
+    def request(self, flags: int, kept: bool, fds: tuple[int, ...]) -> None:
         """Start a step; `fds` are its status socket, plan, stdin, stdout and stderr. Raises OSError if the zygote
         died."""
-        socket.send_fds(self._control, [b"R" + struct.pack("=Q", flags)], list(fds))
+        socket.send_fds(self._control, [b"R" + struct.pack("=Q?", flags, kept)], list(fds))
 
     def close(self) -> None:
         """Hang up, which makes the zygote kill all steps, and wait for its end, but not for ever.

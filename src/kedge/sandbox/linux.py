@@ -19,12 +19,14 @@ from marshal import dumps, loads
 from pathlib import Path
 
 from kedge.kernel import identity, paths
+from kedge.kernel import syscalls as sc
 from kedge.model.errors import Cancelled, InvalidInput, KedgeError, StoreError, Unsupported
 from kedge.sandbox import cgroups, leftovers
 from kedge.sandbox.helper import Helper
 from kedge.sandbox.plan import Kind, Machine, Plan, join_plan, make_plan
 from kedge.sandbox.process import (
     NO_STDIO,
+    PROC_REMEDY,
     Content,
     HostPath,
     MountPoint,
@@ -39,7 +41,10 @@ _CANCEL_GRAIN = 0.04  # seconds between looks at the cancel event
 _SIGNAL_GRAIN = 0.5  # seconds between two looks for signals that came at a bad moment
 _CHUNK = 1 << 18  # bytes; also the size of the output pipes
 _F_SETPIPE_SZ = 1031
-_ERRORS: dict[str, type[KedgeError]] = {"input": InvalidInput, "unsupported": Unsupported, "failed": StoreError}
+_ERRORS: dict[str, type[KedgeError]] = {
+    "input": InvalidInput, "unsupported": Unsupported, "masked": Unsupported, "failed": StoreError
+}  # fmt: skip
+_HINTS = {"input": "", "masked": PROC_REMEDY}
 
 
 class LinuxExecutor:
@@ -47,10 +52,14 @@ class LinuxExecutor:
 
     `state` is a directory of ours, best on the file system of the layers: mount point stubs are kept there. Nothing is
     started before the first `run`. Thread-safe; several processes may share a state directory.
+
+    Without `process_sandbox`, steps have no process namespace but the surrounding container's and see its /proc, for
+    containers in which the kernel lets nobody mount another; this process is then closed to ptrace(2) and the like.
+    For root of the machine, who can always mount one, that changes nothing.
     """
 
-    def __init__(self, state: Path) -> None:
-        self._state = state
+    def __init__(self, state: Path, process_sandbox: bool = True) -> None:
+        self._state, self._process_sandbox = state, process_sandbox
         self._lock = threading.Lock()
         self._helper: Helper | None = None
         self._stub_paths: dict[frozenset[tuple[str, Kind]], str] = {}
@@ -98,6 +107,9 @@ class LinuxExecutor:
     @cached_property
     def _machine(self) -> Machine:
         who = identity.current()
+        namespaces = self._process_sandbox or who.privileged
+        if not namespaces:
+            sc.prctl(sc.PR_SET_DUMPABLE, 0)
         stage = self._state / "stage"
         try:
             stage.mkdir(parents=True, exist_ok=True)
@@ -105,9 +117,10 @@ class LinuxExecutor:
             raise StoreError(f"cannot use {self._state}: {error.strerror}") from None
         last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
         version = cgroups.version()
-        return Machine(who.privileged, who.single_id, os.uname().machine, last, version, str(stage.resolve()))
+        architecture, place = os.uname().machine, str(stage.resolve())
+        return Machine(who.privileged, who.single_id, architecture, last, version, place, namespaces)
 
-    def _start(self, flags: int, fds: tuple[int, ...]) -> None:
+    def _start(self, flags: int, kept: bool, fds: tuple[int, ...]) -> None:
         with self._lock:
             if self._closed:
                 raise Cancelled("the sandbox was closed")
@@ -115,7 +128,7 @@ class LinuxExecutor:
                 if self._helper is None:
                     self._helper = self._new_helper()
                 try:
-                    return self._helper.request(flags, fds)
+                    return self._helper.request(flags, kept, fds)
                 except OSError:  # the helper was killed: once more with a new one
                     self._helper.close()
                     self._helper = None
@@ -212,13 +225,14 @@ class _Run:
         self.started = False  # the caller knows how to send it signals
         self.early: list[tuple[bytes, list[int]]] = []
 
-    def go(self, start: Callable[[int, tuple[int, ...]], None]) -> int:
+    def go(self, start: Callable[[int, bool, tuple[int, ...]], None]) -> int:
         with ExitStack() as stack:
             self.status, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             stack.enter_context(self.status)
             with theirs, ExitStack() as given:
                 joined = (self.join,) if self.join >= 0 else ()
-                start(self.plan.flags, (theirs.fileno(), self._plan_file(given), *self._streams(stack, given), *joined))
+                fds = (theirs.fileno(), self._plan_file(given), *self._streams(stack, given), *joined)
+                start(self.plan.flags, self.plan.kept, fds)
             self._listen()
         if self.cancel is not None and self.cancel.is_set():
             raise Cancelled("the step was stopped")
@@ -339,7 +353,7 @@ class _Run:
     def _refused(self, kind: str, text: str) -> None:
         if kind == "bug":
             raise RuntimeError(f"sandbox child: {text}")
-        self.error = _ERRORS[kind](text, hint="" if kind == "input" else "see what `kedge doctor` says")
+        self.error = _ERRORS[kind](text, hint=_HINTS.get(kind, "see what `kedge doctor` says"))
 
     def signal(self, number: int) -> None:
         """Send the signal to the step's first process; nothing happens when it has ended."""

@@ -287,6 +287,9 @@ class _Child:
     def _drop_privileges(self) -> None:
         """Groups, ids, bounding set, filter, capabilities; in this order each call still has the right it needs."""
         plan = self.plan
+        if plan["wall"]:
+            with suppress(OSError):  # before Linux 6.12, or without Landlock: docs/security.md says what then holds
+                sc.landlock_scope(sc.LANDLOCK_SCOPE_SIGNAL)
         if not plan["fake_ids"]:
             try:
                 os.setgroups(plan["groups"])

@@ -43,17 +43,22 @@ class Machine:
     last_capability: int
     cgroup_version: int  # 2: a pure version 2 hierarchy; 1: hybrid or version 1; 0: none
     stage: str  # an empty directory of ours
+    process_namespaces: bool = True  # False: steps see the processes of the surrounding container
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`flags` for clone(2), `values` for `perform`, and the overlays whose work directories need care afterwards."""
+    """`flags` for clone(2), `values` for `perform`, and the overlays whose work directories need care afterwards.
+
+    `kept`: no process namespace ends the step's processes, so somebody must (`keeper`).
+    """
 
     flags: int
     values: dict[str, Any]
     root: MountPoint
     works: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    kept: bool = False
 
 
 def make_plan(
@@ -91,7 +96,7 @@ def make_plan(
         notes = (
             f"user {process.uid} runs as the only user that this machine allows: `kedge doctor` tells how to get more",
         )
-    return Plan(_namespaces(process), values, root, works, notes)
+    return Plan(_namespaces(process, machine), values, root, works, notes, not machine.process_namespaces)
 
 
 def join_plan(process: Process, machine: Machine) -> Plan:
@@ -99,13 +104,14 @@ def join_plan(process: Process, machine: Machine) -> Plan:
 
     Of `process`, what concerns mounts and names (hostname, hosts) is not looked at; `network` is that one's.
     """
-    own = _namespaces(process) & ~sc.CLONE_NEWPID | (sc.CLONE_NEWCGROUP if machine.cgroup_version > 0 else 0)
+    own = _namespaces(process, machine) & ~sc.CLONE_NEWPID | (sc.CLONE_NEWCGROUP if machine.cgroup_version > 0 else 0)
     values = _identity(process, machine) | {"cgroups": [], "join": own}
-    return Plan(0, values, MountPoint("/", Overlay(())), ())
+    return Plan(0, values, MountPoint("/", Overlay(())), (), kept=not machine.process_namespaces)
 
 
-def _namespaces(process: Process) -> int:
-    flags = sc.CLONE_NEWNS | sc.CLONE_NEWPID | sc.CLONE_NEWIPC | sc.CLONE_NEWUTS
+def _namespaces(process: Process, machine: Machine) -> int:
+    flags = sc.CLONE_NEWNS | sc.CLONE_NEWIPC | sc.CLONE_NEWUTS
+    flags |= sc.CLONE_NEWPID if machine.process_namespaces else 0
     return flags | (sc.CLONE_NEWNET if process.network in ("none", "private") else 0)
 
 
@@ -145,7 +151,8 @@ def _identity(process: Process, machine: Machine) -> dict[str, Any]:
         "hostname": process.hostname or DEFAULT_HOSTNAME,
         "rlimits": [(limit.name, limit.soft, limit.hard) for limit in process.ulimits],
         "terminal": process.terminal,
-        "capabilities": _mask(process, machine) if sandboxed else None,
+        "capabilities": _mask(process, machine),
+        "wall": not machine.process_namespaces,
         "last_capability": machine.last_capability,
         "no_new_privileges": sandboxed and process.no_new_privileges,
         "seccomp": seccomp.program(machine.architecture, fake, _added(process)) if sandboxed else b"",
@@ -153,9 +160,14 @@ def _identity(process: Process, machine: Machine) -> dict[str, Any]:
     }
 
 
-def _mask(process: Process, machine: Machine) -> int:
+def _mask(process: Process, machine: Machine) -> int | None:
+    """The capabilities that it has, None for all. None of them looks into processes that are not the step's own."""
+    every = (2 << machine.last_capability) - 1
+    visible = every if machine.process_namespaces else every & ~(1 << sc.CAPABILITIES.index("sys_ptrace"))
+    if process.security == "insecure":
+        return None if visible == every else visible
     names = DEFAULT_CAPABILITIES if process.capabilities is None else process.capabilities
-    return sum(1 << sc.CAPABILITIES.index(name) for name in names) & ((2 << machine.last_capability) - 1)
+    return sum(1 << sc.CAPABILITIES.index(name) for name in names) & visible
 
 
 def _added(process: Process) -> frozenset[str]:
@@ -184,7 +196,7 @@ class _Maker:
         shm = self.process.shm_size or DEFAULT_SHM
         group = 0 if self.machine.single_id else _TTY_GROUP
         return [
-            self._plain("/proc", ("proc",), 0),
+            self._plain("/proc", ("proc" if self.machine.process_namespaces else "surrounding_proc",), 0),
             self._plain("/dev", ("dev", shm, group, self.process.terminal), 0),
             self._plain("/sys", ("sys",), readonly),
             self._plain("/sys/fs/cgroup", ("cgroup", self.machine.cgroup_version), readonly),

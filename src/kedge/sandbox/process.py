@@ -7,7 +7,7 @@ is `plan` and `linux`), nor where the directories come from.
 import posixpath
 import threading
 from collections.abc import Callable
-from typing import Literal, Protocol, TypeAlias
+from typing import Final, Literal, Protocol, TypeAlias
 
 from kedge.model.errors import InvalidInput
 from kedge.model.ops import Pairs, Ulimit
@@ -196,6 +196,15 @@ class Stdio:
     on_program: Callable[[], None] | None = None
     note: Callable[[str], None] | None = None
     on_way_out: Callable[[int, int], None] | None = None
+
+
+# For a machine on which no /proc can be mounted: the switch, what it costs, and the way without that cost.
+PROC_REMEDY: Final = (
+    "set process-sandbox = false under [sandbox] in the config file, or KEDGE_PROCESS_SANDBOX=false, or give "
+    "kedge-buildkitd --oci-worker-no-process-sandbox: steps then see the other processes of the surrounding container "
+    "and may signal those of the same user (docs/security.md). Or run that container with an unmasked /proc: "
+    "--security-opt systempaths=unconfined for Docker, procMount: Unmasked for Kubernetes"
+)
 
 
 Signaller: TypeAlias = Callable[[int], None]  # sends the signal number to the process; silent once it has ended

@@ -58,7 +58,15 @@ class System:
         try:
             fd = new_mount("proc", [], NODEV | NOSUID | NOEXEC)
         except OSError as error:
-            raise Refused("unsupported", f"cannot mount /proc: {error.strerror}") from None
+            kind = "masked" if error.errno == errno.EPERM else "unsupported"
+            raise Refused(kind, f"cannot mount /proc: {os.strerror(error.errno or 0)}") from None
+        self.mounter.attach(fd, "/proc")
+        self.proc = fd
+
+    def _surrounding_proc(self, step: dict[str, Any]) -> None:
+        """The one that we have, with all that covers parts of it: the kernel does not let them be parted."""
+        fd = clone(sc.AT_FDCWD, "/proc", True)
+        sc.mount_setattr(fd, set=NODEV | NOSUID | NOEXEC, recursive=True)
         self.mounter.attach(fd, "/proc")
         self.proc = fd
 
@@ -165,6 +173,7 @@ def open_terminal(dev: int) -> tuple[int, int]:
 
 _SYSTEM: dict[str, Callable[..., None]] = {
     "proc": System._proc,
+    "surrounding_proc": System._surrounding_proc,
     "sys": System._sys,
     "cgroup": System._cgroup,
     "dev": System._dev,
