@@ -46,6 +46,23 @@ def test_flags_that_would_change_something_are_noted(tmp_path):
     assert len(daemon.notes) == 2
 
 
+@pytest.mark.parametrize(
+    ("flags", "text", "sandboxed"),
+    [
+        ([], "", True),
+        (["--oci-worker-no-process-sandbox"], "", False),
+        ([], "[worker.oci]\nnoProcessSandbox = true\n", False),
+        (["--oci-worker-no-process-sandbox=false"], "[worker.oci]\nnoProcessSandbox = true\n", True),
+    ],
+)
+def test_the_process_sandbox_is_switched_as_in_buildkitd(tmp_path, flags, text, sandboxed):
+    daemon = configure([toml(tmp_path, text), *flags])
+    assert daemon.config.settings.sandbox.process_sandbox is sandboxed
+    mode = daemon.config.worker_labels["org.mobyproject.buildkit.worker.oci.process-mode"]
+    assert mode == ("sandbox" if sandboxed else "no-sandbox")
+    assert daemon.notes == ()
+
+
 def test_the_file_tells_registries_labels_and_limits(tmp_path):
     daemon = configure([toml(tmp_path, """
         insecure-entitlements = ["network.host"]

@@ -112,6 +112,20 @@ def test_kedge_config_replaces_both(tmp_path: Path) -> None:
         load_settings({"KEDGE_CONFIG": str(tmp_path / "missing.toml")})
 
 
+def test_the_process_sandbox_is_switched_off_by_file_or_environment_and_never_by_chance(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("[sandbox]\nprocess-sandbox = false\n")
+    named = {"KEDGE_CONFIG": str(path)}
+    assert Settings().sandbox.process_sandbox
+    assert not load_settings(named).sandbox.process_sandbox
+    assert load_settings(named | {"KEDGE_PROCESS_SANDBOX": "true"}).sandbox.process_sandbox
+    path.write_text("")
+    assert load_settings(named | {"KEDGE_PROCESS_SANDBOX": ""}).sandbox.process_sandbox
+    assert not load_settings(named | {"KEDGE_PROCESS_SANDBOX": "0"}).sandbox.process_sandbox
+    with pytest.raises(InvalidInput, match="must be true or false, not 'off'"):
+        load_settings(named | {"KEDGE_PROCESS_SANDBOX": "off"})
+
+
 def test_without_files_there_are_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kedge.session.settings.SYSTEM_FILE", tmp_path / "missing")
     assert load_settings({"HOME": str(tmp_path)}) == Settings()

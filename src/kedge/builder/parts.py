@@ -212,7 +212,7 @@ class Parts:
             from kedge.sandbox.linux import LinuxExecutor
 
             self._closing.enter_context(imported_ahead())
-            return LinuxExecutor(self.store.root / "sandbox")
+            return LinuxExecutor(self.store.root / "sandbox", self.settings.sandbox.process_sandbox)
 
         return self._late(make)
 

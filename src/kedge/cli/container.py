@@ -35,7 +35,13 @@ _PUBLISHED: Final = re.compile(r"(?:(?:(\d[\d.]*|\[[0-9a-f:]+\]):)?(\d{1,5})?:)?
 _HANG_UP: Final = 3.0  # seconds that a process may tidy up after its terminal was closed
 
 
-def run_container(store: "Store", snapshot: Snapshot, image: "StoredImage", request: ContainerRequest) -> int:
+def run_container(
+    store: "Store",
+    snapshot: Snapshot,
+    image: "StoredImage",
+    request: ContainerRequest,
+    process_sandbox: bool,
+) -> int:
     """Run it to the end on this process's own streams; returns its exit code. Raises what the sandbox raises."""
     from kedge.images.lookup import shown_name
     from kedge.sandbox.linux import LinuxExecutor
@@ -51,7 +57,7 @@ def run_container(store: "Store", snapshot: Snapshot, image: "StoredImage", requ
         lowers = store.layers.directories(snapshot)
         launch = launch_of(store, container, image.config, snapshot, lowers, request, Care())
         container.update(command=launch.process.args)
-        executor = LinuxExecutor(store.root / "sandbox")
+        executor = LinuxExecutor(store.root / "sandbox", process_sandbox)
         stack.callback(executor.close)
         stdio = stack.enter_context(_own_streams(request))
         return container.run(executor, launch.process, launch.mounts, _forwarding(launch, stdio, stack))

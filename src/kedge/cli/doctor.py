@@ -10,7 +10,7 @@ def work(options: Options, console: Console) -> int:
     from kedge.sandbox.doctor import checks
     from kedge.storage.store import default_root
 
-    found = checks(console.root or default_root())
+    found = checks(console.root or default_root(), console.settings().sandbox.process_sandbox)
     if options.format == "json":
         import json
 

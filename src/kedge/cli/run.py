@@ -28,7 +28,8 @@ def work(options: Options, console: Console) -> int:
         image = _image(options, console)
         console.stdout.flush()
         _require_machine(image.config.platform, console)
-        return run_container(console.store(), snapshot_of(console.store(), image), image, container)
+        process_sandbox = console.settings().sandbox.process_sandbox
+        return run_container(console.store(), snapshot_of(console.store(), image), image, container, process_sandbox)
     except KedgeError as error:
         # Docker's exit code for "the container did not run", so that it is told apart from the program's own.
         console.failure_code = FAILED_BEFORE_START

@@ -28,12 +28,12 @@ WaitFor: TypeAlias = Literal["not-running", "next-exit", "removed"]
 
 
 class Supervisor:
-    """All containers of the store at `root`. Thread-safe."""
+    """All containers of the store at `root`; `process_sandbox` is LinuxExecutor's. Thread-safe."""
 
-    def __init__(self, root: Path, tell: Tell) -> None:
+    def __init__(self, root: Path, tell: Tell, process_sandbox: bool = True) -> None:
         self.containers = Containers(root / "containers")
         self.volumes = Volumes(root)
-        self.executor = LinuxExecutor(root / "sandbox")
+        self.executor = LinuxExecutor(root / "sandbox", process_sandbox)
         self.execs = Execs(self)
         self._tell = tell
         self._known: dict[str, Supervised] = {}

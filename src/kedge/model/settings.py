@@ -46,12 +46,20 @@ class StoreSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class SandboxSettings:
+    """`[sandbox]`: `process_sandbox` False lets steps see the surrounding container's processes (docs/security.md)."""
+
+    process_sandbox: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything the configuration files say."""
 
     store: StoreSettings = StoreSettings()
     network: NetworkSettings = NetworkSettings()
     registries: Mapping[str, RegistryHost] = field(default_factory=lambda: MappingProxyType({}))
+    sandbox: SandboxSettings = SandboxSettings()
 
     def registry(self, host: str) -> RegistryHost:
         """The settings of a registry; the defaults for one the files do not name."""

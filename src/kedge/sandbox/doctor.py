@@ -17,9 +17,11 @@ from kedge.model.errors import Unsupported
 from kedge.model.platform import Platform
 from kedge.model.value import dataclass
 from kedge.sandbox import cgroups, seccomp
+from kedge.sandbox.process import PROC_REMEDY
 
 _OLDEST = (5, 12)  # mount_setattr(2); unprivileged overlayfs came with 5.11
 _ENOUGH_SPACE = 2 << 30
+_LANDLOCK_SCOPES = 6  # the version of Landlock that scopes signals
 _FOREIGN = {"x86_64": "arm64", "aarch64": "amd64"}
 
 
@@ -37,8 +39,11 @@ class Check:
     needed: bool = False
 
 
-def checks(root: Path | None = None) -> list[Check]:
-    """All checks, for this process's own privileges; `root` is the store's directory. Takes well below a second."""
+def checks(root: Path | None = None, process_sandbox: bool = True) -> list[Check]:
+    """All checks, for this process's own privileges; `root` is the store's directory. Takes well below a second.
+
+    Without `process_sandbox` steps need no /proc of their own.
+    """
     directory = _nearest(root or Path(tempfile.gettempdir()))
     namespaces = _user_namespaces()
     tried = namespaces.ok or identity.can_mount()  # without a namespace each would fail, for a reason not its own
@@ -50,7 +55,7 @@ def checks(root: Path | None = None) -> list[Check]:
         _interpreter(),
         _overlay(directory) if tried else _untried("overlayfs", needed=True),
         _seccomp() if tried else _untried("seccomp"),
-        _proc() if tried else _untried("proc", needed=True),
+        _proc(process_sandbox) if tried else _untried("proc", needed=True),
         _cgroups(),
         _emulation(),
         _space(directory),
@@ -198,7 +203,13 @@ def _seccomp() -> Check:
     )
 
 
-def _proc() -> Check:
+def _proc(process_sandbox: bool) -> Check:
+    if not process_sandbox and not identity.current().privileged:
+        walled = sc.landlock_version() >= _LANDLOCK_SCOPES
+        harm = "but signal none that is not theirs" if walled else "and may signal those of the same user"
+        detail = f"process-sandbox is false: steps see the processes of the surrounding container, {harm}"
+        return Check("proc", True, detail, needed=True)
+
     def mount_proc() -> None:
         sc.unshare(sc.CLONE_NEWNS | sc.CLONE_NEWPID)
         if os.fork() == 0:
@@ -214,13 +225,8 @@ def _proc() -> Check:
             raise OSError(1, "a new /proc cannot be mounted")
 
     error = _try_in_child(mount_proc)
-    remedy = (
-        "run the surrounding container with an unmasked /proc: --security-opt systempaths=unconfined for Docker, "
-        "procMount: Unmasked for Kubernetes"
-    )
-    return Check(
-        "proc", not error, error or "a process namespace can have its own /proc", remedy if error else "", needed=True
-    )
+    detail = error or "a process namespace can have its own /proc"
+    return Check("proc", not error, detail, PROC_REMEDY if error else "", needed=True)
 
 
 def _cgroups() -> Check:

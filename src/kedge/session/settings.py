@@ -12,11 +12,13 @@ from typing import Any, Final
 
 from kedge.model.errors import InvalidInput, InvalidReference
 from kedge.model.reference import parse_registry
-from kedge.model.settings import RegistryHost, Settings
+from kedge.model.settings import RegistryHost, SandboxSettings, Settings
 from kedge.model.suggest import did_you_mean
-from kedge.model.value import fields
+from kedge.model.value import fields, replace
 
 SYSTEM_FILE: Final = Path("/etc/kedge/config.toml")
+_PROCESS_SANDBOX: Final = "KEDGE_PROCESS_SANDBOX"
+_WORDS: Final = {"1": True, "true": True, "0": False, "false": False}
 _SIZE: Final = r"(?i)([0-9]+(?:\.[0-9]+)?)\s*([kmgtp]?)(i?)b?"
 
 Read = Callable[[Any], Any]  # a TOML value into a field's; raises ValueError that says what was expected
@@ -39,6 +41,10 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         text = _text(path, must_exist=bool(environ.get("KEDGE_CONFIG")))
         if text is not None:
             settings = parse_settings(text, str(path), settings)
+    if (wished := environ.get(_PROCESS_SANDBOX, "").lower()) != "":
+        if wished not in _WORDS:
+            raise InvalidInput(f"{_PROCESS_SANDBOX} must be true or false, not {wished[:60]!r}")
+        settings = replace(settings, sandbox=SandboxSettings(process_sandbox=_WORDS[wished]))
     return settings
 
 
@@ -51,11 +57,10 @@ def parse_settings(text: str, name: str, base: Settings | None = None) -> Settin
         value = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InvalidInput(f"{name} is no valid TOML: {error}") from None
-    unknown = value.keys() - {"store", "network", "registry"}
+    unknown = value.keys() - {"store", "network", "sandbox", "registry"}
     if unknown:
-        raise InvalidInput(
-            f"{name}: unknown table [{min(unknown)}]", hint="There are [store], [network] and [registry]."
-        )
+        hint = "There are [store], [network], [sandbox] and [registry]."
+        raise InvalidInput(f"{name}: unknown table [{min(unknown)}]", hint=hint)
     registries = dict(base.registries)
     for host, entry in _table(value.get("registry", {}), name, "registry").items():
         try:
@@ -67,6 +72,7 @@ def parse_settings(text: str, name: str, base: Settings | None = None) -> Settin
         _fill(base.store, value.get("store", {}), name, "store", _STORE),
         _fill(base.network, value.get("network", {}), name, "network", _NETWORK),
         MappingProxyType(registries),
+        _fill(base.sandbox, value.get("sandbox", {}), name, "sandbox", _SANDBOX),
     )
 
 
@@ -167,6 +173,7 @@ _NETWORK: Final[Mapping[str, Read]] = {
     "backoff": _seconds,
     "longest-pause": _seconds,
 }
+_SANDBOX: Final[Mapping[str, Read]] = {"process-sandbox": _flag}
 _REGISTRY: Final[Mapping[str, Read]] = {
     "mirrors": _texts,
     "http": _flag,

@@ -15,8 +15,8 @@ from kedge.daemon.buildkit.quantities import read_count, read_seconds
 from kedge.daemon.listening import Tls
 from kedge.model.errors import InvalidInput
 from kedge.model.platform import parse_platform
-from kedge.model.settings import RegistryHost, Settings
-from kedge.model.value import dataclass
+from kedge.model.settings import RegistryHost, SandboxSettings, Settings
+from kedge.model.value import dataclass, replace
 
 DEFAULT_ADDRESS: Final = "unix:///run/buildkit/buildkitd.sock"
 DEFAULT_CONFIG: Final = "/etc/buildkit/buildkitd.toml"
@@ -34,7 +34,6 @@ _UNUSED: Final = (
     ("oci-worker-proxy-snapshotter-path", True), ("oci-worker-net", True), ("oci-cni-config-path", True),
     ("oci-cni-binary-dir", True), ("oci-cni-pool-size", True), ("oci-worker-binary", True),
     ("oci-worker-apparmor-profile", True), ("oci-worker-selinux", False), ("oci-worker-rootless", False),
-    ("oci-worker-no-process-sandbox", False),
 )  # fmt: skip
 # Those that ask for what we do anyway, or in a way of our own: nobody needs to hear of them.
 _SILENT: Final = frozenset(
@@ -79,6 +78,7 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--oci-max-parallelism", default="", metavar="N")
     flags.add_argument("--oci-worker-gc", nargs="?", const="true", default="", metavar="BOOL")
     flags.add_argument("--oci-worker-gc-keepstorage", default="", metavar="MB")
+    flags.add_argument("--oci-worker-no-process-sandbox", nargs="?", const="true", default="", metavar="BOOL")
     for name, takes_value in _UNUSED:
         more: dict[str, Any] = {} if takes_value else {"nargs": "?", "const": "true"}
         flags.add_argument(f"--{name}", action="append", default=[], help=argparse.SUPPRESS, **more)
@@ -97,7 +97,7 @@ def configure(words: Sequence[str]) -> Daemon:
     granted = [*_texts(table, "insecure-entitlements"), *flags.allow_insecure_entitlement]
     config = ServiceConfig(
         root=root,
-        settings=_settings(table),
+        settings=replace(_settings(table), sandbox=_sandbox(flags, worker)),
         granted=tuple(dict.fromkeys(_entitlement(name) for name in granted)),
         labels=tuple(sorted(labels.items())),
         platforms=tuple(parse_platform(text) for text in flags.oci_worker_platform or _texts(worker, "platforms")),
@@ -175,6 +175,14 @@ def _settings(table: Mapping[str, Any]) -> Settings:
     hosts = {host: _table(tables, host) for host in tables}
     found = {host: _registry(one, hosts) for host, one in hosts.items()}
     return Settings(registries=MappingProxyType(found))
+
+
+def _sandbox(flags: argparse.Namespace, worker: Mapping[str, Any]) -> SandboxSettings:
+    flag = flags.oci_worker_no_process_sandbox
+    without = _is_true(flag) if flag else worker.get("noProcessSandbox", False)
+    if not isinstance(without, bool):
+        raise InvalidInput("buildkitd.toml: noProcessSandbox is neither true nor false")
+    return SandboxSettings(process_sandbox=not without)
 
 
 def _registry(table: Mapping[str, Any], hosts: Mapping[str, Mapping[str, Any]]) -> RegistryHost:

@@ -63,11 +63,12 @@ class ServiceConfig:
     @property
     def worker_labels(self) -> dict[str, str]:
         """What clients may choose a worker by."""
+        sandboxed = self.settings.sandbox.process_sandbox
         return {
             "org.mobyproject.buildkit.worker.executor": "oci",
             "org.mobyproject.buildkit.worker.hostname": socket.gethostname(),
             "org.mobyproject.buildkit.worker.network": "host",
-            "org.mobyproject.buildkit.worker.oci.process-mode": "sandbox",
+            "org.mobyproject.buildkit.worker.oci.process-mode": "sandbox" if sandboxed else "no-sandbox",
             "org.mobyproject.buildkit.worker.selinux.enabled": "false",
             "org.mobyproject.buildkit.worker.snapshotter": "overlayfs",
             "dev.kedge.worker": "true",

@@ -277,7 +277,8 @@ class Containers:
             self._require_room(id)
             if self._parts is None or self._executor is None:
                 self._parts = self._make_parts()
-                self._executor = LinuxExecutor(self._parts.store.root / "sandbox")
+                process_sandbox = self._parts.settings.sandbox.process_sandbox
+                self._executor = LinuxExecutor(self._parts.store.root / "sandbox", process_sandbox)
             parts, executor = self._parts, self._executor
         container = self._prepared(parts, executor, request)
         with self._lock:

@@ -69,7 +69,7 @@ class Engine:
         self.started = time.time()
         with Store.open(self.root):
             pass  # said now, if it cannot be used
-        self.supervisor = Supervisor(self.root, self._tell)
+        self.supervisor = Supervisor(self.root, self._tell, settings.sandbox.process_sandbox)
         self.headers = (
             ("Server", f"Kedge/{__version__} (linux)"),
             ("Api-Version", "1.50"),
