@@ -19,7 +19,7 @@ from kedge.daemon.engine.mounts import read_mounts
 from kedge.daemon.engine.ports import read_published
 from kedge.kernel.identity import has_capability
 from kedge.kernel.syscalls import CAPABILITIES
-from kedge.model.errors import InvalidInput, NotFound, Unsupported
+from kedge.model.errors import InvalidInput, Unsupported
 from kedge.model.image import Healthcheck
 from kedge.model.ops import Pairs, Ulimit
 from kedge.model.value import replace
@@ -49,7 +49,7 @@ _POLICIES: Final = ("no", "always", "unless-stopped", "on-failure")
 
 
 def read_request(body: Fields) -> ContainerRequest:
-    """What the client asks for. Raises InvalidInput, Unsupported, NotFound."""
+    """What the client asks for. Raises InvalidInput, Unsupported."""
     host = body.object("HostConfig")
     _refuse_what_is_missing(host)
     mounts = read_mounts(body)
@@ -108,11 +108,14 @@ def _entrypoint(body: Fields) -> tuple[str, ...] | None:
 
 
 def read_network(mode: str) -> Any:
-    """Docker's network mode as the sandbox's. Raises NotFound for networks that are not there."""
+    """Docker's network mode as the sandbox's.
+
+    Raises InvalidInput for networks that are not there: a client that hears of what is not found pulls the image.
+    """
     if mode.startswith("container:"):
         raise Unsupported("a container cannot share another one's network")
     if mode not in _NETWORKS:
-        raise NotFound(f"network {mode[:100]} not found: there are bridge, host and none")
+        raise InvalidInput(f"network {mode[:100]} not found: there are bridge, host and none")
     return _NETWORKS[mode]
 
 
