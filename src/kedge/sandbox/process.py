@@ -126,7 +126,8 @@ class Process:
     """One process, in terms of the new root: ids are those inside, `env` entries are `NAME=value` and are all it gets.
 
     `cwd` is made if it does not exist (0755, owned by `uid` and `gid`). `network` "sandbox" is the machine's own
-    network (docs/security.md says why); "private" is one of its own with `network.ADDRESS` and no way out.
+    network (docs/security.md says why); "private" is one of its own with `network.ADDRESS`, whose way out is
+    the caller's to carry (`Stdio.on_way_out`).
     `capabilities` None is Docker's default set. `sysctls` are for its own namespaces. With `init`, process 1 is ours:
     it passes signals on to the program and waits for orphans. `hostname` "" stands for `kedge`. `shm_size` in bytes,
     0 for 64 MiB. With `terminal` the process leads a session on a new pseudo-terminal. `no_new_privileges` False lets

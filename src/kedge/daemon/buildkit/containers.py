@@ -48,9 +48,7 @@ if TYPE_CHECKING:
 _MOST: Final = 250  # containers of one build, and processes of one container at once
 _LONGEST_ID: Final = 256
 # What BuildKit sets, whoever may run it.
-_PATHS: Final = {
-    "windows": "c:\\Windows\\System32;c:\\Windows;C:\\Windows\\System32\\WindowsPowerShell\\v1.0"
-}  # what BuildKit sets, whoever may run it
+_PATHS: Final = {"windows": "c:\\Windows\\System32;c:\\Windows;C:\\Windows\\System32\\WindowsPowerShell\\v1.0"}
 _UNIX_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
