@@ -58,15 +58,15 @@ class Execs:
             for id in one.execs:
                 self._all.pop(id, None)
 
+    def require_ready(self, each: Exec) -> None:
+        """Raise Conflict when it was started before, or the container stopped or is held still."""
+        _require_ready(self._owner.find(each.container), each)
+
     def run(self, each: Exec) -> int:
-        """Run it to its end; its exit code. Raises Conflict when it was started before or the container stopped."""
+        """Run it to its end; its exit code. Raises Conflict as `require_ready`."""
         one = self._owner.find(each.container)
         with one.changed:
-            if each.started:
-                raise Conflict(f"exec command {each.id} has run already")
-            if not one.running:
-                raise Conflict(f"container {each.container} is not running")
-            _require_moving(one)
+            _require_ready(one, each)
             each.started = each.running = True
             pidfd = os.dup(one.pidfd)
         self._owner.tell(one, f"exec_start: {' '.join(each.process.args)}", {"execID": each.id})
@@ -87,6 +87,14 @@ class Execs:
             each.streams.finish()
         self._owner.tell(one, "exec_die", {"execID": each.id, "exitCode": str(each.exit_code)})
         return each.exit_code
+
+
+def _require_ready(one: Supervised, each: Exec) -> None:
+    if each.started:
+        raise Conflict(f"exec command {each.id} has run already")
+    if not one.running:
+        raise Conflict(f"container {each.container} is not running")
+    _require_moving(one)
 
 
 def _require_moving(one: Supervised) -> None:

@@ -94,6 +94,21 @@ def test_a_container_from_start_to_end(client: Any, tmp_path: Path) -> None:
         client.containers.get("sdk-one")
 
 
+def test_a_command_that_cannot_start_is_refused_though_nobody_waits_for_it(client: Any) -> None:
+    container = client.containers.run("busybox", ["sleep", "1000"], detach=True)
+    try:
+        first, second = (client.api.exec_create(container.id, ["true"])["Id"] for _ in range(2))
+        client.api.exec_start(first, detach=True)
+        with pytest.raises(docker.errors.APIError, match="has run already"):
+            client.api.exec_start(first, detach=True)
+        container.kill()
+        container.wait()
+        with pytest.raises(docker.errors.APIError, match="is not running"):
+            client.api.exec_start(second, detach=True)
+    finally:
+        container.remove(force=True)
+
+
 def test_volumes_health_policies_pauses_and_commits(client: Any) -> None:
     volume = client.volumes.create("sdk-volume", labels={"of": "sdk"})
     assert [each.name for each in client.volumes.list(filters={"label": "of=sdk"})] == ["sdk-volume"]

@@ -15,7 +15,7 @@ from kedge.daemon.engine.attach import Line, kind_of
 from kedge.daemon.engine.containers import described, known, layers_of, read_size
 from kedge.daemon.engine.fields import Fields
 from kedge.daemon.engine.routes import Call
-from kedge.model.errors import Conflict, InvalidInput, KedgeError, Unsupported
+from kedge.model.errors import InvalidInput, KedgeError, Unsupported
 from kedge.model.value import replace
 
 _SDK_PAUSE: Final = 0.03  # seconds
@@ -57,13 +57,13 @@ def _set_size(streams: Streams, body: Fields) -> None:
 def exec_start(call: Call) -> None:
     execs, body = call.engine.supervisor.execs, call.fields
     each = execs.find(call["id"])
+    execs.require_ready(each)
     _set_size(each.streams, body)
+    runner = threading.Thread(target=_quietly(lambda: execs.run(each)), name="exec", daemon=True)
     if body.flag("Detach"):
-        threading.Thread(target=execs.run, args=(each,), name="exec", daemon=True).start()
+        runner.start()
         call.exchange.send(200)
         return
-    if each.started:
-        raise Conflict(f"exec command {each.id} has run already")
     settings = Fields(each.settings)
     wanted = {stream for stream, name in ((1, "AttachStdout"), (2, "AttachStderr")) if settings.flag(name)}
     line = Line(call.exchange, each.streams, wanted or {1, 2})
@@ -73,7 +73,6 @@ def exec_start(call: Call) -> None:
         # It loses what arrives together with the response's head (its HTTP library reads ahead). Docker is never so
         # fast.
         time.sleep(_SDK_PAUSE)
-    runner = threading.Thread(target=_quietly(lambda: execs.run(each)), name="exec", daemon=True)
     runner.start()
     line.serve(settings.flag("AttachStdin"), keys)
 
