@@ -7,6 +7,7 @@ import pytest
 
 from kedge.containers.volumes import Volumes, VolumeUse, keep_uses
 from kedge.model.errors import Conflict, InvalidInput, NotFound
+from kedge.storage.store import Store
 
 
 def test_a_volume_is_made_once_and_found_again(tmp_path: Path) -> None:
@@ -21,6 +22,23 @@ def test_a_volume_is_made_once_and_found_again(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         volumes.get("data")
     assert not made.path.exists()
+
+
+def test_what_a_killed_removal_leaves_goes_with_the_stores_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    with Store.open(tmp_path) as store:
+        volumes = Volumes(tmp_path)
+        with volumes.locked():
+            (volumes.create("data").path / "kept").write_text("x")
+        with monkeypatch.context() as patched:
+            patched.setattr("kedge.storage.disk.remove_tree", killed)
+            with pytest.raises(KeyboardInterrupt):
+                volumes.remove("data")
+        assert volumes.list() == []
+        store.prune()
+    assert list(tmp_path.rglob("kept")) == []
 
 
 @pytest.mark.parametrize("name", ["..", "a/b", ".hidden", "a", "a b", "x" * 300, "a\0b", "_data", ".lock"])

@@ -111,11 +111,11 @@ class Volumes:
             if users := self.users().get(name):
                 raise Conflict(f"remove {name}: volume is in use - [{', '.join(users)}]")
             size = measure(record.path).bytes
-            home = record.path.parent
-            (home / "record.json").unlink(missing_ok=True)
-            aside = self._folder / f".gone-{os.urandom(8).hex()}"
+            trash = self._root / "trash"  # the store's own, which empties it if we are killed
+            aside = trash / f"volume-{os.urandom(8).hex()}"
             try:
-                home.rename(aside)
+                trash.mkdir(mode=0o755, exist_ok=True)
+                record.path.parent.rename(aside)
             except OSError as error:
                 raise StoreError(f"cannot remove the volume {name}: {error.strerror}") from None
         remove_tree(aside)
