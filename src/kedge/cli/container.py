@@ -9,10 +9,11 @@ import posixpath
 import re
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from types import FrameType
+from typing import TYPE_CHECKING, Final
 
 from kedge.containers.launching import Care, launch_of
 from kedge.containers.request import ContainerRequest, TmpfsMount, Volume, VolumeMount, claim_volumes
@@ -75,9 +76,9 @@ def _forwarding(launch: "Launch", stdio: Stdio, stack: ExitStack) -> Stdio:
     started = stdio.on_start
 
     def on_start(send: Signaller, pid: int) -> None:
-        forwarder.start(os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC))
-        if started is not None:
+        if started is not None:  # first: the program may run already, and from now on signals are for it
             started(send, pid)
+        forwarder.start(os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC))
 
     return replace(stdio, on_start=on_start, on_way_out=forwarder.give_way_out)
 
@@ -168,7 +169,7 @@ def _own_streams(request: ContainerRequest) -> Iterator[Stdio]:
             stdin=0 if request.interactive else None,
             stdout=1,
             stderr=2,
-            on_start=lambda send, _: stack.enter_context(_signals_passed_on(send, request.terminal)),
+            on_start=stack.enter_context(_signals_passed_on(request.terminal)),
             note=note,
         )
         if request.terminal:
@@ -180,28 +181,63 @@ def _own_streams(request: ContainerRequest) -> Iterator[Stdio]:
 
 
 @contextmanager
-def _signals_passed_on(send: Any, on_terminal: bool) -> Iterator[None]:
-    """While the process runs, signals to us are meant for it.
+def _signals_passed_on(on_terminal: bool) -> Iterator[Callable[[Signaller, int], None]]:
+    """While the process runs, signals to us are meant for it; gives what is to be told of its start.
 
     It is the first of its namespace, so the kernel drops those it has no handler for (pid_namespaces(7)). Who asks it
     three times to end means it: then it is killed, as Docker's client does. A terminal that is closed can ask but once,
     and nobody could end the process any more, so it is killed soon after.
-    """
-    asked = 0
-    last = threading.Timer(_HANG_UP, send, (signal.SIGKILL,))
-    last.daemon = True
 
-    def pass_on(number: int, _: object) -> None:
-        nonlocal asked
+    Its program may run, and say so, before we are told that it has started. What comes until then waits, and is for
+    the process if that catches it by now, else for us.
+    """
+    asked, early = 0, list[int]()
+    sender: Signaller | None = None
+    last: threading.Timer | None = None
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        nonlocal asked, last
         asked += number in (signal.SIGINT, signal.SIGTERM)
-        send(signal.SIGKILL if asked >= 3 else number)
-        if number == signal.SIGHUP and on_terminal and last.ident is None:
+        if sender is None:
+            early.append(number)
+            if asked >= 3:
+                as_before(number, frame)
+            return
+        sender(signal.SIGKILL if asked >= 3 else number)
+        if number == signal.SIGHUP and on_terminal and last is None:
+            last = threading.Timer(_HANG_UP, sender, (signal.SIGKILL,))
+            last.daemon = True
             last.start()
 
-    before = {number: signal.signal(number, pass_on) for number in PASSED_ON}
+    def as_before(number: int, frame: FrameType | None) -> None:
+        handler = before[number]
+        if callable(handler):
+            handler(number, frame)
+
+    def on_start(send: Signaller, pid: int) -> None:
+        nonlocal sender
+        sender = send
+        for number in early:
+            if _catches(pid, number):
+                send(number)
+            else:
+                as_before(number, None)
+
+    before = {int(number): signal.signal(number, pass_on) for number in PASSED_ON}
     try:
-        yield
+        yield on_start
     finally:
-        last.cancel()
+        if last is not None:
+            last.cancel()
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _catches(pid: int, number: int) -> bool:
+    """Does the process do something of its own about that signal?"""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return False
+    masks = [int(line.split()[1], 16) for line in lines if line.startswith(("SigBlk:", "SigCgt:"))]
+    return any(mask >> (number - 1) & 1 for mask in masks)

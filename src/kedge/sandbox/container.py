@@ -190,9 +190,9 @@ class Container:
         started = stdio.on_start
 
         def on_start(send: Signaller, pid: int) -> None:
-            self.update(state="running", pid=pid, exit_code=0, error="", started=time.time(), finished=0.0)
-            if started is not None:
+            if started is not None:  # first: signals that come while we write are for the program
                 started(send, pid)
+            self.update(state="running", pid=pid, exit_code=0, error="", started=time.time(), finished=0.0)
 
         lock = os.open(self._home / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         code = 125
