@@ -162,6 +162,20 @@ def test_a_paused_container_does_nothing(docker: Docker) -> None:
     docker("rm", "still")
 
 
+def test_a_container_that_ends_while_it_is_committed_is_committed(docker: Docker) -> None:
+    fill = "head -c 300000000 /dev/zero > /large; echo up; exec sleep 1000"
+    docker("run", "-d", "--name", "ending", "busybox", "sh", "-c", fill)
+    until(lambda: docker("logs", "ending"))
+    words = ["docker", "commit", "ending", "ended"]
+    with subprocess.Popen(words, env=docker.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as commit:
+        until(lambda: commit.poll() is not None or inspect(docker, "ending", ".State.Paused") == "true")
+        docker.run("kill", "ending")
+        _, said = commit.communicate(timeout=60)
+        assert commit.returncode == 0, said
+    docker("rm", "-f", "ending")
+    docker("rmi", "ended")
+
+
 def test_a_service_that_is_killed_leaves_no_paused_container(mirror: Path, tmp_path: Path, docker: Docker) -> None:
     with running(tmp_path, mirror) as own:
         own.kedge("pull", "-q", "busybox")

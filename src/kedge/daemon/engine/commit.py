@@ -6,7 +6,7 @@ Owns the layer of its writes, and the config that its own makes of its image's. 
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from kedge.containers.supervised import Supervised
@@ -20,7 +20,7 @@ from kedge.exporters.options import ImageOptions
 from kedge.images.changes import changed
 from kedge.images.lookup import StoredImage
 from kedge.model.digest import digest_of
-from kedge.model.errors import InvalidInput, StoreError
+from kedge.model.errors import Conflict, InvalidInput, StoreError
 from kedge.model.graph import Layer
 from kedge.model.image import OCI_LAYER, Descriptor, History, ImageConfig
 from kedge.model.reference import parse_reference
@@ -70,7 +70,8 @@ def _still(engine: "Engine", one: Supervised, wanted: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        engine.supervisor.unpause(one)
+        with suppress(Conflict):  # somebody let it go on, or it has ended
+            engine.supervisor.unpause(one)
 
 
 def _layer(store: Store, one: Supervised) -> Layer:
