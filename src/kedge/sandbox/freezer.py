@@ -69,8 +69,13 @@ def freeze(first: int) -> Frozen:
         except OSError:
             frozen.thaw()
             frozen.release()  # not empty, perhaps: then it stays until the container ends
-    _until_none_moves(lambda: _stop(first))
-    return Frozen(first, "", False)
+    frozen = Frozen(first, "", False)
+    try:
+        _until_none_moves(lambda: _stop(first))
+    except OSError:
+        frozen.thaw()
+        raise
+    return frozen
 
 
 def _until_none_moves(moves: Callable[[], bool]) -> None:
