@@ -99,6 +99,22 @@ def test_a_graph_is_built_without_a_frontend(connect):
         assert archive.extractfile("d/f").read() == b"graph"
 
 
+def test_a_graph_has_the_config_that_its_exporter_is_given(connect):
+    from kedge.daemon.buildkit.definition import encode
+    from kedge.model.graph import Edge, Vertex
+    from kedge.model.ops import File, MakeFile
+
+    client = connect()
+    made = Edge(Vertex(File((MakeFile("/x", b"hi", 0o644, -1, 0),))))
+    config = json.dumps({"os": "linux", "architecture": "arm64", "config": {"Cmd": ["/x"], "Labels": {"a": "1"}}})
+    client.solve(Definition=encode(made), Exporters=[exporter("oci", **{"containerimage.config": config})])
+    with tarfile.open(fileobj=io.BytesIO(client.received["0"])) as archive:
+        manifest = json.load(archive.extractfile("manifest.json"))[0]
+        found = json.load(archive.extractfile(manifest["Config"]))
+    assert (found["architecture"], found["config"]) == ("arm64", {"Cmd": ["/x"], "Labels": {"a": "1"}})
+    assert len(found["rootfs"]["diff_ids"]) == 1
+
+
 def test_files_whose_times_are_not_to_be_trusted_are_taken_anew(connect, context):
     """`local.differ=none`: content may change and leave size and time as they were."""
     from kedge.daemon.buildkit.definition import encode

@@ -64,6 +64,10 @@ def _export(job: Job, result: Result, wanted: Sequence[tuple[int, Any]], images:
         if "source-date-epoch" in one.Attrs:
             epoch = _read_epoch(one.Attrs["source-date-epoch"])
             solved = replace(solved, targets=tuple(replace(target, epoch=epoch) for target in solved.targets))
+        if len(solved.targets) == 1 and one.Attrs.get(CONFIG):  # how a graph without a driver comes to have a config
+            (target,) = solved.targets
+            config = _config(one.Attrs[CONFIG].encode(), target.config.platform)
+            solved = replace(solved, targets=(replace(target, config=config),))
     with ExitStack() as stack:
         outputs = []
         for number, one in wanted:
