@@ -3,6 +3,8 @@
 import os
 import socket
 import struct
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -284,3 +286,19 @@ def test_two_ends_that_break_off_at_once_cost_no_other_connection(
         go_on.set()
         forwarder.close()
         server.close()
+
+
+def test_a_machine_without_descriptors_left_is_told_and_no_bug() -> None:
+    script = """
+import os, resource
+from kedge.containers.ports import Forwarder
+from kedge.model.errors import StoreError
+import selectors, socket, threading
+resource.setrlimit(resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+try:
+    Forwarder(())
+except StoreError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout == "cannot carry a container's ports: Too many open files\n"

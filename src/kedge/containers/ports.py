@@ -57,17 +57,20 @@ class Forwarder:
     """
 
     def __init__(self, published: Sequence[Published], servers: Sequence[str] = ()) -> None:
-        """Take the ports. Raises Conflict where one is taken."""
+        """Take the ports. Raises Conflict where one is taken, StoreError where the machine does not let us."""
         self.bound: list[Published] = []
         self._servers = tuple(servers) or (LOOPBACK_SERVER,)
         self._door: _Door | None = None
         self.connections: set[_Connection] = set()
         self._given: list[tuple[int, int]] = []
-        self._selector = selectors.DefaultSelector()
         self._listeners: list[socket.socket] = []
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
-        self._ours, self._theirs = socket.socketpair()
+        try:
+            self._ours, self._theirs = socket.socketpair()
+            self._selector = selectors.DefaultSelector()
+        except OSError as error:
+            raise StoreError(f"cannot carry a container's ports: {os.strerror(error.errno or 0)}") from None
         try:
             for each in published:
                 self._take(each)

@@ -78,18 +78,26 @@ class Runs:
         while one.waiting and not one.stopping.wait(pause):
             one.restarts += 1
             try:
-                self._ports = self._forwarder()
-            except KedgeError as error:  # somebody has the port now
-                one.container.update(error=error.message)
-                continue
-            asked = self._launch
-            self._streams = self._owner.streams_of(one, asked.process.terminal, asked.interactive, asked.once)
-            one.log.begin()
-            return True
+                self._make_ready()
+                return True
+            except (KedgeError, OSError) as error:  # somebody has the port now, or there are no descriptors left
+                with suppress(KedgeError):
+                    one.container.update(error=str(error))
         with one.changed:
             one.waiting = False
             one.changed.notify_all()
         return False
+
+    def _make_ready(self) -> None:
+        asked, ports = self._launch, self._forwarder()
+        try:
+            self._streams = self._owner.streams_of(self._one, asked.process.terminal, asked.interactive, asked.once)
+            self._one.log.begin()
+        except BaseException:
+            if ports is not None:
+                ports.close()
+            raise
+        self._ports = ports
 
     def _forwarder(self) -> Forwarder | None:
         """What joins a network of its own to this machine's. Raises Conflict for a taken port."""

@@ -5,6 +5,7 @@ Owns when. Does not know the rules' meaning (`storage.policies`).
 
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from typing import Final
 
@@ -58,6 +59,8 @@ class Collecting:
                 self._collect()
             except KedgeError as error:
                 self._log(f"collecting failed: {error}")
+            except Exception:  # a bug: told whole, and no reason to let the disk fill from now on
+                self._log(f"collecting failed:\n{traceback.format_exc()}")
             if self._wait((time.monotonic() - started) * _SHARE):
                 return
 
