@@ -350,8 +350,10 @@ def test_much_goes_both_ways_and_halves_are_closed_apart(docker: Docker) -> None
 def test_a_container_with_ports_of_its_own_reaches_others(docker: Docker) -> None:
     if machine_address() == "127.0.0.1":
         pytest.skip("this machine has no address but loopback")
-    if not has_way_out():
-        assert "no way out" in docker.run("run", "--rm", "-p", "127.0.0.1::80", "busybox", "true").stderr
+    warned = "no way out" in docker.run("run", "--rm", "-p", "127.0.0.1::80", "busybox", "true").stderr
+    if os.geteuid() == 0:  # who is nobody outside of a namespace cannot try it here
+        assert warned == (not has_way_out())
+    if warned:
         pytest.skip("this kernel has no nf_tables")
     with socket.create_server((machine_address(), 0)) as server:
         port = server.getsockname()[1]
