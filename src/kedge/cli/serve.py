@@ -25,12 +25,14 @@ def work(options: Options, console: Console) -> int:
             "the service's libraries are not installed",
             hint="Install Kedge with them, in its checkout: pip install '.[serve]'.",
         ) from None
+    from kedge.cli import expect_to_last
     from kedge.cli.buildkitd import asked_to_end
     from kedge.daemon.buildkit.config import ServiceConfig
     from kedge.daemon.listening import default_path
     from kedge.daemon.service import Service
     from kedge.storage.store import default_root
 
+    expect_to_last()
     config = ServiceConfig(
         root=console.root or default_root(),
         settings=console.settings(),
