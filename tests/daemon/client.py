@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import grpc
@@ -36,12 +35,13 @@ class Client:
         self.id, self.folder = uuid.uuid4().hex, folder
         self.received: dict[str, bytes] = {}
         self.requested: list[str] = []  # files whose bytes the builder asked for
+        self.asked: list[tuple[str, ...]] = []  # a directory's name, and which of its files the builder asked after
         folder.mkdir(parents=True, exist_ok=True)
         self._channel = grpc.insecure_channel(address)
         self.control, self.bridge = Calls(self._channel, CONTROL), Calls(self._channel, BRIDGE)
         self._own = grpc.server(ThreadPoolExecutor(16))
         services = (
-            (filesync.services["FileSync"], _FileSync(dict(directories or {}), self.requested)),
+            (filesync.services["FileSync"], _FileSync(dict(directories or {}), self.requested, self.asked)),
             (filesync.services["FileSend"], _FileSend(self.received)),
             (secrets.services["Secrets"], _Secrets(dict(lent or {}))),
             (auth.services["Auth"], _Auth(*credential)),
@@ -100,16 +100,16 @@ class Client:
 
 
 class _FileSync:
-    def __init__(self, directories: dict[str, Path], requested: list[str]) -> None:
-        self._directories, self._requested = directories, requested
+    def __init__(self, directories: dict[str, Path], requested: list[str], asked: list[tuple[str, ...]]) -> None:
+        self._directories, self._requested, self._asked = directories, requested, asked
 
     def DiffCopy(self, requests: Iterator[Any], context: Any) -> Iterator[Any]:
         metadata = dict(context.invocation_metadata())
+        follow = [str(value) for key, value in context.invocation_metadata() if key == "followpaths"]
+        self._asked.append((str(metadata.get("dir-name")), *follow))
         top = self._directories.get(str(metadata.get("dir-name")))
         if top is None:
             context.abort(grpc.StatusCode.NOT_FOUND, "no access allowed to dir")
-        follow = [str(value) for key, value in context.invocation_metadata() if key == "followpaths"]
-        out: SimpleQueue[Any] = SimpleQueue()
         names = [path for path in _walk(top) if not follow or any(_related(path, wanted) for wanted in follow)]
         for path in names:
             told = os.lstat(top / path)
@@ -129,7 +129,6 @@ class _FileSync:
             elif packet.type == fsutil.Packet.PACKET_FIN:
                 yield fsutil.Packet(type=fsutil.Packet.PACKET_FIN)
                 return
-        del out
 
 
 def _related(path: str, wanted: str) -> bool:

@@ -46,6 +46,14 @@ def test_a_build_takes_from_the_client_only_what_it_needs_and_sends_the_result(c
     assert any(name.startswith("[1/1] COPY") for name in names)
 
 
+def test_a_build_for_several_platforms_asks_its_client_once_for_each_ignore_file(connect, context):
+    """Also for one of a directory that is not lent."""
+    client = connect(directories={"context": context, "dockerfile": context, "more": context})
+    attrs = {"context:more": "local:more", "context:other": "local:other"}
+    client.solve(Frontend=DOCKERFILE, FrontendAttrs=attrs | {"platform": "linux/amd64,linux/arm64,linux/s390x"})
+    assert [client.asked.count((name, ".dockerignore")) for name in ("context", "more", "other")] == [1, 1, 1]
+
+
 def test_the_second_build_moves_no_file_that_did_not_change(connect, context):
     first = connect(directories={"context": context, "dockerfile": context})
     first.solve(Frontend=DOCKERFILE)

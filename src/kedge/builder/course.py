@@ -242,10 +242,8 @@ class _Course:
             from kedge.dockerfile.targets import list_targets
 
             return Solved(answer=list_targets(file))
-        several = request.multi_platform or len(platforms) > 1
-        options = [
-            await parts.trunk.call(_lower_options, parts, definition, file, platform, several) for platform in platforms
-        ]
+        common = await parts.trunk.call(_lower_options, parts, definition, file, len(platforms) > 1)
+        options = [replace(common, target_platform=platform) for platform in platforms]
         # As in BuildKit, advice is about the first platform; what the others lack, their final images tell.
         findings = [self.findings, *(Findings() for _ in options[1:])]
         targets = await parts.trunk.gather(map(self._lower, [file] * len(options), options, findings))
@@ -389,9 +387,8 @@ def _platforms(request: BuildRequest, host: Platform) -> list[Platform | None]:
     return list(dict.fromkeys(parse_platform(text, host) for text in request.platforms))
 
 
-def _lower_options(
-    parts: Parts, definition: Definition, file: StagedFile, platform: Platform | None, several: bool
-) -> LowerOptions:
+def _lower_options(parts: Parts, definition: Definition, file: StagedFile, several: bool) -> LowerOptions:
+    """What lowering for each platform has in common: what files and clients are asked for, they are asked for once."""
     request = parts.request
     from kedge.builder.contexts import named_contexts
 
@@ -404,9 +401,8 @@ def _lower_options(
         build_args=build_args,
         epochs=_epochs(parts, file, build_args),
         labels=dict(request.labels),
-        target_platform=platform,
         build_platform=parts.host,
-        multi_platform=several,
+        multi_platform=request.multi_platform or several,
         all_stages=request.call in ("check", "lint"),
         no_cache=request.no_cache or frozenset(request.no_cache_filter),
         network=request.network if request.network in ("none", "host") else "sandbox",
