@@ -4,21 +4,24 @@
 
 Starts `kedge serve` on a store of its own and lets `buildctl` (KEDGE_BUILDCTL, or on PATH) build as many different
 Dockerfiles as it can. After each minute it prints builds, failures, and the service's resident memory, open files and
-threads. Ends with 1 when a build failed.
+threads. Ends with 1 when a build failed, or the service ended: then it prints how, and the last that the service said.
 """
 
 import argparse
 import itertools
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 KEDGE = (sys.executable, "-m", "kedge")
+LAST = 1 << 16  # bytes of what the service said that are printed if it ends
 DOCKERFILE = """FROM busybox AS one
 ARG N
 COPY file /file
@@ -51,14 +54,55 @@ def soak(folder: Path, buildctl: str, clients: int, minutes: int) -> int:
     kedge = (*KEDGE, "--root", str(folder / "store"))
     import_busybox(folder, kedge)
     socket = folder / "bk.sock"
-    server = subprocess.Popen([*kedge, "serve", "--buildkit", f"unix://{socket}"], stderr=subprocess.DEVNULL)
+    service = Service([*kedge, "serve", "--buildkit", f"unix://{socket}"], folder / "said")
     try:
         while not socket.exists():
+            if service.poll() is not None:
+                return service.tell_end()
             time.sleep(0.05)
-        return watch(server.pid, Clients(folder, buildctl, socket), clients, minutes)
+        return watch(service, Clients(folder, buildctl, socket), clients, minutes)
     finally:
-        server.terminate()
-        server.wait(30)
+        service.end()
+
+
+class Ended(Exception):
+    """The service is no more."""
+
+
+class Service(subprocess.Popen[bytes]):
+    """The process that is watched. What it says on standard error goes to the file `said`, its threads' stacks too if
+    it dies of a signal of its own making.
+    """
+
+    def __init__(self, command: list[str], said: Path) -> None:
+        self._said = said
+        with said.open("wb") as stderr:
+            super().__init__(command, stderr=stderr, env=os.environ | {"PYTHONFAULTHANDLER": "1"})
+
+    def told(self) -> str:
+        """Resident memory, open files and threads. Raises Ended."""
+        try:
+            lines = dict(line.split(":", 1) for line in Path(f"/proc/{self.pid}/status").read_text().splitlines())
+            files = len(os.listdir(f"/proc/{self.pid}/fd"))
+            memory = int(lines["VmRSS"].split()[0]) // 1024
+        except (OSError, KeyError):  # a dead one has no memory
+            raise Ended(self._verdict()) from None
+        return f"{memory} MB, {files} files, {lines['Threads'].strip()} threads"
+
+    def _verdict(self) -> str:
+        code = self.wait()
+        return f"exit status {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
+
+    def tell_end(self) -> int:
+        """Print how it ended, and its last words; 1, for the caller's own exit status."""
+        print(f"the service ended: {self._verdict()}; it said last:", flush=True)
+        print(self._said.read_bytes()[-LAST:].decode(errors="replace"), flush=True)
+        return 1
+
+    def end(self) -> None:
+        """End it, if it has not yet. Idempotent."""
+        self.terminate()
+        self.wait(30)
 
 
 def import_busybox(folder: Path, kedge: tuple[str, ...]) -> None:
@@ -97,14 +141,19 @@ class Clients:
                 "--progress", "plain"]  # fmt: skip
 
 
-def watch(pid: int, work: Clients, clients: int, minutes: int) -> int:
+def watch(service: Service, work: Clients, clients: int, minutes: int) -> int:
     threads = [threading.Thread(target=work.loop) for _ in range(clients)]
     for thread in threads:
         thread.start()
     try:
         for minute in range(1, minutes + 1):
-            time.sleep(60)
-            print(f"minute {minute}: {work.built} builds, {len(work.failures)} failed, {told(pid)}", flush=True)
+            with suppress(subprocess.TimeoutExpired):
+                service.wait(60)
+                return service.tell_end()
+            told = service.told()
+            print(f"minute {minute}: {work.built} builds, {len(work.failures)} failed, {told}", flush=True)
+    except Ended:
+        return service.tell_end()
     finally:
         work.stop.set()
         for thread in threads:
@@ -112,13 +161,6 @@ def watch(pid: int, work: Clients, clients: int, minutes: int) -> int:
     for failure in work.failures[:3]:
         print(failure)
     return 1 if work.failures else 0
-
-
-def told(pid: int) -> str:
-    """Resident memory, open files and threads of a process."""
-    lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    files = len(os.listdir(f"/proc/{pid}/fd"))
-    return f"{int(lines['VmRSS'].split()[0]) // 1024} MB, {files} files, {lines['Threads'].strip()} threads"
 
 
 if __name__ == "__main__":
