@@ -31,9 +31,11 @@ class Client:
         lent: Mapping[str, bytes] | None = None,
         credential: tuple[str, str] = ("", ""),
         uploads: Mapping[str, bytes] | None = None,
+        declines: bool = False,
     ) -> None:
         self.id, self.folder = uuid.uuid4().hex, folder
         self.received: dict[str, bytes] = {}
+        self.told: dict[str, dict[str, str]] = {}  # of each output, before its bytes came
         self.requested: list[str] = []  # files whose bytes the builder asked for
         self.asked: list[tuple[str, ...]] = []  # a directory's name, and which of its files the builder asked after
         folder.mkdir(parents=True, exist_ok=True)
@@ -42,7 +44,7 @@ class Client:
         self._own = grpc.server(ThreadPoolExecutor(16))
         services = (
             (filesync.services["FileSync"], _FileSync(dict(directories or {}), self.requested, self.asked)),
-            (filesync.services["FileSend"], _FileSend(self.received)),
+            (filesync.services["FileSend"], _FileSend(self.received, self.told, declines)),
             (secrets.services["Secrets"], _Secrets(dict(lent or {}))),
             (auth.services["Auth"], _Auth(*credential)),
             (upload.services["Upload"], _Upload(dict(uploads or {}))),
@@ -144,11 +146,16 @@ def _walk(top: Path, below: str = "") -> Iterator[str]:
 
 
 class _FileSend:
-    def __init__(self, received: dict[str, bytes]) -> None:
-        self._received = received
+    def __init__(self, received: dict[str, bytes], told: dict[str, dict[str, str]], declines: bool) -> None:
+        self._received, self._told, self._declines = received, told, declines
 
     def DiffCopy(self, requests: Iterator[Any], context: Any) -> Iterator[Any]:
-        key = str(dict(context.invocation_metadata()).get("buildkit-attachable-exporter-id"))
+        metadata = {str(name): str(value) for name, value in context.invocation_metadata()}
+        key = str(metadata.get("buildkit-attachable-exporter-id"))
+        prefix = "exporter-md-"
+        self._told[key] = {name[len(prefix) :]: text for name, text in metadata.items() if name.startswith(prefix)}
+        if self._declines:
+            context.abort(grpc.StatusCode.ALREADY_EXISTS, "target already exists")
         self._received[key] = b"".join(message.data for message in requests)
         return iter(())
 

@@ -17,6 +17,7 @@ from kedge.model.value import dataclass, field
 
 if TYPE_CHECKING:
     from kedge.exporters.image import Exported
+    from kedge.exporters.options import Destination
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +25,13 @@ class Output:
     """One `--output`: `kind` is image, registry, oci, docker, local, tar or cacheonly.
 
     `attrs` are BuildKit's (`name`, `compression`, `annotation.…`, `push` …); `destination` a path, a writable stream
-    (standard output), or None where the kind has none.
+    (standard output), or None where the kind has none. A function is told the metadata of what comes (an image's
+    digest …) before its first byte, and gives the stream.
     """
 
     kind: str
     attrs: Pairs = ()
-    destination: Path | BinaryIO | None = None
+    destination: "Destination | None" = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,13 +10,13 @@ import os
 import stat
 import tarfile
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
-from kedge.exporters.assemble import Stage
+from kedge.exporters.assemble import Stage, timestamp
 from kedge.exporters.image import Exported, Steps, assemble_all, layer_compression
-from kedge.exporters.options import ImageOptions
+from kedge.exporters.options import Destination, ImageOptions
 from kedge.model.digest import Digest, hex_part
 from kedge.model.errors import InvalidInput, KedgeError, StoreError
 from kedge.model.image import (
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 _CHUNK = 1 << 20
 _EPOCH = 0
+_CREATED = "org.opencontainers.image.created"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ def export_archive(
     store: Store,
     stages: Sequence[Stage],
     options: ImageOptions,
-    destination: Path | BinaryIO,
+    destination: Destination,
     steps: Steps,
     *,
     docker: bool,
@@ -78,22 +79,34 @@ def export_archive(
         options = replace(options, oci_types=not docker or newer)
     exported = assemble_all(store, stages, options, layer_compression(options) or "gzip", steps)
     exported = attach(exported) if attach else exported
-    exported = _annotated(exported, options)
+    exported = _annotated(exported, options, next((one.epoch for one in stages if one.epoch is not None), None))
+    place = opened(destination, exported.metadata)
     label = "sending tarball" if options.tar else "copying files"
     steps.status(label)
     entries = [Entry(exported.target, exported.names), *(Entry(one.manifest, ()) for one in exported.referrers)]
-    save(store, entries, destination, tar=options.tar, documents=exported.documents)
+    save(store, entries, place, tar=options.tar, documents=exported.documents)
     steps.status(label, done=True)
     return exported
 
 
-def _annotated(exported: Exported, options: ImageOptions) -> Exported:
-    """The export with the annotations of its entry in the layout: an index's, or those of the one manifest."""
+def opened(destination: Destination, metadata: Mapping[str, Any]) -> Path | BinaryIO:
+    """Where to write to; who gave a function is told now what comes."""
+    if isinstance(destination, Path) or not callable(destination):
+        return destination
+    return destination(metadata)
+
+
+def _annotated(exported: Exported, options: ImageOptions, epoch: int | None) -> Exported:
+    """The export with the annotations of its entry in the layout: an index's, or those of the one manifest. It tells
+    SOURCE_DATE_EPOCH, too, where there is one; without, BuildKit puts the clock there.
+    """
     if exported.target.media_type in INDEXES:
         notes = options.annotations_of("index-descriptor")
     else:
         notes = options.annotations_of("manifest-descriptor", exported.images[0].config.platform)
-    target = replace(exported.target, annotations=tuple(sorted((dict(exported.target.annotations) | notes).items())))
+    time = {} if epoch is None else {_CREATED: timestamp(epoch)}
+    notes = time | dict(exported.target.annotations) | notes
+    target = replace(exported.target, annotations=tuple(sorted(notes.items())))
     return replace(exported, document=replace(exported.document, descriptor=target))
 
 

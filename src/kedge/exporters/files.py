@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO
 
-from kedge.exporters.archive import written
+from kedge.exporters.archive import opened, written
 from kedge.exporters.assemble import Stage
 from kedge.exporters.image import Steps
-from kedge.exporters.options import ImageOptions, read_flag
+from kedge.exporters.options import Destination, ImageOptions, read_flag
 from kedge.model import ops
 from kedge.model.errors import InvalidInput, StoreError
 from kedge.model.platform import Platform
@@ -167,7 +167,7 @@ def export_tar(
     store: Store,
     stages: Sequence[Stage],
     options: ImageOptions,
-    destination: Path | BinaryIO,
+    destination: Destination,
     steps: Steps,
     attested: "Callable[[int], Sequence[Predicate]] | None" = None,
 ) -> None:
@@ -179,7 +179,7 @@ def export_tar(
     if not split:
         _refuse_collisions(store, stages)
     steps.status("sending tarball")
-    with written(destination) as stream:
+    with written(opened(destination, {})) as stream:
         _write_trees(store, stages, options, stream, attested)
     steps.status("sending tarball", done=True)
 

@@ -5,14 +5,17 @@ Does not know what an exporter does with them.
 """
 
 import re
-from collections.abc import Iterable, Mapping
-from typing import Final, Literal, TypeAlias, get_args
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, Final, Literal, TypeAlias, get_args
 
 from kedge.model.errors import InvalidInput
 from kedge.model.platform import Platform, parse_platform
 from kedge.model.reference import Reference, parse_reference
 from kedge.model.value import dataclass, field
 
+# Where an output goes. A function is told the metadata of what comes before its first byte, and gives the stream.
+Destination: TypeAlias = Path | BinaryIO | Callable[[Mapping[str, Any]], BinaryIO]
 Compression: TypeAlias = Literal["uncompressed", "gzip", "zstd", "estargz"]
 _LEVELS = {"uncompressed": (0, 0), "gzip": (0, 9), "estargz": (0, 9), "zstd": (0, 22)}
 _TRUE, _FALSE = frozenset(("1", "t", "true", "")), frozenset(("0", "f", "false"))

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Final, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 
 from kedge.builder import course
 from kedge.builder.parts import Parts
@@ -19,7 +19,7 @@ from kedge.daemon.buildkit.jobs import Job, Outcome, Result, empty_target
 from kedge.daemon.buildkit.solving import BASE_CONFIG, CONFIG, EPOCH, PLATFORMS, platform_of
 from kedge.daemon.buildkit.told import tell
 from kedge.daemon.sessions.layouts import send_blobs
-from kedge.daemon.sessions.send import ByteSink, send_directory
+from kedge.daemon.sessions.send import ByteSink, Metadata, send_directory
 from kedge.dockerfile.target import Target
 from kedge.exporters.image import Exported
 from kedge.model.errors import InvalidInput, KedgeError
@@ -27,6 +27,9 @@ from kedge.model.graph import looked_up
 from kedge.model.image import ImageConfig
 from kedge.model.platform import Platform, parse_platform
 from kedge.model.value import replace
+
+if TYPE_CHECKING:
+    from kedge.exporters.options import Destination
 
 _KINDS: Final = {
     "image": "image",
@@ -102,7 +105,7 @@ def _annotations(result: Result) -> dict[str, str]:
 
 
 @contextmanager
-def _destination(job: Job, number: int, kind: str, attrs: Mapping[str, str]) -> Iterator[Path | BinaryIO | None]:
+def _destination(job: Job, number: int, kind: str, attrs: Mapping[str, str]) -> "Iterator[Destination | None]":
     """Where an output is written to; what is there goes to the client when all is well."""
     if kind in ("oci", "docker") and attrs.get("tar", "").lower() in ("false", "0", "f"):
         with job.store.layers.draft() as draft:
@@ -112,13 +115,8 @@ def _destination(job: Job, number: int, kind: str, attrs: Mapping[str, str]) -> 
         return
     metadata = (("buildkit-attachable-exporter-id", str(number)), ("buildkit-exporter-multi-platform", "1"))
     if kind in _TO_CLIENT:
-        sink = ByteSink(job.lent.session.channel, metadata)
-        try:
-            yield cast(BinaryIO, sink)
-        except BaseException:
-            sink.abort()
-            raise
-        sink.close()
+        with _to_client(job, metadata) as destination:
+            yield destination
     elif kind == "local":
         with job.store.layers.draft() as draft:
             folder = Path(draft.upper)
@@ -126,6 +124,19 @@ def _destination(job: Job, number: int, kind: str, attrs: Mapping[str, str]) -> 
             send_directory(job.lent.session.channel, metadata, folder)
     else:
         yield None
+
+
+@contextmanager
+def _to_client(job: Job, metadata: Metadata) -> "Iterator[Destination]":
+    """A file of the client's, which is told what comes: it may decline what it has already."""
+    with ExitStack() as stack:
+
+        def destination(told: Mapping[str, Any]) -> BinaryIO:
+            headers = [(f"exporter-md-{key}", value) for key, value in _response(told).items()]
+            sink = stack.enter_context(ByteSink(job.lent.session.channel, (*metadata, *headers)))
+            return cast(BinaryIO, sink)
+
+        yield destination
 
 
 def _response(metadata: Mapping[str, Any]) -> dict[str, str]:

@@ -25,7 +25,11 @@ Metadata = Sequence[tuple[str, str]]
 
 
 class ByteSink:
-    """A writable stream whose bytes arrive in the client's file. `close` waits until the client has them."""
+    """A writable stream whose bytes arrive in the client's file. `close` waits until the client has them. One that says
+    that it has them already is sent no more.
+
+    As a context it is closed at the end, or aborted by an exception.
+    """
 
     def __init__(self, channel: grpc.Channel, metadata: Metadata) -> None:
         self._queue: Queue[bytes | None] = Queue(maxsize=8)
@@ -44,7 +48,8 @@ class ByteSink:
             for _ in self._answers:
                 pass
         except grpc.RpcError as error:
-            self._failure = error
+            if error.code() != grpc.StatusCode.ALREADY_EXISTS:
+                self._failure = error
         self._ended.set()
 
     def write(self, data: bytes) -> int:
@@ -77,6 +82,15 @@ class ByteSink:
     def abort(self) -> None:
         """Give up; the client's call fails."""
         self._answers.cancel()
+
+    def __enter__(self) -> "ByteSink":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
 
 
 def refused(error: grpc.RpcError) -> KedgeError:
