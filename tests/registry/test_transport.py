@@ -17,6 +17,7 @@ from kedge.model.errors import KedgeError, RegistryError
 from kedge.model.image import Descriptor
 from kedge.model.reference import parse_reference
 from kedge.model.settings import NetworkSettings, RegistryHost
+from kedge.registry.client import Registry
 from kedge.registry.fake import FakeRegistry
 from kedge.registry.transport import is_loopback, origin_of, proxy_for, shown_url
 from tests.registry.conftest import Connect, Memory
@@ -255,3 +256,12 @@ def test_the_fake_can_be_closed_twice() -> None:
     fake = FakeRegistry()
     fake.close()
     fake.close()
+
+
+def test_the_fake_answers_nobody_once_it_is_closed(client: Registry, fake: FakeRegistry) -> None:
+    repository = parse_reference(f"{fake.address}/some/image:v1")
+    fake.add_manifest("some/image", "v1", b"{}")
+    assert list(client.tags(repository)) == ["v1"]  # the connection is kept
+    fake.close()
+    with pytest.raises(RegistryError):
+        list(client.tags(repository))

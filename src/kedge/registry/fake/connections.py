@@ -7,9 +7,10 @@ import contextlib
 import socket
 import ssl
 import struct
+import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from kedge.model.value import replace
@@ -36,11 +37,33 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, answers: Answers, tls: tuple[str, str] | None) -> None:
         self.answers = answers
+        self._open: set[socket.socket] = set()
+        self._lock = threading.Lock()
         super().__init__(("127.0.0.1", 0), _Handler)
         if tls:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(*tls)
             self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve one connection, in a thread of its own."""
+        with self._lock:
+            self._open.add(request)
+        super().process_request(request, client_address)
+
+    def close_request(self, request: Any) -> None:
+        """Let go of a connection."""
+        with self._lock:
+            self._open.discard(request)
+        super().close_request(request)
+
+    def server_close(self) -> None:
+        """Listen no more, and break off what is open: a client that keeps its connection is not to be answered."""
+        super().server_close()
+        with self._lock:
+            for connection in self._open:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: object, client_address: object) -> None:
         pass  # broken connections are what this server is for
