@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from kedge.daemon.peer import Peer
-from kedge.daemon.sessions import receive, registry
+from kedge.daemon.sessions import receive, registry, watch
 from kedge.daemon.sessions.registry import Sessions
 from kedge.daemon.sessions.tunnel import Tunnel, socket_pieces
 from kedge.daemon.wire import fsutil, fsutil_stat, secrets
@@ -19,8 +19,8 @@ from kedge.daemon.wire.calls import Calls, handler
 from kedge.model.errors import Conflict, InvalidInput, NotFound
 
 
-def metadata(id: str) -> list[tuple[str, str]]:
-    return [(registry.ID, id)]
+def metadata(id: str, *more: tuple[str, str]) -> list[tuple[str, str]]:
+    return [(registry.ID, id), *more]
 
 
 # gRPC's own thread watches a new channel for a fifth of a second, and trips when that is closed meanwhile.
@@ -52,6 +52,96 @@ def test_one_client_cannot_take_all_sessions(monkeypatch: pytest.MonkeyPatch) ->
     for one in held:
         one.close()
     never.set()
+
+
+def test_a_client_that_says_nothing_any_more_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its connection is open, yet nobody is there: a machine that sleeps."""
+    monkeypatch.setattr(watch, "TURN", 0.01)
+    sessions, peer, never, closed = Sessions(), Peer(uid=1000), threading.Event(), threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        never.wait()
+        yield from ()
+
+    pump = sessions.serve(metadata("silent"), peer, nothing())
+    sessions.get("silent", peer).on_close(closed.set)
+    assert closed.wait(60)
+    with pytest.raises(NotFound):
+        sessions.get("silent", peer, patience=0)
+    pump.close()
+    never.set()
+
+
+def test_a_client_with_nothing_to_say_answers_and_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that does not know the question, as any gRPC server answers it."""
+    monkeypatch.setattr(watch, "TURN", 0.1)
+    server = grpc.server(ThreadPoolExecutor(2))
+    server.add_insecure_port(f"unix:{tmp_path}/s")
+    server.start()
+    sessions, peer, answers, done = Sessions(), Peer(uid=1000), list[bytes](), threading.Event()
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(f"{tmp_path}/s")
+
+        def incoming() -> Iterator[bytes]:
+            for data in socket_pieces(client):
+                answers.append(data)
+                if len(answers) > 8:
+                    done.set()
+                yield data
+
+        # twenty turns: a loaded machine may be late for some of them
+        pump = sessions.serve(metadata("quiet", (watch.CUSTOM, "2000")), peer, incoming())
+
+        def carry() -> None:
+            for data in pump:
+                client.sendall(data)
+
+        threading.Thread(target=carry, daemon=True).start()
+        assert done.wait(60)
+        assert not sessions.get("quiet", peer).closed.is_set()
+        sessions.close()
+        server.stop(0)
+
+
+class _Far:
+    """A session of which a test says whether anything came."""
+
+    channel = None
+    patience = 3
+
+    def __init__(self, *heard: bool) -> None:
+        self._heard = list(heard)
+
+    def heard(self) -> bool:
+        return self._heard.pop(0)
+
+
+def test_silence_is_counted_from_the_last_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended, asked = list[_Far](), list[object]()
+    over = threading.Event()
+
+    def end(one: _Far) -> None:
+        ended.append(one)
+        over.set()
+
+    class Unanswered:
+        def done(self) -> bool:
+            return False
+
+    monkeypatch.setattr(watch, "_ask", lambda channel: asked.append(channel) or Unanswered())
+    one, watching = _Far(False, False, False, True, False, False, False, False), watch.Watch(end)
+    for _ in range(7):
+        watching.turn([one])
+    assert (ended, len(asked)) == ([], 1)  # a question without an answer is not asked again
+    watching.turn([one])
+    assert over.wait(60)
+
+
+@pytest.mark.parametrize(
+    ("text", "turns"), [("", 60), ("2000", 2), ("1", 2), ("90000", 90), ("-5", 60), ("9" * 40, 60)]
+)
+def test_a_client_may_choose_how_soon_it_is_given_up(text: str, turns: int) -> None:
+    assert watch.read_patience(text) == turns
 
 
 def test_a_message_of_any_size_is_not_taken_from_a_client(tmp_path: Path) -> None:

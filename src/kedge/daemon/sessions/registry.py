@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 import grpc
 
 from kedge.daemon.peer import Peer
+from kedge.daemon.sessions import watch
 from kedge.daemon.sessions.tunnel import Tunnel
 from kedge.daemon.wire.calls import Calls
 from kedge.model.errors import Conflict, InvalidInput, NotFound
@@ -24,8 +25,8 @@ PATIENCE = 10.0  # seconds that a build waits for its session: the client opens 
 class ClientSession:
     """One session: whose it is, and the channel on which the client's services are called."""
 
-    def __init__(self, id: str, shared_key: str, peer: Peer, tunnel: Tunnel) -> None:
-        self.id, self.shared_key, self.peer = id, shared_key, peer
+    def __init__(self, id: str, shared_key: str, peer: Peer, tunnel: Tunnel, patience: int = watch.PATIENCE) -> None:
+        self.id, self.shared_key, self.peer, self.patience = id, shared_key, peer, patience
         self._tunnel = tunnel
         self.closed = threading.Event()
         self._on_close: list[Callable[[], None]] = []
@@ -35,6 +36,10 @@ class ClientSession:
     def channel(self) -> grpc.Channel:
         """The channel to the client."""
         return self._tunnel.channel
+
+    def heard(self) -> bool:
+        """Has anything come from the client since this was asked last?"""
+        return self._tunnel.heard()
 
     def calls(self, service: object) -> Calls:
         """The methods of a service on the client's side."""
@@ -64,6 +69,8 @@ class Sessions:
     def __init__(self) -> None:
         self._open: dict[str, ClientSession] = {}
         self._changed = threading.Condition()
+        self._watcher: threading.Thread | None = None
+        self._over = threading.Event()
 
     def serve(
         self, metadata: Sequence[tuple[str, str | bytes]], peer: Peer, incoming: Iterator[bytes]
@@ -77,7 +84,7 @@ class Sessions:
             raise InvalidInput("a session needs an id")
         with self._changed:
             self._require_room(id, peer)
-        session = ClientSession(id, shared_key, peer, Tunnel())
+        session = ClientSession(id, shared_key, peer, Tunnel(), watch.read_patience(_one(metadata, watch.CUSTOM)))
         with self._changed:
             try:
                 self._require_room(id, peer)
@@ -86,6 +93,7 @@ class Sessions:
                 raise
             self._open[id] = session
             self._changed.notify_all()
+            self._have_watched()
         pump = self._pump(session, incoming)
         next(pump)  # closing a generator that never began would not end the session
         return pump
@@ -101,9 +109,28 @@ class Sessions:
             yield b""
             yield from session._tunnel.pump(incoming)
         finally:
+            self._end(session)
+
+    def _end(self, session: ClientSession) -> None:
+        with self._changed:
+            if self._open.get(session.id) is session:
+                del self._open[session.id]
+        session.close()
+
+    def _have_watched(self) -> None:
+        """Have a thread look after the sessions while there are any; the guard is held."""
+        if self._watcher is None:
+            self._watcher = threading.Thread(target=self._watch, name="watch", daemon=True)
+            self._watcher.start()
+
+    def _watch(self) -> None:
+        watching = watch.Watch(self._end)
+        while not self._over.wait(watch.TURN):
             with self._changed:
-                self._open.pop(session.id, None)
-            session.close()
+                if not (sessions := list(self._open.values())):
+                    self._watcher = None
+                    return
+            watching.turn(sessions)
 
     def get(self, id: str, peer: Peer, patience: float = PATIENCE) -> ClientSession:
         """The session of that id, waited for; raises NotFound, also when it is another client's."""
@@ -121,6 +148,7 @@ class Sessions:
 
     def close(self) -> None:
         """End all sessions."""
+        self._over.set()
         with self._changed:
             sessions = list(self._open.values())
         for session in sessions:

@@ -54,6 +54,7 @@ class Tunnel:
                     raise
                 self.channel.unsubscribe(_ignore)  # else a thread looks at the channel five times a second
         self._end.settimeout(None)
+        self._heard = False
 
     def pump(self, incoming: Iterator[bytes]) -> Iterator[bytes]:
         """Carry `incoming` to the channel; yields what the channel sends, until one side ends."""
@@ -65,8 +66,14 @@ class Tunnel:
     def _feed(self, incoming: Iterator[bytes]) -> None:
         with suppress(Exception):  # whatever ends the client's stream ends the session
             for data in incoming:
+                self._heard = True
                 self._end.sendall(data)
         self.close_socket()
+
+    def heard(self) -> bool:
+        """Has anything come since this was asked last?"""
+        heard, self._heard = self._heard, False
+        return heard
 
     def close_socket(self) -> None:
         """End the pump, from any thread."""
