@@ -8,11 +8,15 @@ import shutil
 import struct
 import subprocess
 import tarfile
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import grpc
 import pytest
 
+from kedge.daemon.buildkit import frontends
+from kedge.daemon.buildkit.bridge import Bridge
 from kedge.daemon.buildkit.definition import encode
 from kedge.daemon.wire import gateway, status
 from kedge.model.graph import Edge, Vertex
@@ -167,3 +171,17 @@ def test_a_frontend_sees_no_other_clients_build(client, image):
     reference = image("curious", "cat /frames; exec 0<&-; sleep 1; exit 1", frames)
     with pytest.raises(grpc.RpcError):
         client().solve(Frontend="gateway.v0", FrontendAttrs={"source": reference})
+
+
+def test_a_frontend_whose_build_is_stopped_is_not_left_to_wait_for_an_answer(monkeypatch):
+    monkeypatch.setattr(frontends, "GRACE", 0.01)
+    bridge, sent = Bridge(SimpleNamespace(), {}), []
+    running = frontends._Running(SimpleNamespace(), bridge)
+    running._on_start(sent.append, 1)
+    thread = threading.Thread(target=running._end_after_answer, daemon=True)
+    thread.start()
+    bridge.stop()
+    thread.join(60)
+    running._ended.set()
+    assert not thread.is_alive()
+    assert sent == [9]

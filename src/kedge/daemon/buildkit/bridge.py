@@ -5,7 +5,7 @@ Owns these, apart for each driver, so that none sees another's. Does not know ho
 
 import secrets
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from kedge.builder.request import BuildRequest
@@ -28,15 +28,15 @@ class Bridge:
         self.returned: Result | BaseException | None = None
         self.containers = Containers(lambda: job.parts(BuildRequest()), self.result)
         self._results: dict[str, Outcome] = {}
-        self._changed = threading.Condition()
-        self._stopped = False
+        self.settled = threading.Event()  # there is an answer, or nobody is going to give one
+        self._lock = threading.Lock()
 
     def keep(self, outcome: "Outcome | None") -> str:
         """An id for something solved; empty for scratch."""
         if outcome is None:
             return ""
         id = secrets.token_hex(16)
-        with self._changed:
+        with self._lock:
             self._results[id] = outcome
         return id
 
@@ -44,7 +44,7 @@ class Bridge:
         """What has the id; raises Refused."""
         if not id:
             return None
-        with self._changed:
+        with self._lock:
             found = self._results.get(id)
         if found is None:
             raise Refused(f"return reference {id[:40]!r} is not known")
@@ -52,22 +52,15 @@ class Bridge:
 
     def give(self, result: "Result | BaseException") -> None:
         """The driver's answer."""
-        with self._changed:
+        with self._lock:
             if self.returned is None:
                 self.returned = result
-            self._changed.notify_all()
-
-    def has_answered(self, timeout: float, over: Callable[[], bool]) -> bool:
-        """Wait for an answer so long, or until `over` says that it is no use; was there one?"""
-        with self._changed:
-            self._changed.wait_for(lambda: self.returned is not None or self._stopped or over(), timeout)
-            return self.returned is not None
+        self.settled.set()
 
     def wait(self) -> "Result":
         """The answer; raises what the driver returned as such, Cancelled when it goes away."""
-        with self._changed:
-            self._changed.wait_for(lambda: self.returned is not None or self._stopped)
-            returned = self.returned
+        self.settled.wait()
+        returned = self.returned
         if returned is None:
             raise Cancelled("the client went away")
         if isinstance(returned, BaseException):
@@ -76,13 +69,11 @@ class Bridge:
 
     def stop(self) -> None:
         """Nobody is going to answer any more; from any thread, idempotent."""
-        with self._changed:
-            self._stopped = True
-            self._changed.notify_all()
+        self.settled.set()
 
     def close(self) -> None:
         """End its containers and forget its results. Idempotent."""
         self.stop()
         self.containers.close()
-        with self._changed:
+        with self._lock:
             self._results.clear()

@@ -144,7 +144,7 @@ class _Running:
 
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with ExitStack() as stack:
-            stack.callback(self._ended.set)
+            stack.callback(self._has_ended)
             server = Server(lambda line: None)
             stack.callback(server.stop, 0)
             server.add(handler(gateway.services["LLBBridge"], Gateway(lambda context: self._bridge)))
@@ -162,10 +162,13 @@ class _Running:
     def _on_start(self, send: Signaller, _: int) -> None:
         self._send = send
 
+    def _has_ended(self) -> None:
+        self._ended.set()
+        self._bridge.stop()
+
     def _end_after_answer(self) -> None:
-        while not self._bridge.has_answered(1.0, self._ended.is_set):
-            if self._ended.is_set():
-                return
+        """End it when it has nothing more to do: it has answered, or nobody wants to hear it any more."""
+        self._bridge.settled.wait()
         if not self._ended.wait(GRACE) and self._send is not None:
             self._stopped = True
             self._send(9)
