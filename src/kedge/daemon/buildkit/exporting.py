@@ -16,7 +16,8 @@ from kedge.builder.request import BuildRequest, Output
 from kedge.daemon.buildkit.attributes import read_attestations
 from kedge.daemon.buildkit.given import predicates
 from kedge.daemon.buildkit.jobs import Job, Outcome, Result, empty_target
-from kedge.daemon.buildkit.solving import BASE_CONFIG, CONFIG, EPOCH, PLATFORMS, platform_of
+from kedge.daemon.buildkit.platforms import ordered, told_platforms, warn_of_others
+from kedge.daemon.buildkit.solving import BASE_CONFIG, CONFIG, EPOCH, platform_of
 from kedge.daemon.buildkit.told import tell
 from kedge.daemon.sessions.layouts import send_blobs
 from kedge.daemon.sessions.send import ByteSink, Metadata, send_directory
@@ -25,7 +26,7 @@ from kedge.exporters.image import Exported
 from kedge.model.errors import InvalidInput, KedgeError
 from kedge.model.graph import looked_up
 from kedge.model.image import ImageConfig
-from kedge.model.platform import Platform, parse_platform
+from kedge.model.platform import Platform
 from kedge.model.value import replace
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def export(job: Job, result: Result, exporters: Sequence[Any]) -> dict[str, str]
     for one in exporters:
         if one.Type not in _KINDS:
             raise InvalidInput(f"exporter {one.Type[:40]!r} could not be found")
+    warn_of_others(job, result)
     response: dict[str, str] = {}
     images: dict[int, Exported] = {}
     wanted = [(number, one) for number, one in enumerate(exporters) if _KINDS[one.Type] != "cacheonly"]
@@ -88,7 +90,7 @@ def _export(job: Job, result: Result, wanted: Sequence[tuple[int, Any]], images:
             cache_to=job.caches.targets,
             attestations=parts.request.attestations or read_attestations(job.request.FrontendAttrs),
         )
-        given = tuple(predicates(result.attestations.get(key, ())) for key in _ordered(result) or [""])
+        given = tuple(predicates(result.attestations.get(key, ())) for key in ordered(result) or [""])
         made = course.export_solved(job.again(parts, request), replace(solved, given=given))
         job.caches.send()
     images |= {number: one for (number, _), one in zip(wanted, made.exported, strict=False) if one}
@@ -159,7 +161,7 @@ def _response(metadata: Mapping[str, Any]) -> dict[str, str]:
 def _solved(job: Job, result: Result) -> tuple[Parts, course.Solved]:
     """The stages to export, and the parts they were solved with, where it was one request that made all of them."""
     host = job.config.worker_platforms[0]
-    outcomes = {key: result.outcomes[key] for key in _ordered(result)} or {"": None}
+    outcomes = {key: result.outcomes[key] for key in ordered(result)} or {"": None}
     targets = tuple(_with_argument(job, _target(result, key, outcome, host)) for key, outcome in outcomes.items())
     snapshots = tuple(outcome.snapshot if outcome else () for outcome in outcomes.values())
     origins = {outcome.origin if outcome else None for outcome in outcomes.values()}
@@ -176,27 +178,6 @@ def _solved(job: Job, result: Result) -> tuple[Parts, course.Solved]:
     return parts, course.Solved(targets, snapshots)
 
 
-def _platforms(result: Result) -> dict[str, Platform | None]:
-    """The platforms that a result says it is for, by their keys; None where it does not say more than the key."""
-    try:
-        told = json.loads(result.metadata.get(PLATFORMS, b"{}")).get("Platforms") or []
-        return {str(one.get("ID")): _platform(one.get("Platform") or {}) for one in told}
-    except (ValueError, AttributeError, TypeError):
-        raise InvalidInput("failed to parse platforms passed to exporter") from None
-
-
-def _platform(told: Mapping[str, Any]) -> Platform | None:
-    words = [str(told.get(key) or "") for key in ("os", "architecture", "variant")]
-    return parse_platform("/".join(word for word in words if word)) if all(words[:2]) else None
-
-
-def _ordered(result: Result) -> list[str]:
-    """The keys of a result in the order of the platforms asked for."""
-    wanted = list(_platforms(result))
-    keys = list(result.outcomes)
-    return sorted(keys, key=lambda key: wanted.index(key) if key in wanted else len(wanted))
-
-
 def _with_argument(job: Job, target: Target) -> Target:
     """SOURCE_DATE_EPOCH as the client gave it, where no frontend has taken it."""
     text = job.request.FrontendAttrs.get("build-arg:SOURCE_DATE_EPOCH", "")
@@ -211,7 +192,7 @@ def _target(result: Result, key: str, outcome: Outcome | None, host: Platform) -
     suffix = f"/{key}" if key else ""
     data = result.metadata.get(CONFIG + suffix)
     if data is None:
-        platform = _platforms(result).get(key) or target.config.platform  # of a graph only its driver knows it
+        platform = told_platforms(result).get(key) or target.config.platform  # of a graph only its driver knows it
         return replace(target, config=replace(target.config, platform=platform))
     if data == target.config.to_bytes():
         return target

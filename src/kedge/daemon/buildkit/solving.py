@@ -19,6 +19,7 @@ from kedge.daemon.buildkit.describe import describe
 from kedge.daemon.buildkit.errors import Refused, show_places
 from kedge.daemon.buildkit.frontends import run_frontend
 from kedge.daemon.buildkit.jobs import Job, Origin, Outcome, Result, empty_target
+from kedge.daemon.buildkit.platforms import PLATFORMS
 from kedge.daemon.buildkit.reading import read_file
 from kedge.daemon.buildkit.remains import offered
 from kedge.daemon.buildkit.wording import worded
@@ -34,12 +35,7 @@ from kedge.model.value import replace
 _OWN_FRONTENDS: Final = ("docker/dockerfile", "docker/dockerfile-upstream", "docker.io/docker/dockerfile")
 _IMAGES: Final = ("image", "moby", "oci", "docker")
 _LARGEST_DOCKERFILE: Final = 16 << 20
-CONFIG, BASE_CONFIG, EPOCH, PLATFORMS = (
-    "containerimage.config",
-    "containerimage.base.config",
-    "source.date.epoch",
-    "refs.platforms",
-)
+CONFIG, BASE_CONFIG, EPOCH = "containerimage.config", "containerimage.base.config", "source.date.epoch"
 
 
 def solve_definition(
