@@ -8,21 +8,7 @@ import tarfile
 import pytest
 
 from kedge.model.errors import KedgeError
-
-
-def tar_of(files, compression=""):
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode=f"w:{compression}") as archive:
-        for name, content in files.items():
-            entry = tarfile.TarInfo(name)
-            if isinstance(content, tuple):
-                entry.type, entry.linkname = content
-                archive.addfile(entry)
-            else:
-                entry.size = len(content)
-                archive.addfile(entry, io.BytesIO(content))
-    return out.getvalue()
-
+from tests.archives import tar_of
 
 DOCKERFILE = b"FROM scratch\nCOPY . /\n"
 

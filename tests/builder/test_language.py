@@ -2,11 +2,9 @@
 
 import gzip
 import http.server
-import io
 import os
 import stat
 import subprocess
-import tarfile
 import threading
 
 import pytest
@@ -14,6 +12,7 @@ import pytest
 from kedge.builder import Output
 from kedge.images.lookup import open_image
 from kedge.model.errors import InvalidInput, KedgeError
+from tests.archives import tar_of
 
 
 def status(bench, name, path):
@@ -26,16 +25,6 @@ def config(bench, name):
 
     with bench.store() as store:
         return open_image(store, name).config
-
-
-def tar_bytes(**files):
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w:gz") as archive:
-        for name, text in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(text)
-            archive.addfile(entry, io.BytesIO(text.encode()))
-    return out.getvalue()
 
 
 @pytest.fixture
@@ -138,7 +127,7 @@ def test_copy_from_an_image_and_a_stage_by_number(bench):
 
 
 def test_add_unpacks_local_archives_and_keeps_others(bench):
-    (bench.context / "a.tgz").write_bytes(tar_bytes(inner="in"))
+    (bench.context / "a.tgz").write_bytes(tar_of({"inner": "in"}, "gz"))
     (bench.context / "fake.tgz").write_bytes(b"no archive")
     bench.build(
         "FROM scratch\nADD a.tgz fake.tgz /x/\nCOPY a.tgz /copied/\nADD --unpack=false a.tgz /kept/\n", tags=("x",)
@@ -149,7 +138,7 @@ def test_add_unpacks_local_archives_and_keeps_others(bench):
 def test_add_from_the_web(bench, web):
     folder, url = web
     (folder / "f.txt").write_text("body")
-    (folder / "a.tgz").write_bytes(tar_bytes(inner="in"))
+    (folder / "a.tgz").write_bytes(tar_of({"inner": "in"}, "gz"))
     digest = subprocess.run(["sha256sum", folder / "f.txt"], capture_output=True, text=True).stdout.split()[0]
     text = f"FROM scratch\nADD {url}/f.txt /d/\nADD --checksum=sha256:{digest} --chmod=644 {url}/f.txt /g\n"
     text += f"ADD {url}/a.tgz /kept/\nADD --unpack=true {url}/a.tgz /in/\n"
@@ -165,7 +154,7 @@ def test_add_from_the_web(bench, web):
 
 def test_a_context_from_the_web(bench, web):
     folder, url = web
-    (folder / "context.tar.gz").write_bytes(tar_bytes(Dockerfile="FROM scratch\nCOPY a /\n", a="1"))
+    (folder / "context.tar.gz").write_bytes(tar_of({"Dockerfile": "FROM scratch\nCOPY a /\n", "a": "1"}, "gz"))
     (folder / "Dockerfile").write_text("FROM scratch\nLABEL a=b\n")
     bench.build(context=f"{url}/context.tar.gz", tags=("x",))
     assert bench.listing("x") == ["a"]

@@ -1,8 +1,6 @@
 """Documents of new images: history, times, media types, and that the same stage gives the same bytes."""
 
 import os
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -25,12 +23,6 @@ from kedge.storage.store import Store
 
 AMD64 = Platform("linux", "amd64")
 ONE, TWO = sha256(b"1"), sha256(b"2")
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "store") as opened:
-        yield opened
 
 
 def layer(store: Store, files: dict[str, str], mtime: int = 2_000_000_000) -> Layer:

@@ -1,13 +1,9 @@
 """Copies between registries, layouts and the store: whole, verified, named last."""
 
 import gzip
-import io
 import random
 import subprocess
-import tarfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -36,70 +32,11 @@ from kedge.model.image import (
 )
 from kedge.model.platform import Platform
 from kedge.model.reference import Reference, parse_reference
-from kedge.model.settings import NetworkSettings, Settings
 from kedge.registry.client import Registry
 from kedge.registry.fake import FakeRegistry, answer, bend
-from kedge.sources.fetch import store_fetch
 from kedge.sources.oci_layout import open_layout
 from kedge.storage.store import Store
-
-AMD, ARM = Platform("linux", "amd64"), Platform("linux", "arm64")
-
-
-class Told:
-    """Steps that remember."""
-
-    def __init__(self) -> None:
-        self.events: list[tuple[str, int, int, bool]] = []
-
-    def status(self, id: str, current: int = 0, total: int = 0, *, started: Any = None, done: bool = False) -> None:
-        self.events.append((id, current, total, done))
-
-
-@pytest.fixture
-def steps() -> Told:
-    return Told()
-
-
-@pytest.fixture
-def fake() -> Iterator[FakeRegistry]:
-    with FakeRegistry() as running:
-        yield running
-
-
-@pytest.fixture
-def other() -> Iterator[FakeRegistry]:
-    with FakeRegistry() as running:
-        yield running
-
-
-@pytest.fixture
-def client() -> Iterator[Registry]:
-    with Registry(Settings(network=NetworkSettings(attempts=4, timeout=5, backoff=0.005))) as made:
-        yield made
-
-
-@pytest.fixture
-def store(tmp_path: Path, client: Registry) -> Iterator[Store]:
-    with Store.open(tmp_path / "store", store_fetch(client)) as opened:
-        yield opened
-
-
-def layer_of(text: str) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as archive:
-        entry = tarfile.TarInfo("hello")
-        entry.size = len(text)
-        archive.addfile(entry, io.BytesIO(text.encode()))
-    return out.getvalue()
-
-
-def add_image(fake: FakeRegistry, platform: Platform = AMD, text: str = "world", tag: str = "") -> Descriptor:
-    plain = layer_of(text)
-    layer = fake.add_blob("some/image", gzip.compress(plain, mtime=0), OCI_LAYER_GZIP)
-    config = {"os": platform.os, "architecture": platform.architecture, "rootfs": {"diff_ids": [sha256(plain)]}}
-    manifest = Manifest(fake.add_blob("some/image", canonical_json(config), OCI_CONFIG), (layer,))
-    return fake.add_manifest("some/image", tag, manifest.to_bytes())
+from tests.exporters.conftest import AMD, ARM, Told, add_image, at
 
 
 def add_index(fake: FakeRegistry, tag: str = "v1") -> Descriptor:
@@ -111,10 +48,6 @@ def add_index(fake: FakeRegistry, tag: str = "v1") -> Descriptor:
     notes = (("vnd.docker.reference.digest", entries[0].digest), ("vnd.docker.reference.type", "attestation-manifest"))
     entries.append(Descriptor(about.media_type, about.digest, about.size, notes, Platform("unknown", "unknown")))
     return fake.add_manifest("some/image", tag, Index(tuple(entries)).to_bytes(), OCI_INDEX)
-
-
-def at(fake: FakeRegistry, name: str = "some/image:v1") -> Reference:
-    return parse_reference(f"{fake.address}/{name}")
 
 
 def test_an_index_goes_from_registry_to_registry(

@@ -3,7 +3,6 @@
 import io
 import os
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,12 +19,6 @@ from kedge.storage.store import Store
 from tests.images.conftest import Quiet
 
 pytestmark = pytest.mark.namespace  # mounts
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "store") as opened:
-        yield opened
 
 
 def stage(store: Store, architecture: str, **files: str) -> Stage:

@@ -97,12 +97,6 @@ def told(tmp_path: Path) -> Iterator[Told]:
         server.server_close()
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "store") as opened:
-        yield opened
-
-
 class Silent:
     def status(
         self, id: str, current: int = 0, total: int = 0, *, started: float | None = None, done: bool = False

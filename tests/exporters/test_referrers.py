@@ -29,14 +29,9 @@ from kedge.registry.client import Registry
 from kedge.registry.fake import FakeRegistry, answer
 from kedge.sources.oci_layout import open_layout
 from kedge.storage.store import Store
-from tests.exporters.test_copy_image import Told, add_image, at
+from tests.exporters.conftest import Told, add_image, at
 
 IN_TOTO, SIGNATURE = "application/vnd.in-toto+json", "application/vnd.example.signature"
-
-
-@pytest.fixture
-def steps() -> Told:
-    return Told()
 
 
 @pytest.fixture(params=[True, False], ids=["api", "tag schema"])
@@ -51,18 +46,6 @@ def other(request: pytest.FixtureRequest) -> Iterator[FakeRegistry]:
     with FakeRegistry() as running:
         running.referrers_api = request.param
         yield running
-
-
-@pytest.fixture
-def client() -> Iterator[Registry]:
-    with Registry(Settings(network=NetworkSettings(attempts=2, timeout=5, backoff=0.005))) as made:
-        yield made
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "store") as opened:
-        yield opened
 
 
 def refer(client: Registry, fake: FakeRegistry, subject: Descriptor, text: str, kind: str = IN_TOTO) -> Descriptor:

@@ -24,7 +24,8 @@ from kedge.model.platform import Platform
 from kedge.model.reference import parse_reference
 from kedge.storage.images import ImageStore
 from kedge.storage.store import Store
-from tests.images.conftest import Import, Quiet, tar_of
+from tests.archives import tar_of
+from tests.images.conftest import Import, Quiet
 
 pytestmark = pytest.mark.namespace  # mounts
 
@@ -36,7 +37,9 @@ AMD64 = Platform("linux", "amd64")
 
 @pytest.mark.parametrize("compression", ["", "gz", "bz2", "xz"])
 def test_a_root_file_system_becomes_an_image(store: Store, compression: str) -> None:
-    import_root(store, tar_of({"etc/name": b"me"}, compression), AMD64, Quiet(), [parse_reference("root:1")])
+    import_root(
+        store, io.BytesIO(tar_of({"etc/name": b"me"}, compression)), AMD64, Quiet(), [parse_reference("root:1")]
+    )
     with store.layers.mounted(snapshot_of(store, open_image(store, "root:1"))) as tree:
         assert Path(f"/proc/self/fd/{tree.fd}/etc/name").read_bytes() == b"me"
 
@@ -211,26 +214,20 @@ def old_docker_archive(layers: list[bytes], *, link: bool = False) -> io.BytesIO
     diff_ids = ["sha256:" + hashlib.sha256(layer).hexdigest() for layer in layers]
     rootfs = {"type": "layers", "diff_ids": diff_ids}
     config = json.dumps({"os": "linux", "architecture": "amd64", "config": {}, "rootfs": rootfs}).encode()
-    files = {"cfg.json": config}
+    files: dict[str, bytes | tuple[bytes, str]] = {"cfg.json": config}
     manifest = [
         {"Config": "cfg.json", "RepoTags": ["old:1"], "Layers": [f"l{n}/layer.tar" for n in range(len(layers))]}
     ]
     files["manifest.json"] = json.dumps(manifest).encode()
     for n, layer in enumerate(layers):
         files[f"l{n}/layer.tar"] = layer
-    out = tar_of({k: v for k, v in files.items() if not (link and k == "l1/layer.tar")})
     if link:
-        entry = tarfile.TarInfo("l1/layer.tar")
-        entry.type, entry.linkname = tarfile.SYMTYPE, "../l0/layer.tar"
-        with tarfile.open(fileobj=(copy := io.BytesIO(out.getvalue())), mode="a") as plain:
-            plain.addfile(entry)
-        copy.seek(0)
-        return copy
-    return out
+        files["l1/layer.tar"] = (tarfile.SYMTYPE, "../l0/layer.tar")
+    return io.BytesIO(tar_of(files))
 
 
 def test_archives_of_old_docker_versions_are_loaded(store: Store) -> None:
-    layer = tar_of({"x": b"1"}).getvalue()
+    layer = tar_of({"x": b"1"})
     (image,) = load(store, old_docker_archive([layer, layer], link=True))
     assert image.names == ("docker.io/library/old:1",)
     assert len(open_image(store, "old:1").manifest.layers) == 2
@@ -238,14 +235,14 @@ def test_archives_of_old_docker_versions_are_loaded(store: Store) -> None:
 
 @pytest.mark.parametrize("damage", ["missing layer", "other layer", "no documents", "truncated", "bad json"])
 def test_an_archive_that_lies_gives_no_image(store: Store, damage: str) -> None:
-    layer = tar_of({"x": b"1"}).getvalue()
+    layer = tar_of({"x": b"1"})
     data = old_docker_archive([layer]).getvalue()
     archives = {
         "missing layer": lambda: data.replace(b"l0/layer.tar\0", b"l9/layer.tar\0"),
         "other layer": lambda: old_docker_archive([layer]).getvalue().replace(b"sha256:", b"sha257:"),
-        "no documents": lambda: tar_of({"a": b"b"}).getvalue(),
+        "no documents": lambda: tar_of({"a": b"b"}),
         "truncated": lambda: data[:1500],
-        "bad json": lambda: tar_of({"manifest.json": b"[{]"}).getvalue(),
+        "bad json": lambda: tar_of({"manifest.json": b"[{]"}),
     }
     with pytest.raises(KedgeError):
         load(store, io.BytesIO(archives[damage]()))

@@ -1,8 +1,6 @@
 """docker-image://: what is asked, what is picked, what is kept."""
 
 import gzip
-import io
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,25 +36,16 @@ from kedge.sources.fetch import store_fetch
 from kedge.sources.handler import Pin, Work
 from kedge.sources.image import ImageSource
 from kedge.storage.store import Store
+from tests.archives import tar_of
 
 AMD, ARM = Platform("linux", "amd64"), Platform("linux", "arm64")
 WORK = Work(digest_of("test"))
 QUICK = Settings(network=NetworkSettings(attempts=3, timeout=5, backoff=0.005))
 
 
-def tar(**files: str) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as archive:
-        for name, text in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(text)
-            archive.addfile(entry, io.BytesIO(text.encode()))
-    return out.getvalue()
-
-
 def add_image(fake: FakeRegistry, tag: str, platform: Platform = AMD, **files: str) -> Descriptor:
     """An image of one gzipped layer."""
-    plain = tar(**files)
+    plain = tar_of(files)
     layer = fake.add_blob("some/image", gzip.compress(plain), OCI_LAYER_GZIP)
     config = {"os": platform.os, "architecture": platform.architecture, "config": {"Env": ["A=b"]},
               "rootfs": {"type": "layers", "diff_ids": [sha256(plain)]}}  # fmt: skip
@@ -289,7 +278,7 @@ def test_layers_and_diff_ids_must_agree(fake: FakeRegistry, images: ImageSource,
 
 
 def test_foreign_layers_are_asked_of_the_registry_only(fake: FakeRegistry, images: ImageSource, store: Store) -> None:
-    plain = tar(hello="world")
+    plain = tar_of({"hello": "world"})
     kind = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
     layer = fake.add_blob("some/image", gzip.compress(plain), kind)
     config = fake.add_blob("some/image", canonical_json(
@@ -315,7 +304,7 @@ def test_a_child_of_an_index_with_another_digest_is_refused(fake: FakeRegistry, 
 def test_a_layer_with_other_bytes_leaves_the_store_sound(fake: FakeRegistry, images: ImageSource, store: Store) -> None:
     add_image(fake, "v1", hello="world")
     image = images.resolve(at(fake), AMD)
-    wrong = gzip.compress(tar(hello="wxrld"))
+    wrong = gzip.compress(tar_of({"hello": "wxrld"}))
     fake.repository("some/image").blobs[image.manifest.layers[0].digest] = wrong
     source = Source(f"docker-image://{at(fake)}")
     (layer,) = images.fetch(source, None, images.pin(source, None, WORK), WORK)
@@ -325,7 +314,7 @@ def test_a_layer_with_other_bytes_leaves_the_store_sound(fake: FakeRegistry, ima
 
 
 def test_a_diff_id_that_does_not_match_is_refused(fake: FakeRegistry, images: ImageSource, store: Store) -> None:
-    plain = tar(hello="world")
+    plain = tar_of({"hello": "world"})
     layer = fake.add_blob("some/image", gzip.compress(plain), OCI_LAYER_GZIP)
     config = fake.add_blob("some/image", canonical_json(
         {"os": "linux", "architecture": "amd64", "rootfs": {"diff_ids": [sha256(b"other")]}}), OCI_CONFIG)  # fmt: skip
@@ -368,7 +357,7 @@ def test_a_checksum_pins(fake: FakeRegistry, images: ImageSource) -> None:
 
 
 def test_only_the_lowest_layers_of_an_image(fake: FakeRegistry, images: ImageSource) -> None:
-    plain = [tar(**{name: name}) for name in ("a", "b")]
+    plain = [tar_of({name: name}) for name in ("a", "b")]
     layers = tuple(fake.add_blob("some/image", gzip.compress(one), OCI_LAYER_GZIP) for one in plain)
     config = {"os": "linux", "architecture": "amd64",
               "rootfs": {"type": "layers", "diff_ids": [sha256(one) for one in plain]}}  # fmt: skip

@@ -1,9 +1,7 @@
 """A store for each test, and layers made the short way."""
 
 import gzip
-import io
 import os
-import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from kedge.model.digest import Digest, sha256
 from kedge.model.graph import Layer, Snapshot
 from kedge.model.image import OCI_LAYER_GZIP, Descriptor
 from kedge.storage.store import Store
+from tests.archives import tar_of
 
 
 @pytest.fixture
@@ -37,19 +36,6 @@ def make(store: Store) -> Callable[..., Layer]:
             return draft.commit("made by a test")
 
     return make
-
-
-def tar_of(files: dict[str, bytes]) -> bytes:
-    """A tar with directories for names that end in a slash."""
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
-        for name, data in files.items():
-            entry = tarfile.TarInfo(name.rstrip("/"))
-            entry.type = tarfile.DIRTYPE if name.endswith("/") else tarfile.REGTYPE
-            entry.mode = 0o755 if name.endswith("/") else 0o644
-            entry.size = len(data)
-            archive.addfile(entry, io.BytesIO(data))
-    return out.getvalue()
 
 
 def layer_blob(files: dict[str, bytes]) -> tuple[bytes, Descriptor, Digest]:
