@@ -22,7 +22,7 @@ def warnings(client, attrs, several):
         ("", False, []),
         ("linux/arm64", False, []),  # a graph says not for which it is
         ("linux/amd64,linux/arm64", False, ["Multiple platforms requested but result is not multi-platform"]),
-        ("linux/arm", True, ["Requested platforms linux/arm do not match result platforms linux/amd64,linux/arm64"]),
+        ("linux/386", True, ["Requested platforms linux/386 do not match result platforms linux/amd64,linux/arm64"]),
         ("a/b/c/d", False, ["Invalid platform result requested: invalid platform 'a/b/c/d': expected os/architecture, "
                             "such as linux/arm64"]),
     ],
