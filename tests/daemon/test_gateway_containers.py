@@ -1,17 +1,27 @@
 """Containers that a client of the gateway asks for, and the processes in them."""
 
+import os
 import shutil
 import signal
+import threading
 import time
+from contextlib import ExitStack
+from types import SimpleNamespace
 
 import grpc
 import pytest
 
+from kedge.containers.streams import Streams
+from kedge.daemon.buildkit.containers import Container, Running, Settings
+from kedge.daemon.buildkit.processes import Conversation
 from kedge.daemon.wire import gateway, llb
 from kedge.model import ops
+from kedge.model.errors import Cancelled
 from kedge.model.graph import Edge, Vertex
 from kedge.model.ops import Copy, File, MakeDir, MakeFile, Source
-from tests.daemon.driver import Driver, Processes
+from kedge.sandbox.fake import FakeExecutor
+from kedge.sandbox.process import HostPath, MountPoint
+from tests.daemon.driver import PATIENCE, Driver, Processes
 
 pytestmark = pytest.mark.namespace
 
@@ -254,3 +264,55 @@ def test_another_clients_containers_are_not_found(driver, root, connect):
     with pytest.raises(grpc.RpcError) as caught:
         other.call("ReadFileContainer", gateway.ReadFileRequest(Ref=container, FilePath="/etc/passwd"))
     assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_process_that_is_still_starting_when_its_client_leaves_ends(number):
+    """The `number`th process of a container; how long a start takes is the test's to say, so the sandbox is a fake."""
+    starting, go, killed, ended = (threading.Event() for _ in range(4))
+    signals = []
+
+    def program(call):
+        if len(executor.calls) <= number:  # the container, which another client has
+            call.stdio.on_start(signals.append, os.getpid())
+            call.stdio.on_program()
+            ended.wait(PATIENCE)
+            return 0
+        starting.set()
+        go.wait(PATIENCE)
+        call.stdio.on_start(lambda signal: killed.set() if signal == 9 else None, os.getpid())
+        call.stdio.on_program()
+        return 137 if killed.wait(PATIENCE) else 0
+
+    executor = FakeExecutor(program)
+    executor.enter = lambda process, _, stdio: executor.run(process, (root_point,), stdio)
+    root_point = MountPoint("/", HostPath("/"))
+    parts = SimpleNamespace(entitlements=SimpleNamespace(require_op=lambda _: None), session=None)
+    container = Container(parts, executor, Settings(), (root_point,), ExitStack())
+    told = gateway.InitMessage(ContainerID="c", Meta=llb.Meta(args=["program"], cwd="/"), Fds=[1])
+    others = [Running(Streams(False, False)) for _ in range(number)]
+    for other in others:
+        container.start(told, other, lambda: None)
+
+    conversation = Conversation(SimpleNamespace(get=lambda _: container))
+    threading.Thread(
+        target=list, args=(conversation.serve(iter([gateway.ExecMessage(ProcessID="p", Init=told)])),)
+    ).start()
+    assert starting.wait(PATIENCE)
+    conversation.leave()
+    go.set()
+    try:
+        assert killed.wait(10), "the process outlives its client"
+    finally:
+        for event in (killed, ended):
+            event.set()
+        container.release()
+    assert signals == []  # no other process of the container is touched
+
+
+def test_nothing_starts_for_a_client_that_has_left():
+    conversation = Conversation(SimpleNamespace(get=lambda _: pytest.fail("a container was asked for")))
+    conversation.leave()
+    message = gateway.ExecMessage(ProcessID="p", Init=gateway.InitMessage(ContainerID="c"))
+    with pytest.raises(Cancelled):
+        list(conversation.serve(iter([message])))

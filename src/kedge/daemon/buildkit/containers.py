@@ -70,12 +70,27 @@ class Running:
         self.begun, self.ended = threading.Event(), threading.Event()
         self.code: int | None = None
         self.error: KedgeError | None = None
-        self.send: Callable[[int], None] | None = None
+        self._send: Callable[[int], None] | None = None
+        self._unwanted = False
+        self._lock = threading.Lock()
+
+    def on_start(self, send: Callable[[int], None]) -> None:
+        """It can be sent signals from now on."""
+        with self._lock:
+            self._send, unwanted = send, self._unwanted
+        if unwanted:
+            send(9)
 
     def signal(self, number: int) -> None:
-        """Send it a signal; silent when it has ended."""
-        if self.send is not None:
-            self.send(number)
+        """Send it a signal; silent when it has not started, or has ended."""
+        if self._send is not None:
+            self._send(number)
+
+    def end(self) -> None:
+        """Kill it: now, or as soon as it has started."""
+        with self._lock:
+            self._unwanted = True
+        self.signal(9)
 
     @property
     def failure(self) -> KedgeError | None:
@@ -105,9 +120,8 @@ class Container:
         self._processes: list[Running] = []  # those under way
         self._failure: KedgeError | None = None
 
-    def start(self, told: Any, streams: Streams, on_end: Callable[[Running], None]) -> Running:
+    def start(self, told: Any, running: Running, on_end: Callable[[], None]) -> None:
         """Start what an InitMessage says; returns when the program runs or has failed. `on_end` hears of its end."""
-        running = Running(streams)
         with self._lock:
             if self.cancelled.is_set():
                 raise Cancelled("the container is released")
@@ -120,9 +134,8 @@ class Container:
         work = (lambda: self._run(told, running)) if first is None else (lambda: self._join(told, running, first))
         threading.Thread(target=self._carry_out, args=(running, work, on_end), name="gateway-process").start()
         running.begun.wait()
-        return running
 
-    def _carry_out(self, running: Running, work: Callable[[], int], on_end: Callable[[Running], None]) -> None:
+    def _carry_out(self, running: Running, work: Callable[[], int], on_end: Callable[[], None]) -> None:
         try:
             running.code = work()
         except KedgeError as error:
@@ -140,13 +153,13 @@ class Container:
             self._failure = self._failure or running.failure
         running.ended.set()
         running.begun.set()
-        on_end(running)
+        on_end()
 
     def _run(self, told: Any, running: Running) -> int:
         def on_start(send: Callable[[int], None], pid: int) -> None:
             with self._lock, suppress(OSError):
                 self._pidfd = syscalls.pidfd_open(pid)
-            running.send = send
+            running.on_start(send)
 
         stdio = running.streams.stdio(Stdio(on_start=on_start, on_program=running.begun.set))
         points = tuple(mount for mount in self._mounts if mount is not None)
@@ -167,7 +180,7 @@ class Container:
             pidfd = os.dup(self._pidfd)
 
         def on_start(send: Callable[[int], None], _: int) -> None:
-            running.send = send
+            running.on_start(send)
 
         try:
             stdio = running.streams.stdio(Stdio(on_start=on_start, on_program=running.begun.set))

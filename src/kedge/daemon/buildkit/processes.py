@@ -106,20 +106,20 @@ class _Talk:
             raise Refused("processes have the descriptors 0, 1 and 2")
         self._streams = Streams(bool(told.Tty), 0 in told.Fds)
         self._input = _Input(self._streams) if 0 in told.Fds else None
-        self._running: Running | None = None
+        self._running = Running(self._streams)
         self._heard = threading.Event()  # the client knows that it runs, and gets its output
 
     def begin(self, told: Any, on_done: Callable[[], None]) -> None:
         """Start it; returns when its program runs, or has failed."""
 
-        def on_end(running: Running) -> None:
+        def on_end() -> None:
             self._heard.wait()
-            self._tell_end(running)
+            self._tell_end()
             on_done()
 
         self._streams.hold()
         try:
-            self._running = self._container.start(told, self._streams, on_end)
+            self._container.start(told, self._running, on_end)
             self._tell(Started=gateway.StartedMessage())
             self._streams.attach(self._output)
         except BaseException:
@@ -135,9 +135,9 @@ class _Talk:
             for start in range(0, len(data), _PIECE):
                 self._tell(File=gateway.FdMessage(Fd=stream, Data=data[start : start + _PIECE]))
 
-    def _tell_end(self, running: Running) -> None:
+    def _tell_end(self) -> None:
         self.end_input()
-        self._tell(Exit=_exit_message(running))
+        self._tell(Exit=_exit_message(self._running))
         for fd in self._outputs:
             self._tell(File=gateway.FdMessage(Fd=fd, EOF=True))
         self._tell(Done=gateway.DoneMessage())
@@ -157,7 +157,7 @@ class _Talk:
             self._input.end()
 
     def _is_over(self) -> bool:
-        return self._running is None or self._running.ended.is_set() or self._container.cancelled.is_set()
+        return self._running.ended.is_set() or self._container.cancelled.is_set()
 
     def end_input(self) -> None:
         """It takes no more."""
@@ -170,8 +170,12 @@ class _Talk:
 
     def signal(self, number: int) -> None:
         """Send it a signal."""
-        if self._running is not None:
-            self._running.signal(number)
+        self._running.signal(number)
+
+    def leave(self) -> None:
+        """The client is gone: it ends, even if it is only about to start."""
+        self.end_input()
+        self._running.end()
 
 
 def _exit_message(running: Running) -> Any:
@@ -190,6 +194,7 @@ class Conversation:
         self._outbox = _Outbox()
         self._talks: dict[str, _Talk] = {}
         self._lock = threading.Lock()
+        self._left = False
         self._open = 1  # processes under way, and the client's side
         self._failure: KedgeError | None = None
 
@@ -208,10 +213,10 @@ class Conversation:
         """The client has gone, or is not served any more: its processes end. Idempotent."""
         self._outbox.end(gone=True)
         with self._lock:
+            self._left = True
             talks = list(self._talks.values())
         for talk in talks:
-            talk.end_input()
-            talk.signal(9)
+            talk.leave()
 
     def _listen(self, requests: Iterator[Any]) -> None:
         try:
@@ -255,9 +260,10 @@ class Conversation:
             raise Conflict(f"Process {id} already exists")
         if len(self._talks) >= _MOST:
             raise Conflict(f"this client has started {_MOST} processes")
-        talk = _Talk(id, told, self._containers.get(told.ContainerID), self._outbox)
         with self._lock:
-            self._talks[id] = talk
+            if self._left:
+                raise Cancelled("the client went away")
+            talk = self._talks[id] = _Talk(id, told, self._containers.get(told.ContainerID), self._outbox)
             self._open += 1
         try:
             talk.begin(told, self._done)
