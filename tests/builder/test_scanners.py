@@ -105,6 +105,26 @@ def test_statements_are_attached_to_the_image_that_is_scanned(bench, tmp_path):
     assert any(uri.startswith("pkg:docker/scanner@latest") for uri in used), "the scanner is a thing that was used"
 
 
+def test_a_scanners_files_are_told_their_layers(bench, tmp_path):
+    """A scanner sees the whole tree: what came with which layer, only the builder knows."""
+    files = '"predicate":{"files":[{"fileName":"/one"},{"fileName":"/two"},{"fileName":"/three"}]}'
+    scanner(bench, SCAN.partition("out=")[0] + f"say $BUILDKIT_SCAN_DESTINATION/sbom.spdx.json '{files}'")
+    bench.write(one="1", two="2")
+    archive = tmp_path / "image.tar"
+    bench.build(
+        "FROM scratch\nCOPY one /\nCOPY two /\n",
+        attestations=(("sbom", "generator=scanner,form=index"),),
+        outputs=(Output("oci", (), archive),),
+    )
+    with tarfile.open(archive) as tar:
+        blobs = {m.name.rpartition("/")[2]: tar.extractfile(m).read() for m in tar if m.isfile()}
+    image, about = json.loads(blobs[json.loads(blobs["index.json"])["manifests"][0]["digest"][7:]])["manifests"]
+    one, two = (layer["digest"] for layer in json.loads(blobs[image["digest"][7:]])["layers"])
+    (statement,) = (blobs[layer["digest"][7:]] for layer in json.loads(blobs[about["digest"][7:]])["layers"])
+    told = [file.get("comment") for file in json.loads(statement)["predicate"]["files"]]
+    assert told == [f"layerID: {one}", f"layerID: {two}", None]
+
+
 def test_an_image_without_files_is_scanned(bench, tmp_path):
     scanner(bench)
     found = scanned(bench, tmp_path, "FROM scratch\nLABEL a=b\n")

@@ -98,6 +98,28 @@ def test_attestations_of_a_driver_are_attached_to_their_image(connect):
     assert made[2]["subject"] == statement["subject"]
 
 
+@pytest.mark.parametrize(("core", "told"), [("own", True), ("", False), ("other", False)])
+def test_a_drivers_bill_of_materials_is_told_the_layers_of_its_files(connect, core, told):
+    """It says which of its attestations that is, by the name of its file."""
+    client = connect()
+    driver = Driver(client, Exporters=[exporter("oci")])
+    document = {"files": [{"fileName": "/d/one.json"}, {"fileName": "/none"}]}
+    one = gateway.Attestation(
+        ref=driver.solve(files(own=json.dumps(document)), evaluate=False).ref,
+        path="/d/own.json",
+        inTotoPredicateType="https://spdx.dev/Document",
+        metadata={"sbom-core": core.encode()} if core else {},
+    )
+    driver.end(result(driver, **{"linux/amd64": gateway.Attestations(attestation=[one])}))
+    blobs, index = read(client)
+    image = next(one["digest"] for one in index["manifests"] if one["platform"]["architecture"] == "amd64")
+    (layer,) = json.loads(blobs[image])["layers"]
+    entry = next(one["digest"] for one in index["manifests"] if one["platform"]["architecture"] == "unknown")
+    (statement,) = (json.loads(blobs[layer["digest"]]) for layer in json.loads(blobs[entry])["layers"])
+    comments = [file.get("comment") for file in statement["predicate"]["files"]]
+    assert comments == [f"layerID: {layer['digest']}" if told else None, None]
+
+
 @pytest.mark.parametrize(
     ("asked", "name"), [("*", "docker.io/library/theirs:1"), ("mine:2", "docker.io/library/mine:2")]
 )

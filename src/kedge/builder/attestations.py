@@ -77,7 +77,20 @@ class Attestor:
     def _predicates(self, number: int, image: Assembled | None) -> list[Predicate]:
         makers = {"provenance": self._provenance, "sbom": self._sbom}
         made = [predicate for one in self.asked for predicate in makers[one.kind](one, number, image)]
-        return [*self._given[number], *made]
+        return [self._with_layers(one, image) for one in (*self._given[number], *made)]
+
+    def _with_layers(self, predicate: Predicate, image: Assembled | None) -> Predicate:
+        """A bill of materials of the image's own files that tells the layers they are from."""
+        if image is None or not predicate.is_core:
+            return predicate
+        from kedge import __version__
+        from kedge.exporters.sbom.supplement import files_of, supplemented
+
+        if not files_of(predicate.value):
+            return predicate
+        blobs = [layer.digest for layer in image.manifest.layers]
+        layers = list(zip(blobs, map(self._parts.store.layers.directory, image.layers), strict=True))
+        return replace(predicate, value=supplemented(predicate.value, layers, f"kedge-{__version__}"))
 
     def _provenance(self, asked: AttestationOptions, number: int, image: Assembled | None) -> list[Predicate]:
         from kedge.exporters.provenance import PREDICATE, PREDICATE_02, as_slsa02, provenance
@@ -105,14 +118,17 @@ class Attestor:
         return [Predicate(PREDICATE, value, asked.form)]
 
     def _sbom(self, asked: AttestationOptions, number: int, image: Assembled | None) -> list[Predicate]:
-        from kedge.exporters.sbom.bundle import CORE, EXTRA, read_bundle
+        from kedge.exporters.sbom.bundle import CORE, EXTRA, is_core, read_bundle
         from kedge.exporters.sbom.spdx import PREDICATE
 
         made = self._scans[number]
         if made.bundle is not None:
             with self._parts.store.layers.mounted(made.bundle) as tree:
                 found = read_bundle(tree.fd)
-            return [Predicate(PREDICATE, one.predicate, asked.form, one.file, one.subjects) for one in found]
+            return [
+                Predicate(PREDICATE, one.predicate, asked.form, one.file, one.subjects, is_core(one.file, CORE))
+                for one in found
+            ]
         names = self._parts.request.tags
         config = self._stages[number].config
         digest: str = image.manifest_document.descriptor.digest if image else digest_of(config.to_bytes())

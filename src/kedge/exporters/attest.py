@@ -59,7 +59,8 @@ class Predicate:
     """What is said of one image, and which way it is to be attached.
 
     `file` is its name where there is no image; `subjects` what it is about (in-toto's form) if that is not the image.
-    A subject without a digest is the image, or its files, under another name.
+    A subject without a digest is the image, or its files, under another name. `is_core`: it lists the image's own files
+    for a scanner, which cannot know their layers.
     """
 
     type: str
@@ -67,6 +68,7 @@ class Predicate:
     form: Form = "referrer"
     file: str = "provenance.json"
     subjects: tuple[Mapping[str, Any], ...] = ()
+    is_core: bool = False
 
 
 def read_fields(text: str) -> list[str]:

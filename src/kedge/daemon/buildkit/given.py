@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 from kedge.daemon.buildkit.reading import read_directory, read_file
 from kedge.daemon.wire import gateway
 from kedge.exporters.attest import Predicate
+from kedge.exporters.sbom.bundle import is_core
+from kedge.exporters.sbom.spdx import PREDICATE as SPDX
 from kedge.model.errors import InvalidInput
 from kedge.model.value import dataclass
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 _MOST: Final = 1000  # of one image
 _LARGEST: Final = 16 << 20
+_CORE: Final = "sbom-core"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,8 @@ def _predicates(one: Given) -> Iterator[Predicate]:
         if not one.bundle:
             value = _json(read_file(tree.fd, one.told.path, 0, _LARGEST), one.told.path)  # any that JSON knows
             name = posixpath.basename(one.told.path) or "attestation.json"
-            yield Predicate(one.told.inTotoPredicateType, value, "index", name, _subjects(one.told))
+            kind = one.told.inTotoPredicateType
+            yield Predicate(kind, value, "index", name, _subjects(one.told), _is_core(one.told, kind, name))
             return
         for entry in read_directory(tree.fd, one.told.path, ""):
             path = posixpath.join(one.told.path, entry.path)
@@ -79,7 +83,14 @@ def _predicates(one: Given) -> Iterator[Predicate]:
             kind = statement.get("predicateType")
             if one.told.inTotoPredicateType and kind != one.told.inTotoPredicateType:
                 raise InvalidInput(f"bundle entry {str(kind)[:100]} does not match required predicate type")
-            yield Predicate(str(kind), statement.get("predicate") or {}, "index", entry.path, _stated(statement))
+            core, value = _is_core(one.told, str(kind), entry.path), statement.get("predicate") or {}
+            yield Predicate(str(kind), value, "index", entry.path, _stated(statement), core)
+
+
+def _is_core(told: Any, kind: str, file: str) -> bool:
+    """Is it the bill of materials of the image's own files, by the name that the driver gives that?"""
+    name = told.metadata.get(_CORE, b"").decode("utf-8", "replace")
+    return bool(name) and kind == SPDX and is_core(file, name)
 
 
 def _json(data: bytes, path: str) -> Any:

@@ -38,7 +38,12 @@ def read_bundle(root: int) -> list[Statement]:
     found = list(_statements(Files(root), names))
     if not found:
         raise InvalidInput("the SBOM scanner wrote nothing into $BUILDKIT_SCAN_DESTINATION")
-    return sorted(found, key=lambda one: one.file.partition(".")[0] != CORE)
+    return sorted(found, key=lambda one: not is_core(one.file, CORE))
+
+
+def is_core(file: str, core: str) -> bool:
+    """Is a statement about the build's result, which is known to the scanner as `core`?"""
+    return file.rpartition("/")[2].partition(".")[0] == core
 
 
 def _statements(files: Files, names: list[str]) -> Iterator[Statement]:
