@@ -1,7 +1,7 @@
 """Errors are worded for tools that match BuildKit's."""
 
 from kedge.daemon.buildkit.wording import worded
-from kedge.model.errors import DockerfileError, IntegrityError, Location, NotFound, SourceFile
+from kedge.model.errors import DockerfileError, IntegrityError, InvalidInput, KedgeError, Location, NotFound, SourceFile
 
 LINE = Location(SourceFile("Dockerfile", "FROM x\nBADCMD\n"), 2, 2)
 
@@ -30,6 +30,19 @@ def test_what_git_does_not_have_is_told_as_tools_look_for_it():
     assert worded(missing) == "http://h/.git: the repository does not contain ref refs/heads/x"
     other = IntegrityError(f"http://h/.git: the default branch is {'a' * 40}, expected abc")
     assert "expected checksum to match abc" in worded(other)
+
+
+def test_what_a_server_answers_is_told_as_tools_look_for_it():
+    error = KedgeError("http://h/a: the server answered 404 Not Found")
+    assert worded(error) == "http://h/a: invalid response status 404 Not Found"
+
+
+def test_files_that_would_replace_those_of_another_platform_are_told_as_tools_look_for_it():
+    error = InvalidInput(
+        "bin/a of linux/arm64 would replace that of linux/amd64", hint="Leave out platform-split=false."
+    )
+    told = "cannot overwrite bin/a from linux/amd64 with that from linux/arm64 when split option is disabled"
+    assert worded(error, advised=False) == told
 
 
 def test_what_nobody_looks_for_is_told_in_our_words():

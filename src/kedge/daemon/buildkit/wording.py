@@ -12,7 +12,7 @@ from typing import Final
 
 from kedge.model.errors import KedgeError, StepFailed
 
-# our message, what is looked for in its place, and the test in BuildKit's frontend/dockerfile that does
+# our message, what is looked for in its place, and the test in BuildKit's frontend/dockerfile or client that does
 _TABLE: Final = tuple(
     (re.compile(ours), theirs)
     for ours, theirs, _ in (
@@ -81,6 +81,16 @@ _TABLE: Final = tuple(
             r"([^\n]*): ([^\n:]+) is ([0-9a-f]{40,64}), expected ([0-9a-f]+)",
             r"\1: expected checksum to match \4, and \2 is \3",
             "testGitQueryString, testAddGit",
+        ),
+        (
+            r"([^\n]*): the server answered (\d+[^\n]*)",
+            r"\1: invalid response status \2",
+            "testBuildHTTPSource, testBuildHTTPSourceUnauthorizedChecksumRace",
+        ),
+        (
+            r"([^\n]*) of (\S+) would replace that of (\S+)",
+            r"cannot overwrite \1 from \3 with that from \2 when split option is disabled",
+            "testExportLocalNoPlatformSplitOverwrite",
         ),
         (r"the step needs the entitlement (\S+)", r"entitlement \1 is not allowed", "testRunHostNetwork"),
     )
