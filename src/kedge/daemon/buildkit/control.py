@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 
 from kedge.daemon.buildkit.config import ServiceConfig
-from kedge.daemon.buildkit.errors import Refused, also_tell, answers, status_message, streams
+from kedge.daemon.buildkit.errors import Refused, also_tell, answers, status_message, streams, told_as
 from kedge.daemon.buildkit.exporting import export
 from kedge.daemon.buildkit.history import History, HistoryEvent
 from kedge.daemon.buildkit.jobs import Job, Jobs
@@ -46,12 +46,14 @@ class Control:
     @answers
     def Solve(self, request: Any, context: grpc.ServicerContext) -> Any:
         job = self._jobs.start(request, self._peer_of(context))
-        context.add_callback(job.stop)  # also called when the answer is out: then it has ended
-        self._log(f"build {job.ref} of {job.peer} starts")
-        record = None if request.Internal else self._history.begin(job)
+        record: Any = None
         failure: BaseException | None = None
         response: dict[str, str] = {}
         try:
+            if not context.add_callback(job.stop):  # called when the answer is out, too: then the build has ended
+                job.stop()  # the client has gone while its build was made ready
+            self._log(f"build {job.ref} of {job.peer} starts")
+            record = None if request.Internal else self._history.begin(job)
             response = _run(job)
             return control.SolveResponse(ExporterResponse=response)
         except BaseException as error:
@@ -60,11 +62,12 @@ class Control:
                 also_tell(error, job.log.failed(error.message), traced=self._config.debug)
             raise
         finally:
-            job.finish()
-            if record is not None:
-                told = status_message(failure) if isinstance(failure, KedgeError) else None
-                self._history.end(job, record, response, told)
-            self._log(f"build {job.ref} {'fails: ' + str(failure)[:500] if failure else 'is done'}")
+            try:
+                job.finish()
+            finally:
+                if record is not None:
+                    self._history.end(job, record, response, status_message(told_as(failure)) if failure else None)
+                self._log(f"build {job.ref} {'fails: ' + str(failure)[:500] if failure else 'is done'}")
 
     @streams
     def Status(self, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:

@@ -232,9 +232,15 @@ def offer(error: KedgeError, solve: Any) -> None:
 
 def own(error: Exception) -> KedgeError:
     """The error if it is one of ours; else a bug: the log gets its trace, the client its kind."""
+    if not isinstance(error, KedgeError):
+        traceback.print_exception(error)
+    return told_as(error)
+
+
+def told_as(error: BaseException) -> KedgeError:
+    """What a client is told of an error: a bug's kind."""
     if isinstance(error, KedgeError):
         return error
-    traceback.print_exception(error)
     return Bug(f"internal error: {type(error).__name__}: {str(error)[:500]}")
 
 

@@ -25,7 +25,7 @@ from kedge.daemon.peer import Peer
 from kedge.daemon.wire import control
 from kedge.exporters.attest import IN_TOTO, PREDICATE_NOTE
 from kedge.exporters.provenance import PREDICATE
-from kedge.model.errors import NotFound
+from kedge.model.errors import Conflict, NotFound
 from kedge.model.value import dataclass
 
 STARTED, COMPLETE, DELETED = control.STARTED, control.COMPLETE, control.DELETED
@@ -64,7 +64,7 @@ class History:
     # ---- writing -----------------------------------------------------------------------------------------------------
 
     def begin(self, job: Job) -> Any:
-        """A record of a build that starts."""
+        """A record of a build that starts. Raises Conflict where another user has one of that ref."""
         request = job.request
         record = control.BuildHistoryRecord(
             Ref=job.ref,
@@ -74,14 +74,27 @@ class History:
             CreatedAt=to_timestamp(job.created),
         )
         with self._changed:
+            earlier = self._entries.get(job.ref)
+            if earlier is not None and earlier.realm != job.peer.realm:
+                raise Conflict(f"a build {job.ref[:40]} is known already")  # whose documents are not to change hands
             self._entries[job.ref] = _Entry(record, job.peer.realm, True)
             self._tell(job.peer.realm, HistoryEvent(STARTED, record))
         return record
 
     def end(self, job: Job, record: Any, response: dict[str, str], error: Any) -> None:
         """The build has ended: keep its record and what it told."""
-        counts = job.log.counts()
         record.CompletedAt.CopyFrom(to_timestamp(time.time()))
+        try:
+            self._tell_all(job, record, response, error)
+        finally:  # a record of a build that has ended never says that it goes on
+            with self._changed:
+                self._entries[job.ref] = _Entry(record, job.peer.realm, False)
+                self._write(job.ref, job.peer.realm, record)
+                self._trim()
+                self._tell(job.peer.realm, HistoryEvent(COMPLETE, record))
+
+    def _tell_all(self, job: Job, record: Any, response: dict[str, str], error: Any) -> None:
+        counts = job.log.counts()
         record.ExporterResponse.update(response)
         record.numCachedSteps, record.numTotalSteps = counts.cached, counts.total
         record.numCompletedSteps, record.numWarnings = counts.completed, counts.warnings
@@ -90,11 +103,6 @@ class History:
             record.externalError.CopyFrom(self._put(job, STATUS_TYPE, error.SerializeToString()))
         record.logs.CopyFrom(self._put(job, LOGS_TYPE, _write_messages(job.log.listen())))
         self._tell_result(job, record)
-        with self._changed:
-            self._entries[job.ref] = _Entry(record, job.peer.realm, False)
-            self._write(job.ref, job.peer.realm, record)
-            self._trim()
-            self._tell(job.peer.realm, HistoryEvent(COMPLETE, record))
 
     def _tell_result(self, job: Job, record: Any) -> None:
         """How the result was made, and the documents of the images that it became."""
@@ -132,6 +140,8 @@ class History:
                 return
         made = spans(entry.record, self.status(ref, peer) or ())
         with self._changed:
+            if self._entries.get(ref) is not entry:
+                return  # deleted meanwhile
             entry.record.trace.CopyFrom(self.documents.put(ref, entry.realm, TRACE_TYPE, made))
             self._write(ref, entry.realm, entry.record)
 

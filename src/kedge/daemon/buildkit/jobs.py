@@ -8,6 +8,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,7 +30,7 @@ from kedge.daemon.buildkit.verdicts import Verdicts
 from kedge.daemon.peer import Peer
 from kedge.daemon.sessions.layouts import LentLayouts
 from kedge.daemon.sessions.lent import LentSession
-from kedge.daemon.sessions.registry import ClientSession, Sessions
+from kedge.daemon.sessions.registry import Sessions
 from kedge.daemon.wire import policysession
 from kedge.daemon.wire.calls import Calls
 from kedge.dockerfile.outline import Outline
@@ -45,7 +46,8 @@ from kedge.sources.once import Once
 from kedge.storage.store import Store
 
 _LONGEST_REF: Final = 128
-_KEPT: Final = 64  # finished builds whose events can still be heard
+_KEPT: Final = 64  # finished builds whose events can still be heard, if they are no more than so many
+_KEPT_BYTES: Final = 64 << 20
 _NOTHING: Final = Outline("", "", (), (), (), "")
 _PATIENCE: Final = 10.0  # seconds that a listener waits for a build to be asked for
 
@@ -148,31 +150,21 @@ class Job:
         self._stopped, self._finished = False, False
         self._parts: list[Parts] = []
         self._sessions, self._on_finish = sessions, registry
-        self.store = Store.open(config.root)
-        self.store.protect()
-        self.lent = self._lend(request.Session)
+        session = sessions.get(request.Session, peer) if request.Session else None  # before anything needs a close
+        self.store = _protecting_store(config)
+        self.lent = LentSession(session, self.store, lambda other: sessions.get(other, peer))
         self._urls: Once[Found] = Once()
         self._policies = (request.SourcePolicy,) if request.HasField("SourcePolicy") else ()
         self.bridge = Bridge(self, request.FrontendInputs)  # the client's, if it drives
         self._bridges = [self.bridge]
         self.caches = LentCaches(self.store, lambda: self.lent.session, self.cache_to)
+        self._leave_session = session.on_close(self.stop) if session else lambda: None
 
     def _grant(self, wanted: Any) -> tuple[str, ...]:
         for name in wanted:
             if not self.config.grants(name):
                 raise NotGranted(f"granting entitlement {name[:60]} is not allowed by build daemon configuration")
         return tuple(dict.fromkeys(wanted))
-
-    def _lend(self, id: str) -> LentSession:
-        session: ClientSession | None = None
-        if id:
-            session = self._sessions.get(id, self.peer)
-            session.on_close(self.stop)
-
-        def find(other: str) -> ClientSession:
-            return self._sessions.get(other, self.peer)
-
-        return LentSession(session, self.store, find)
 
     # ---- solving -----------------------------------------------------------------------------------------------------
 
@@ -252,15 +244,34 @@ class Job:
             if self._finished:
                 return
             self._finished = True
-        for bridge in self._bridges:
-            bridge.close()
-        for parts in self._parts:
-            parts.__exit__()
-        self.caches.close()
-        self.lent.close()
-        self.store.close()
-        self.log.close()
-        self._on_finish()
+            parts, self._parts = self._parts, []
+        with ExitStack() as ending:  # the last one first; what fails on a full disk keeps none of the others
+            ending.callback(self._on_finish)
+            ending.callback(self.log.close)
+            ending.callback(self.store.close)
+            ending.callback(self.lent.close)
+            ending.callback(self.caches.close)
+            for one in parts:
+                ending.callback(one.__exit__)
+            for bridge in self._bridges:
+                ending.callback(bridge.close)
+            ending.callback(self._leave_session)
+
+    @property
+    def size(self) -> int:
+        """About how many bytes of memory it takes when it has ended."""
+        return self.log.size + int(self.request.ByteSize())
+
+
+def _protecting_store(config: ServiceConfig) -> Store:
+    """The store, which keeps from now on what the build will use."""
+    store = Store.open(config.root)
+    try:
+        store.protect()
+    except BaseException:
+        store.close()
+        raise
+    return store
 
 
 class Jobs:
@@ -289,6 +300,8 @@ class Jobs:
                 raise Cancelled("the service is stopping")
             if ref in self._running:
                 raise Conflict(f"a build {ref[:40]} is running already")
+            if ref in self._jobs and self._jobs[ref].peer.realm != peer.realm:
+                raise Conflict(f"a build {ref[:40]} is known already")
             self._running.add(ref)
         try:
             job = Job(self._config, self._sessions, request, peer, lambda: self._end(ref))
@@ -305,11 +318,18 @@ class Jobs:
     def _end(self, ref: str) -> None:
         with self._changed:
             self._running.discard(ref)
-            finished = [name for name in self._jobs if name not in self._running]
-            for name in finished[:-_KEPT]:
-                del self._jobs[name]
+            self._forget_old()
             self._changed.notify_all()
         self._ended()
+
+    def _forget_old(self) -> None:
+        """Keep some of the builds that ended, for who listens late; their records have what they told, too."""
+        size = 0
+        finished = [name for name in self._jobs if name not in self._running]
+        for number, name in enumerate(reversed(finished)):
+            size += self._jobs[name].size
+            if number >= _KEPT or (number and size > _KEPT_BYTES):
+                del self._jobs[name]
 
     def get(self, ref: str, peer: Peer, patience: float = _PATIENCE) -> Job:
         """A build under way, or ended just now; waits a little for it to begin. Raises UnknownRef."""

@@ -15,7 +15,8 @@ from kedge.model.event import Event, LogEvent, StatusEvent, VertexEvent, Warning
 from kedge.model.value import dataclass
 
 _AT_ONCE: Final = 500  # events in a message
-_MOST_OUTPUT: Final = 32 << 20  # bytes of steps' output kept for listeners; the store has all of it
+_MOST: Final = 64 << 20  # bytes kept for listeners beside the steps themselves; the store has all of their output
+_EVENT: Final = 256  # bytes that an event takes beside its data
 _DEFINITION: Final = "[internal] load build definition"
 
 
@@ -37,29 +38,31 @@ class EventLog:
         self._events: list[Any] = []  # events, and status messages of a client's own
         self._changed = threading.Condition()
         self._closed = False
-        self._output = 0
         self._definition = ""
+        self.size = 0  # about how many bytes the events take
 
     def report(self, event: Event) -> None:
         """Keep an event; from any thread. What comes after the end is dropped."""
         with self._changed:
             if self._closed:
                 return
-            if isinstance(event, LogEvent):
-                self._output += len(event.data)
-                if self._output > _MOST_OUTPUT:
-                    return
-            if isinstance(event, VertexEvent) and not self._definition and event.name.startswith(_DEFINITION):
-                self._definition = event.vertex
-            self._events.append(event)
-            self._changed.notify_all()
+            if isinstance(event, VertexEvent):
+                if not self._definition and event.name.startswith(_DEFINITION):
+                    self._definition = event.vertex
+            elif self.size > _MOST:
+                return
+            self._keep(event, len(event.data) if isinstance(event, LogEvent) else 0)
 
     def add(self, message: Any) -> None:
         """Keep a status message that is one already."""
         with self._changed:
-            if not self._closed:
-                self._events.append(message)
-                self._changed.notify_all()
+            if not self._closed and self.size <= _MOST:
+                self._keep(message, message.ByteSize())
+
+    def _keep(self, event: Any, size: int) -> None:
+        self.size += _EVENT + size
+        self._events.append(event)
+        self._changed.notify_all()
 
     def close(self) -> None:
         """There will be no more events."""

@@ -6,6 +6,7 @@ Owns their lifetime and who may use which. Does not know what is asked through t
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
 
 import grpc
 
@@ -45,13 +46,18 @@ class ClientSession:
         """The methods of a service on the client's side."""
         return Calls(self._tunnel.channel, service)
 
-    def on_close(self, callback: Callable[[], None]) -> None:
-        """Have `callback` called when the client goes away; at once if it has."""
+    def on_close(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Have `callback` called when the client goes away; at once if it has. What is returned takes that back."""
         with self._guard:
             if not self.closed.is_set():
                 self._on_close.append(callback)
-                return
+                return lambda: self._forget(callback)
         callback()
+        return lambda: None
+
+    def _forget(self, callback: Callable[[], None]) -> None:
+        with self._guard, suppress(ValueError):
+            self._on_close.remove(callback)
 
     def close(self) -> None:
         """End it; idempotent."""
