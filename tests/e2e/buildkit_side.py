@@ -147,11 +147,18 @@ def passed_through(case: Case) -> list[str]:
 @contextmanager
 def running(room: Path, world: World) -> Iterator[BuildKit]:
     buildctl, buildkitd = program("buildctl"), program("buildkitd")
+    with serving(room, buildctl, buildkitd, world.registry) as address:
+        yield BuildKit(buildctl, address, world)
+
+
+@contextmanager
+def serving(room: Path, buildctl: str, buildkitd: str, registry: str) -> Iterator[str]:
+    """A buildkitd at this address until the end, which takes Docker Hub's images from a registry."""
     if os.geteuid() != 0:
         pytest.skip("opt-in comparison with BuildKit: buildkitd needs root here")
     if not shutil.which("runc"):
         pytest.skip("opt-in comparison with BuildKit: buildkitd needs runc")
-    (room / "buildkitd.toml").write_text(SETTINGS.format(address=world.registry))
+    (room / "buildkitd.toml").write_text(SETTINGS.format(address=registry))
     address = f"unix://{room}/sock"
     words = [buildkitd, "--config", str(room / "buildkitd.toml"), "--root", str(room / "root"), "--addr", address]
     with open(room / "log", "wb") as log:
@@ -163,7 +170,7 @@ def running(room: Path, world: World) -> Iterator[BuildKit]:
                     break
                 assert process.poll() is None, (room / "log").read_text()[-2000:]
                 time.sleep(0.1)
-            yield BuildKit(buildctl, address, world)
+            yield address
         finally:
             process.terminate()
             process.wait(30)

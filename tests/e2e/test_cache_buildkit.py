@@ -5,32 +5,19 @@ Opt-in: KEDGE_PEERS names a directory with buildctl and buildkitd (/tmp/peers/bi
 
 import json
 import os
-import shutil
 import subprocess
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from tests.e2e.buildkit_side import serving
 from tests.e2e.conftest import Kedge, steps, write_tree
 from tests.e2e.test_cache import bucket  # noqa: F401 - a fixture
 
 PEERS = Path(os.environ.get("KEDGE_PEERS", "/tmp/peers/bin"))
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="buildkitd needs root here")
 BuildKit = Callable[..., str]
-
-SETTINGS = """\
-[worker.oci]
-  enabled = true
-  gc = false
-[worker.containerd]
-  enabled = false
-[registry."docker.io"]
-  mirrors = ["{address}"]
-[registry."{address}"]
-  http = true
-"""
 
 DOCKERFILE = """\
 FROM busybox AS b
@@ -91,35 +78,19 @@ def buildkit(bases, tmp_path_factory) -> Iterator[BuildKit]:
     for name in ("buildctl", "buildkitd"):
         if not (PEERS / name).exists():
             pytest.skip(f"opt-in comparison with BuildKit: no {name} in {PEERS} (KEDGE_PEERS)")
-    if not shutil.which("runc"):
-        pytest.skip("opt-in comparison with BuildKit: runc is not installed")
     room = tmp_path_factory.mktemp("buildkit")
-    (room / "buildkitd.toml").write_text(SETTINGS.format(address=bases.address))
-    address = f"unix://{room}/sock"
-    with open(room / "log", "wb") as log:
-        daemon = subprocess.Popen(
-            [PEERS / "buildkitd", "--addr", address, "--root", room / "root", "--config", room / "buildkitd.toml"],
-            stdout=log,
-            stderr=log,
-        )
-    control = [str(PEERS / "buildctl"), "--addr", address]
-    for _ in range(100):
-        if not subprocess.run([*control, "debug", "workers"], capture_output=True).returncode:
-            break
-        time.sleep(0.1)
+    with serving(room, str(PEERS / "buildctl"), str(PEERS / "buildkitd"), bases.address) as address:
+        yield partial(build_with, [str(PEERS / "buildctl"), "--addr", address])
 
-    def build(context: Path, *flags: str) -> str:
-        subprocess.run([*control, "prune", "--all"], capture_output=True, check=True)
-        words = ["build", "--frontend=dockerfile.v0", "--progress=plain", "--local", f"context={context}"]
-        done = subprocess.run(
-            [*control, *words, "--local", f"dockerfile={context}", *flags], capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stderr
 
-    yield build
-    daemon.terminate()
-    daemon.wait(30)
+def build_with(control: list[str], context: Path, *flags: str) -> str:
+    subprocess.run([*control, "prune", "--all"], capture_output=True, check=True)
+    words = ["build", "--frontend=dockerfile.v0", "--progress=plain", "--local", f"context={context}"]
+    done = subprocess.run(
+        [*control, *words, "--local", f"dockerfile={context}", *flags], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stderr
 
 
 def made(output: str) -> dict[str, str]:
