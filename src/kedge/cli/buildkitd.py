@@ -7,8 +7,9 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from importlib import import_module
 
-from kedge.model.errors import KedgeError
+from kedge.model.errors import KedgeError, Unsupported
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,15 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve(words: Sequence[str]) -> int:
-    try:
-        import grpc  # noqa: F401
-    except ImportError:
-        from kedge.model.errors import Unsupported
-
-        raise Unsupported(
-            "the service's libraries are not installed",
-            hint="Install Kedge with them, in its checkout: pip install '.[serve]'.",
-        ) from None
+    require_libraries("grpc")
     from kedge.daemon.buildkit.buildkitd import configure
 
     if {"--version", "-v"} & set(words):
@@ -58,6 +51,18 @@ def _serve(words: Sequence[str]) -> int:
     service.log("stopping server")
     service.close()
     return 0
+
+
+def require_libraries(*names: str) -> None:
+    """Import what only a service needs. Raises Unsupported where it is not installed."""
+    try:
+        for name in names:
+            import_module(name)
+    except ImportError:
+        raise Unsupported(
+            "the service's libraries are not installed",
+            hint="Install Kedge with them, in its checkout: pip install '.[serve]'.",
+        ) from None
 
 
 def asked_to_end() -> threading.Event:

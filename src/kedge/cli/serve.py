@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from kedge.cli.command import Command, Flag, Options
 from kedge.cli.console import Console
-from kedge.model.errors import Unsupported
 
 if TYPE_CHECKING:
     from kedge.daemon.engine.api import EngineService
@@ -17,16 +16,10 @@ if TYPE_CHECKING:
 
 
 def work(options: Options, console: Console) -> int:
-    try:
-        import grpc  # noqa: F401
-        import h11  # noqa: F401
-    except ImportError:
-        raise Unsupported(
-            "the service's libraries are not installed",
-            hint="Install Kedge with them, in its checkout: pip install '.[serve]'.",
-        ) from None
     from kedge.cli import expect_to_last
-    from kedge.cli.buildkitd import asked_to_end
+    from kedge.cli.buildkitd import asked_to_end, require_libraries, wait_until
+
+    require_libraries("grpc", "h11")
     from kedge.daemon.buildkit.config import ServiceConfig
     from kedge.daemon.listening import default_path
     from kedge.daemon.service import Service
@@ -49,8 +42,7 @@ def work(options: Options, console: Console) -> int:
         service.start(options.buildkit, options.group)
         for address in options.buildkit:
             service.log(f"serving BuildKit's API at {address}")
-        while not asked.wait(3600):
-            pass
+        wait_until(asked)
         service.log("stopping")
     service.close()
     return 0
