@@ -4,7 +4,7 @@ Owns their rules and history texts, one function for each. COPY, ADD and RUN are
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from kedge.dockerfile import instructions as i
@@ -41,16 +41,22 @@ def lower_config(state: StageState, command: i.Command) -> None:
 
 
 def _env(state: StageState, command: i.Env) -> None:
+    for key, value in _pairs(state, command):
+        _check_secret(state, command, key)
+        state.set_env(key, value)
+        state.config.env[key] = value
+
+
+def _pairs(state: StageState, command: i.Env | i.Label) -> Iterator[tuple[str, str]]:
+    """The pairs, all expanded before the first of them counts; at the end, they are history."""
     pairs = [
         (state.expand(pair.key, command), state.expand(pair.value, command), pair.legacy) for pair in command.pairs
     ]
     for key, value, legacy in pairs:
         if legacy:
             state.report("LegacyKeyValueFormat", command, command.word)
-        _check_secret(state, command, key)
-        state.set_env(key, value)
-        state.config.env[key] = value
-    state.config.commit(" ".join(["ENV", *(f"{key}={value}" for key, value, _ in pairs)]), command.location)
+        yield key, value
+    state.config.commit(" ".join([command.name, *(f"{key}={value}" for key, value, _ in pairs)]), command.location)
 
 
 def _check_secret(state: StageState, command: i.Env | i.Arg, key: str) -> None:
@@ -59,14 +65,7 @@ def _check_secret(state: StageState, command: i.Env | i.Arg, key: str) -> None:
 
 
 def _label(state: StageState, command: i.Label) -> None:
-    pairs = [
-        (state.expand(pair.key, command), state.expand(pair.value, command), pair.legacy) for pair in command.pairs
-    ]
-    for key, value, legacy in pairs:
-        if legacy:
-            state.report("LegacyKeyValueFormat", command, command.word)
-        state.config.labels[key] = value
-    state.config.commit(" ".join(["LABEL", *(f"{key}={value}" for key, value, _ in pairs)]), command.location)
+    state.config.labels |= dict(_pairs(state, command))
 
 
 def _arg(state: StageState, command: i.Arg) -> None:
