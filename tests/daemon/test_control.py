@@ -13,6 +13,7 @@ import grpc
 import pytest
 
 from kedge.daemon.wire import control, llb
+from tests.daemon.driver import Driver
 
 DOCKERFILE = "dockerfile.v0"
 
@@ -171,55 +172,31 @@ def test_a_client_drives_its_build_through_the_gateway(connect, context):
     from kedge.daemon.wire import gateway
 
     client = connect(directories={"context": context, "dockerfile": context})
-    request = client.request(Exporters=[exporter("tar")])
-    answers = []
-    solving = threading.Thread(
-        target=lambda: answers.append(client.control.unary("Solve", request, timeout=60)), daemon=True
-    )
-    solving.start()
-    names = (("buildkit-controlapi-buildid", request.Ref),)
-    pong = client.bridge.unary("Ping", gateway.PingRequest(), metadata=names)
+    driver = Driver(client, Exporters=[exporter("tar")])
+    pong = driver.call("Ping", gateway.PingRequest())
     assert {cap.ID for cap in pong.LLBCaps} >= {"file.base", "exec.meta.base"}
-    solved = client.bridge.unary(
-        "Solve",
-        gateway.SolveRequest(Frontend=DOCKERFILE, allowResultReturn=True, allowResultArrayRef=True),
-        metadata=names,
-    )
-    ref = solved.result.ref.id
-    read = client.bridge.unary("ReadFile", gateway.ReadFileRequest(Ref=ref, FilePath="/b.txt"), metadata=names)
-    assert read.Data == b"hello\n"
-    listed = client.bridge.unary("ReadDir", gateway.ReadDirRequest(Ref=ref, DirPath="/"), metadata=names)
+    asked = gateway.SolveRequest(Frontend=DOCKERFILE, allowResultReturn=True, allowResultArrayRef=True)
+    solved = driver.call("Solve", asked).result
+    assert driver.call("ReadFile", gateway.ReadFileRequest(Ref=solved.ref.id, FilePath="/b.txt")).Data == b"hello\n"
+    listed = driver.call("ReadDir", gateway.ReadDirRequest(Ref=solved.ref.id, DirPath="/"))
     assert [entry.path for entry in listed.entries] == ["b.txt"]
     with pytest.raises(grpc.RpcError):
-        client.bridge.unary("ReadFile", gateway.ReadFileRequest(Ref=ref, FilePath="/../../etc/passwd"), metadata=names)
-    client.bridge.unary("Return", gateway.ReturnRequest(result=solved.result), metadata=names)
-    solving.join(60)
-    assert answers
+        driver.call("ReadFile", gateway.ReadFileRequest(Ref=solved.ref.id, FilePath="/../../etc/passwd"))
+    assert not isinstance(driver.end(solved), Exception)
     assert b"hello\n" in client.received["0"]
 
 
 def test_a_graph_of_a_lent_directory_can_be_read_and_exported(connect, context):
-    from kedge.daemon.buildkit.definition import encode
     from kedge.daemon.wire import gateway
     from kedge.model.graph import Edge, Vertex
     from kedge.model.ops import Source
 
     client = connect(directories={"context": context})
-    request = client.request(Exporters=[exporter("tar")])
-    solving = threading.Thread(target=lambda: client.control.unary("Solve", request, timeout=60), daemon=True)
-    solving.start()
-    names = (("buildkit-controlapi-buildid", request.Ref),)
-    lent = encode(Edge(Vertex(Source("local://context", (("local.followpaths", '["a.txt"]'),)))))
-    solved = client.bridge.unary(
-        "Solve",
-        gateway.SolveRequest(Definition=lent, allowResultReturn=True, allowResultArrayRef=True),
-        metadata=names,
-    )
-    ref = solved.result.ref.id
-    read = client.bridge.unary("ReadFile", gateway.ReadFileRequest(Ref=ref, FilePath="a.txt"), metadata=names)
-    assert read.Data == b"hello\n"
-    client.bridge.unary("Return", gateway.ReturnRequest(result=solved.result), metadata=names)
-    solving.join(60)
+    driver = Driver(client, Exporters=[exporter("tar")])
+    lent = Edge(Vertex(Source("local://context", (("local.followpaths", '["a.txt"]'),))))
+    solved = driver.solve(lent, evaluate=False)
+    assert driver.call("ReadFile", gateway.ReadFileRequest(Ref=solved.ref.id, FilePath="a.txt")).Data == b"hello\n"
+    driver.end(solved)
     with tarfile.open(fileobj=io.BytesIO(client.received["0"])) as archive:
         assert archive.getnames() == ["a.txt"]
 
