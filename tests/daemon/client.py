@@ -32,6 +32,7 @@ class Client:
         credential: tuple[str, str] = ("", ""),
         uploads: Mapping[str, bytes] | None = None,
         declines: bool = False,
+        more: tuple[tuple[Any, Any], ...] = (),
     ) -> None:
         self.id, self.folder = uuid.uuid4().hex, folder
         self.received: dict[str, bytes] = {}
@@ -48,6 +49,7 @@ class Client:
             (secrets.services["Secrets"], _Secrets(dict(lent or {}))),
             (auth.services["Auth"], _Auth(*credential)),
             (upload.services["Upload"], _Upload(dict(uploads or {}))),
+            *more,
         )
         self._own.add_generic_rpc_handlers(tuple(handler(service, mine) for service, mine in services))
         path = folder / "own.sock"

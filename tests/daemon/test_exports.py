@@ -4,9 +4,11 @@ import io
 import json
 import tarfile
 
+import grpc
 import pytest
 
-from kedge.daemon.wire import control
+from kedge.daemon.wire import control, gateway
+from kedge.daemon.wire import exporter as wire
 
 DOCKERFILE = "dockerfile.v0"
 
@@ -53,3 +55,74 @@ def test_an_annotation_of_the_users_wins_over_the_epoch(connect, context):
     attrs = {f"annotation-manifest-descriptor.{created}": "mine", "source-date-epoch": "86400"}
     client.solve(Frontend=DOCKERFILE, Exporters=[exporter("oci", **attrs)])
     assert index_of(client)["manifests"][0]["annotations"][created] == "mine"
+
+
+class Chooser:
+    """A client that chooses its outputs when it knows the result."""
+
+    def __init__(self, choose, refuses=None):
+        self._choose, self._refuses, self.told = choose, refuses, None
+
+    def FindExporters(self, request, context):
+        return wire.FindExportersResponse(exporters=self._choose(request))
+
+    def FinalizeExport(self, request, context):
+        self.told = dict(request.exporter_response)
+        if self._refuses:
+            context.abort(*self._refuses)
+        return wire.FinalizeExportResponse()
+
+
+def build(connect, context, chooser, **fields):
+    lent = {"context": context, "dockerfile": context}
+    client = connect(directories=lent, more=((wire.services["Exporter"], chooser),))
+    answer, _ = client.solve(Frontend=DOCKERFILE, EnableSessionExporter=True, **fields)
+    return client, answer.ExporterResponse
+
+
+def test_a_client_chooses_its_outputs_when_it_knows_the_result(connect, context):
+    seen = []
+
+    def choose(request):
+        names = (("buildkit-controlapi-buildid", ref),)
+        found = client.bridge.unary("ReadDir", gateway.ReadDirRequest(Ref=request.refs[0], DirPath="/"), metadata=names)
+        seen.append(([one.path for one in found.entries], "containerimage.config" in request.metadata))
+        return [wire.ExporterRequest(Type="oci", Attrs={"compression": "uncompressed"})]
+
+    chooser = Chooser(choose)
+    client = connect(
+        directories={"context": context, "dockerfile": context}, more=((wire.services["Exporter"], chooser),)
+    )
+    request = client.request(Frontend=DOCKERFILE, EnableSessionExporter=True)
+    ref = request.Ref
+    client.control.unary("Solve", request, timeout=120)
+    assert seen == [(["b.txt"], True)]
+    assert index_of(client)["manifests"][0]["digest"] == chooser.told["containerimage.digest"]
+
+
+def test_chosen_outputs_come_beside_those_asked_for(connect, context):
+    chooser = Chooser(lambda request: [wire.ExporterRequest(Type="tar")])
+    client, response = build(connect, context, chooser, Exporters=[exporter("oci")])
+    assert set(client.received) == {"0", "1"}
+    assert chooser.told == dict(response)
+
+
+def test_a_client_may_have_no_choice_to_make(connect, context):
+    client, response = build(connect, context, object(), Exporters=[exporter("oci")])
+    assert set(client.received) == {"0"}
+    assert "containerimage.digest" in response
+
+
+@pytest.mark.parametrize(("code", "fails"), [("UNAVAILABLE", False), ("UNIMPLEMENTED", False), ("INTERNAL", True)])
+def test_a_client_that_cannot_use_what_was_exported_fails_its_build(connect, context, code, fails):
+    chooser = Chooser(lambda request: [], (grpc.StatusCode[code], "no room for it"))
+    if not fails:
+        build(connect, context, chooser)
+        return
+    with pytest.raises(grpc.RpcError, match="no room for it"):
+        build(connect, context, chooser)
+
+
+def test_an_output_of_an_unknown_kind_is_refused_whoever_chose_it(connect, context):
+    with pytest.raises(grpc.RpcError, match="could not be found"):
+        build(connect, context, Chooser(lambda request: [wire.ExporterRequest(Type="floppy")]))

@@ -14,6 +14,7 @@ from kedge.builder import course
 from kedge.builder.parts import Parts
 from kedge.builder.request import BuildRequest, Output
 from kedge.daemon.buildkit.attributes import read_attestations
+from kedge.daemon.buildkit.chosen import chosen_exporters, tell_exported
 from kedge.daemon.buildkit.given import predicates
 from kedge.daemon.buildkit.jobs import Job, Outcome, Result, empty_target
 from kedge.daemon.buildkit.platforms import ordered, told_platforms, warn_of_others
@@ -49,6 +50,7 @@ _IMAGES: Final = ("image", "oci", "docker")
 
 def export(job: Job, result: Result, exporters: Sequence[Any]) -> dict[str, str]:
     """Make every output that is asked for; the answer is the exporters' response. Raises KedgeError."""
+    exporters = [*exporters, *chosen_exporters(job, result)]
     for one in exporters:
         if one.Type not in _KINDS:
             raise InvalidInput(f"exporter {one.Type[:40]!r} could not be found")
@@ -60,6 +62,7 @@ def export(job: Job, result: Result, exporters: Sequence[Any]) -> dict[str, str]
         response |= _export(job, result, wanted, images)
     job.told = tell(job, result.outcomes, images)
     response |= {k: v.decode(errors="replace") for k, v in result.metadata.items() if k.startswith("frontend.")}
+    tell_exported(job, response)
     return response
 
 
