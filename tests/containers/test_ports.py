@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from kedge.containers import ports
+from kedge.containers import lookups, ports
 from kedge.containers.ports import Forwarder, Published
 from kedge.kernel import syscalls
 from kedge.model.errors import Conflict
-from kedge.sandbox.network import ADDRESS, GATEWAY, has_way_out
+from kedge.sandbox.network import ADDRESS, GATEWAY, NameServers, has_way_out
 from kedge.sandbox.private import open_way_out, raise_loopback
 
 pytestmark = pytest.mark.namespace
@@ -177,7 +177,7 @@ def test_no_connection_leads_to_the_machines_loopback(inside: Inside) -> None:
 
     if not has_way_out():
         pytest.skip("this kernel has no nf_tables")
-    forwarder = Forwarder([], ["127.0.0.1"])
+    forwarder = Forwarder([], NameServers(("127.0.0.1",)))
     try:
         forwarder.start(namespace_of(inside))
         tcp, dns = inside.do(lambda: open_way_out(ADDRESS, GATEWAY))
@@ -203,20 +203,20 @@ def test_names_are_looked_up_by_the_machines_servers(inside: Inside, monkeypatch
     server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     server.bind(("127.0.0.1", 0))
     server.settimeout(60)
-    monkeypatch.setattr(ports, "_DNS", server.getsockname()[1])
-    forwarder = Forwarder([], ["127.0.0.1"])
+    monkeypatch.setattr(lookups, "PORT", server.getsockname()[1])
+    forwarder = Forwarder([], NameServers(("127.0.0.1",)))
 
     def ask(address: str) -> bytes:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
             client.settimeout(60)
             client.connect((address, 53))  # only who was asked may answer
-            client.send(b"name?")
-            return client.recv(100)
+            client.send(b"\0\1" + bytes(10) + b"name?")
+            return client.recv(100)[12:]
 
     def serve() -> None:
         for _ in range(2):
             data, peer = server.recvfrom(100)
-            server.sendto(data + b" 1.2.3.4", peer)
+            server.sendto(data[:2] + b"\x80" + data[3:] + b" 1.2.3.4", peer)
 
     thread = threading.Thread(target=serve)
     thread.start()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from kedge.sandbox import network
+from kedge.sandbox.network import NameServers
 from kedge.sandbox.plan import DEFAULT_CAPABILITIES
 from kedge.sandbox.process import Resolver
 from kedge.sandbox.seccomp import program
@@ -66,9 +67,28 @@ def test_a_resolver_of_its_own(tmp_path: Path):
     made = network.resolv_conf(own, Resolver(("9.9.9.9",), ("a.example", "b.example")))
     assert made == b"# by hand\noptions edns0\nnameserver 9.9.9.9\nsearch a.example b.example\n"
     assert network.resolv_conf(own, private=True).endswith(f"\nnameserver {network.GATEWAY}\n".encode())
-    assert network.name_servers(Resolver(), own) == ("10.0.0.1",)
-    assert network.name_servers(Resolver(("9.9.9.9",)), own) == ("9.9.9.9",)
+    assert network.name_servers(Resolver(), own) == NameServers(("10.0.0.1",))
+    assert network.name_servers(Resolver(("9.9.9.9",)), own) == NameServers(("9.9.9.9",))
     assert b"search" not in network.resolv_conf(own, Resolver(search=(".",)))
+
+
+@pytest.mark.parametrize(
+    ("text", "servers"),
+    [
+        ("", NameServers(("127.0.0.1",))),
+        ("nameserver example.org\nnameserver\nnameserver ::g\n", NameServers(("127.0.0.1",))),
+        ("nameserver fe80::1%eth0\nnameserver 1.1.1.1\nnameserver 1.1.1.1", NameServers(("fe80::1%eth0", "1.1.1.1"))),
+        ("".join(f"nameserver 1.1.1.{n}\n" for n in range(9)), NameServers(("1.1.1.0", "1.1.1.1", "1.1.1.2"))),
+        ("options timeout:3 ndots:2\noptions attempts:4 rotate", NameServers(timeout=3, attempts=4)),
+        ("options timeout:0 attempts:0", NameServers(timeout=1, attempts=1)),
+        ("options timeout:99999999999999999 attempts:1000", NameServers(timeout=30, attempts=5)),
+        ("options timeout:-1 attempts:x timeout", NameServers()),
+    ],
+)
+def test_name_servers_are_those_of_the_file_and_not_without_bounds(tmp_path: Path, text: str, servers: NameServers):
+    own = tmp_path / "resolv.conf"
+    own.write_text(text)
+    assert network.name_servers(Resolver(), own) == servers
 
 
 def test_init_is_process_1_waits_for_orphans_and_passes_signals_on(box):

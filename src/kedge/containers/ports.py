@@ -20,16 +20,17 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any, Final, Literal, TypeAlias
 
+from kedge.containers import lookups
+from kedge.containers.lookups import Lookups, Maker
 from kedge.kernel import syscalls
 from kedge.model.errors import Conflict, StoreError
 from kedge.model.value import dataclass, replace
-from kedge.sandbox.network import ADDRESS, GATEWAY, LOOPBACK_SERVER
+from kedge.sandbox.network import ADDRESS, GATEWAY, NameServers
 
 _CHUNK: Final = 1 << 18
 _MOST_PEERS: Final = 512  # of one UDP port
 _IDLE: Final = 60.0  # seconds that answers to a UDP peer are waited for
 _PAUSE: Final = 0.05  # seconds, when there are no descriptors left
-_DNS: Final = 53
 _ORIGINAL_DESTINATION: Final = 80  # SO_ORIGINAL_DST, linux/netfilter_ipv4.h
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 Protocol: TypeAlias = Literal["tcp", "udp"]
@@ -56,10 +57,10 @@ class Forwarder:
     `servers` are whom name look-ups go to, as this machine reaches them.
     """
 
-    def __init__(self, published: Sequence[Published], servers: Sequence[str] = ()) -> None:
+    def __init__(self, published: Sequence[Published], servers: NameServers | None = None) -> None:
         """Take the ports. Raises Conflict where one is taken, StoreError where the machine does not let us."""
         self.bound: list[Published] = []
-        self._servers = tuple(servers) or (LOOPBACK_SERVER,)
+        self._lookups = Lookups(servers or NameServers(), _outside, self._watch_for_reading)
         self._door: _Door | None = None
         self.connections: set[_Connection] = set()
         self._given: list[tuple[int, int]] = []
@@ -123,7 +124,7 @@ class Forwarder:
                 sock.setblocking(False)
                 self._listeners.append(sock)
             self._selector.register(tcp, _READ, _Tcp(self, tcp, self._meant, _outside).ready)
-            self._selector.register(dns, _READ, _Udp(self, dns, _always(self._servers[0], _DNS), _outside).ready)
+            self._lookups.serve(dns)
 
     def _meant(self, client: socket.socket) -> tuple[str, int]:
         """Where a connection from inside was to go before the rule turned it here. Raises OSError for where none leads.
@@ -133,8 +134,8 @@ class Forwarder:
         """
         _, port, address = struct.unpack_from(">HH4s", client.getsockopt(socket.SOL_IP, _ORIGINAL_DESTINATION, 16))
         host = socket.inet_ntoa(address)
-        if host == GATEWAY and port == _DNS:
-            return self._servers[0], port
+        if host == GATEWAY and port == lookups.PORT:
+            return self._lookups.order()[0], port
         if address[0] in (0, 127) or address[0] >= 224 or host in (ADDRESS, GATEWAY):
             raise OSError(errno.ENETUNREACH, os.strerror(errno.ENETUNREACH))
         return host, port
@@ -168,8 +169,9 @@ class Forwarder:
 
     def _run(self) -> None:
         while not self._closing.is_set():
-            for key, mask in self._selector.select(_IDLE / 4):
+            for key, mask in self._selector.select(self._lookups.patience(_IDLE / 4)):
                 key.data(mask)
+            self._lookups.look()
         for connection in list(self.connections):
             connection.close()
         for key in list(self._selector.get_map().values()):
@@ -185,6 +187,9 @@ class Forwarder:
             self._selector.register(sock, events, ready)
         elif known:
             self._selector.unregister(sock)
+
+    def _watch_for_reading(self, sock: socket.socket, wanted: bool, ready: Callable[[int], None]) -> None:
+        self.watch(sock, _READ if wanted else 0, ready)
 
 
 class _Door:
@@ -275,7 +280,6 @@ def _always(host: str, port: int) -> "There":
 
 
 There: TypeAlias = Callable[[socket.socket], tuple[str, int]]  # where what came to a socket leads to
-Maker: TypeAlias = Callable[[socket.SocketKind, str], socket.socket]
 
 
 class _Tcp:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from kedge.model.ops import Pairs
-from kedge.model.value import replace
+from kedge.model.value import dataclass, replace
 from kedge.sandbox.process import Resolver
 
 # Of a private network. Whoever comes from outside seems to come from the gateway, never from 127.0.0.1: that is whom
@@ -19,6 +19,7 @@ ADDRESS: Final = "172.17.0.2"
 GATEWAY: Final = "172.17.0.1"
 LOOPBACK_SERVER: Final = "127.0.0.1"  # whom resolvers ask where no file says another: resolv.conf(5)
 _RESOLV_CONF = Path("/etc/resolv.conf")
+_MOST_SERVERS, _LONGEST_TIMEOUT, _MOST_ATTEMPTS = 3, 30, 5  # MAXNS, RES_MAXRETRANS, RES_MAXRETRY of <resolv.h>
 
 
 def hosts(hostname: str, extra: Pairs, private: bool = False) -> bytes:
@@ -55,11 +56,40 @@ def resolv_conf(path: Path = _RESOLV_CONF, resolver: Resolver | None = None, pri
     return b"\n".join(lines) + b"\n"
 
 
-def name_servers(resolver: Resolver, path: Path = _RESOLV_CONF) -> tuple[str, ...]:
-    """Whom a private network's look-ups are passed on to, as the machine reaches them."""
-    lines = [line.split() for line in resolv_conf(path).decode(errors="replace").splitlines()]
-    own = tuple(words[1] for words in lines if len(words) > 1 and words[0] == "nameserver")
-    return resolver.servers or own or (LOOPBACK_SERVER,)
+@dataclass(frozen=True, slots=True)
+class NameServers:
+    """Whom to ask for names, and how: `timeout` seconds for each answer, all servers `attempts` times."""
+
+    addresses: tuple[str, ...] = (LOOPBACK_SERVER,)
+    timeout: float = 5.0
+    attempts: int = 2
+
+
+def name_servers(resolver: Resolver, path: Path = _RESOLV_CONF) -> NameServers:
+    """Whom a private network's look-ups are passed on to, as the machine reaches them: resolv.conf(5), with the bounds
+    that glibc has.
+    """
+    text = resolv_conf(path, resolver).decode(errors="replace")
+    lines = [words for line in text.splitlines() if len(words := line.split()) > 1]
+    servers = tuple(dict.fromkeys(w[1] for w in lines if w[0] == "nameserver" and _is_address(w[1])))
+    options = [word.partition(":") for words in lines if words[0] == "options" for word in words[1:]]
+    numbers = {name: int(value[:4]) for name, _, value in options if value.isascii() and value.isdecimal()}
+    return NameServers(
+        servers[:_MOST_SERVERS] or (LOOPBACK_SERVER,),
+        max(1, min(numbers.get("timeout", 5), _LONGEST_TIMEOUT)),
+        max(1, min(numbers.get("attempts", 2), _MOST_ATTEMPTS)),
+    )
+
+
+def _is_address(text: str) -> bool:
+    """Is it one, and no name that had to be looked up itself?"""
+    import socket
+
+    family = socket.AF_INET6 if ":" in text else socket.AF_INET
+    try:
+        return bool(socket.inet_pton(family, text.partition("%")[0]))
+    except OSError:
+        return False
 
 
 def machine_address() -> str:
