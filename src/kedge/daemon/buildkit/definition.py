@@ -178,7 +178,10 @@ def read_platform(told: Any) -> Platform | None:
 
 
 def encode(edge: Edge | None, names: dict[Digest, str] | None = None) -> Any:
-    """The definition that stands for a graph. `names` takes what each vertex is called in it."""
+    """The definition that stands for a graph. `names` takes what each vertex is called in it.
+
+    Raises UnicodeEncodeError for a graph with bytes that are no text.
+    """
     definition = llb.Definition()
     ops = getattr(definition, "def")
     if edge is None:

@@ -19,7 +19,7 @@ from kedge.model import ops
 
 
 def encode_op(op: ops.Op) -> Any:
-    """The pb.Op of an op, without inputs."""
+    """The pb.Op of an op, without inputs. Raises UnicodeEncodeError for bytes of a Dockerfile that are no text."""
     told = llb.Op()
     match op:
         case ops.Source():

@@ -7,7 +7,7 @@ not know how anything is solved.
 import base64
 import json
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any, Final
 
 import grpc
@@ -226,7 +226,8 @@ def _answer(bridge: Bridge, request: Any, result: Result) -> Any:
 
 def _put_definition(ref: Any, outcome: Outcome | None) -> None:
     if outcome is not None and outcome.target.edge is not None:
-        getattr(ref, "def").CopyFrom(outcome.definition or encode(outcome.target.edge))
+        with suppress(UnicodeEncodeError):  # such a graph can only be referred to
+            getattr(ref, "def").CopyFrom(outcome.definition or encode(outcome.target.edge))
 
 
 def _read_result(bridge: Bridge, told: Any) -> Result:

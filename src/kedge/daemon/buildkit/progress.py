@@ -11,7 +11,7 @@ from kedge.daemon.buildkit.advice import advice
 from kedge.daemon.buildkit.wording import reworded
 from kedge.daemon.wire import control, timestamp
 from kedge.model.digest import Digest
-from kedge.model.event import Event, LogEvent, StatusEvent, VertexEvent, WarningEvent
+from kedge.model.event import Event, LogEvent, StatusEvent, VertexEvent, WarningEvent, visible
 from kedge.model.value import dataclass
 
 _AT_ONCE: Final = 500  # events in a message
@@ -133,7 +133,7 @@ def _add_vertex(message: Any, event: VertexEvent, names: Names, definition: str)
     told = message.vertexes.add(
         digest=_name(event.vertex, names),
         inputs=[_name(one, names) for one in event.inputs],
-        name=event.name,
+        name=visible(event.name),
         cached=event.cached,
         started=to_timestamp(event.started),
         completed=to_timestamp(event.completed),
@@ -144,10 +144,11 @@ def _add_vertex(message: Any, event: VertexEvent, names: Names, definition: str)
 
 
 def _add_status(message: Any, event: StatusEvent, names: Names, definition: str) -> None:
+    id = visible(event.id)
     message.statuses.add(
-        ID=event.id,
+        ID=id,
         vertex=_name(event.vertex, names),
-        name="transferring" if event.id.startswith("transferring ") else event.id,
+        name="transferring" if id.startswith("transferring ") else id,
         current=event.current,
         total=event.total,
         timestamp=to_timestamp(event.timestamp),

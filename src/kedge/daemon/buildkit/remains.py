@@ -4,7 +4,7 @@ Owns BuildKit's form of that (errdefs.Solve), an error's detail. Does not know w
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from kedge.builder.parts import Parts
 from kedge.daemon.buildkit.bridge import Bridge
@@ -26,7 +26,8 @@ def offered(bridge: Bridge | None, parts: Parts) -> Iterator[None]:
         yield
     except KedgeError as error:
         if bridge is not None and error.remains is not None:
-            offer(error, _told(bridge, parts, error.remains))
+            with suppress(UnicodeEncodeError):
+                offer(error, _told(bridge, parts, error.remains))
         raise
 
 

@@ -11,6 +11,7 @@ import re
 from typing import Final
 
 from kedge.model.errors import KedgeError, StepFailed
+from kedge.model.event import visible
 
 # our message, what is looked for in its place, and the test in BuildKit's frontend/dockerfile or client that does
 _TABLE: Final = tuple(
@@ -105,11 +106,12 @@ _MARKS: Final = re.compile(r"(?<= )(\$|--)")  # names are suggested bare
 def worded(error: KedgeError, advised: bool = True) -> str:
     """An error's text. Without our advice only what both say is added to the message: what may have been meant."""
     text = reworded(error.message)
+    advice = visible(error.hint)
     if error.location and text.startswith(_MISREAD):
         text = f"dockerfile parse error on line {error.location.start}: {text}"
-    if not error.hint or isinstance(error, StepFailed):
+    if not advice or isinstance(error, StepFailed):
         return text
-    hint = error.hint.rstrip(".")
+    hint = advice.rstrip(".")
     hint = hint[:1].lower() + hint[1:]
     if hint.startswith(_SUGGESTED):
         return f"{text} ({_MARKS.sub('', hint)})"
@@ -117,7 +119,8 @@ def worded(error: KedgeError, advised: bool = True) -> str:
 
 
 def reworded(message: str) -> str:
-    """The message in the words that are looked for; most have none."""
+    """The message in the words that are looked for; most have none. Bytes that are no text are shown as such."""
+    message = visible(message)
     for ours, theirs in _TABLE:
         if found := ours.fullmatch(message):
             return found.expand(theirs)

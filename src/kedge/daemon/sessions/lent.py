@@ -254,7 +254,7 @@ def _metadata(values: Mapping[str, list[str]]) -> tuple[tuple[str, str], ...]:
     found: list[tuple[str, str]] = []
     for key, texts in values.items():
         if encoded := not all(text.isascii() for text in texts):
-            texts = [quote_plus(text) for text in texts]
+            texts = [quote_plus(text, errors="surrogateescape") for text in texts]
             found.append((f"{key}-encoded", "1"))
         if not encoded and any(not text.isprintable() for text in texts):
             raise InvalidInput(f"{key} has a control character")
