@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kedge.containers.supervisor import Supervisor
 
 _MOST: Final = 64  # finished ones that are remembered for each container
+_MOST_WAITING: Final = 250  # of each container: prepared and not started, which may have a pipe each
 
 
 class Execs:
@@ -36,11 +37,13 @@ class Execs:
         _require_moving(one)
         made = Exec(secrets.token_hex(32), one.record.id, process, streams, settings)
         with self._lock:
-            finished = [each for each in one.execs.values() if each.exit_code is not None]
-            for old in finished[: max(0, len(finished) - _MOST)]:
+            given_up = _too_many(one)
+            for old in given_up:
                 one.execs.pop(old.id)
                 self._all.pop(old.id, None)
             self._all[made.id] = one.execs[made.id] = made
+        for old in given_up:
+            old.streams.finish()
         self._owner.tell(one, f"exec_create: {' '.join(process.args)}", {"execID": made.id})
         return made
 
@@ -49,7 +52,7 @@ class Execs:
         with self._lock:
             found = self._all.get(id)
         if found is None:
-            raise NotFound(f"No such exec instance: {id[:64]}")
+            raise _not_found(id)
         return found
 
     def forget(self, one: Supervised) -> None:
@@ -63,11 +66,14 @@ class Execs:
         _require_ready(self._owner.find(each.container), each)
 
     def run(self, each: Exec) -> int:
-        """Run it to its end; its exit code. Raises Conflict as `require_ready`."""
+        """Run it to its end; its exit code. Raises Conflict as `require_ready`, NotFound when it was given up."""
         one = self._owner.find(each.container)
         with one.changed:
             _require_ready(one, each)
-            each.started = each.running = True
+            with self._lock:
+                if each.id not in self._all:
+                    raise _not_found(each.id)
+                each.started = each.running = True
             pidfd = os.dup(one.pidfd)
         self._owner.tell(one, f"exec_start: {' '.join(each.process.args)}", {"execID": each.id})
 
@@ -87,6 +93,17 @@ class Execs:
             each.streams.finish()
         self._owner.tell(one, "exec_die", {"execID": each.id, "exitCode": str(each.exit_code)})
         return each.exit_code
+
+
+def _too_many(one: Supervised) -> list[Exec]:
+    """Those to give up before one more is prepared: the eldest of those that have ended, or that nobody starts."""
+    ended = [each for each in one.execs.values() if each.exit_code is not None]
+    waiting = [each for each in one.execs.values() if not each.started]
+    return ended[: max(0, len(ended) - _MOST)] + waiting[: max(0, len(waiting) - _MOST_WAITING + 1)]
+
+
+def _not_found(id: str) -> NotFound:
+    return NotFound(f"No such exec instance: {id[:64]}")
 
 
 def _require_ready(one: Supervised, each: Exec) -> None:

@@ -122,7 +122,7 @@ def inspect(call: Call) -> None:
         "MountLabel": "",
         "ProcessLabel": "",
         "AppArmorProfile": "",
-        "ExecIDs": [each.id for each in one.execs.values() if each.running] or None,
+        "ExecIDs": [each.id for each in list(one.execs.values()) if each.running] or None,
         "HostConfig": _host_config(asked),
         "GraphDriver": {"Name": "overlayfs", "Data": None},
         "Mounts": _mount_points(engine, one, asked),
