@@ -19,6 +19,7 @@ _UNITS = {
 }
 _TERM = r"([0-9]*)(?:(\.)([0-9]*))?(ns|us|µs|μs|ms|s|m|h)"
 _LARGEST = 2**63 - 1
+_MOST_DIGITS = 40  # more than `_LARGEST` has; int() refuses thousands of them
 _SIZE = r"([0-9]+\.?[0-9]*|\.[0-9]+) ?([A-Za-z]{0,3})"
 _SIZE_UNITS = r"b?|([kmgtp])(?:b|ib)?"
 
@@ -31,11 +32,12 @@ def parse_duration(text: str) -> int:
     total = position = 0
     while position < len(rest):
         term = re.compile(_TERM).match(rest, position)
-        if term is None or not (term[1] or term[3]):
+        if term is None or not (term[1] or term[3]) or len(term[1].lstrip("0")) > _MOST_DIGITS:
             break
         from fractions import Fraction  # imports decimal: not for a Dockerfile without durations
 
-        amount = Fraction(int(term[1] or 0)) + Fraction(int(term[3] or 0), 10 ** len(term[3] or ""))
+        part = (term[3] or "")[:_MOST_DIGITS]
+        amount = Fraction(int(term[1].lstrip("0") or 0)) + Fraction(int(part or 0), 10 ** len(part))
         total += int(amount * _UNITS[term[4]])
         position = term.end()
     if not rest or position < len(rest) or total > _LARGEST:
@@ -72,7 +74,7 @@ def parse_size(text: str) -> int:
     """The bytes that `text` spells, units of 1024 (`64m`, `1.5 GiB`); raises DockerfileError."""
     match = re.fullmatch(_SIZE, text)
     unit = match and re.fullmatch(_SIZE_UNITS, match[2].lower())
-    if match is None or unit is None:
+    if match is None or unit is None or len(match[1]) > 2 * _MOST_DIGITS:
         raise DockerfileError(f"invalid size {text[:100]!r}", hint="Write a number and a unit, such as 64m.")
     power = "kmgtp".index(unit[1]) + 1 if unit[1] else 0
     from fractions import Fraction
