@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from kedge.daemon.buildkit.attributes import read_attributes
 from kedge.daemon.buildkit.definition import decode, decode_bytes, encode
+from kedge.daemon.buildkit.filters import read_filters
 from kedge.daemon.buildkit.ops import read_op
-from kedge.daemon.buildkit.usage import read_filters
+from kedge.daemon.buildkit.usage import FIELDS
 from kedge.daemon.wire import llb
 from kedge.model import ops
 from kedge.model.errors import InvalidInput, KedgeError, Unsupported
@@ -293,4 +294,4 @@ def test_any_attributes_are_read_or_refused(attrs):
 @given(st.text(alphabet='abcdtypeinuse=!~,"<> .*()[]', max_size=40))
 def test_any_filter_is_read_or_refused(text):
     with contextlib.suppress(KedgeError):
-        read_filters([text])
+        read_filters([text], FIELDS)

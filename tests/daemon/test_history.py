@@ -181,6 +181,9 @@ def test_buildx_shows_lists_exports_and_removes_records(service, connect, contex
     connect().control.unary("Info", control.InfoRequest())
     buildx("build", "-q", "--sbom=true", "--output", f"type=oci,dest={tmp_path / 'image.tar'}", str(context))
     ref = json.loads(buildx("history", "ls", "--format", "json").splitlines()[0])["ref"].rpartition("/")[2]
+    for wanted, there in (f"ref={ref[:8]}", True), ("status=completed", True), ("status!=completed", False):
+        assert (ref in buildx("history", "ls", "--filter", wanted, "--format", "json")) == there
+    assert ref in buildx("history", "ls", "--filter", "duration<1h", "--filter", "startedAt>1h", "--format", "json")
     shown = json.loads(buildx("history", "inspect", "--format", "json", ref))
     assert shown["Status"] == "completed"
     assert "https://slsa.dev/provenance/v1" in {one["Type"] for one in shown["Attachments"]}

@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 
 from kedge.daemon.buildkit.config import ServiceConfig
 from kedge.daemon.buildkit.errors import Refused
+from kedge.daemon.buildkit.history_filters import chosen_by
 from kedge.daemon.buildkit.jobs import Job
 from kedge.daemon.buildkit.progress import to_timestamp
 from kedge.daemon.buildkit.records import LOGS_TYPE, STATUS_TYPE, Documents
@@ -171,12 +172,13 @@ class History:
         """Records as they are and, without `EarlyExit`, as they change."""
         if request.Limit < 0:
             raise Refused("a negative limit")
+        wanted = chosen_by(request.Filter)
         with self._changed:
             at = self._forgotten + len(self._events)
             found = [
                 HistoryEvent(STARTED if one.active else COMPLETE, one.record)
                 for ref, one in self._entries.items()
-                if one.realm == peer.realm and _chosen(request, ref, one)
+                if one.realm == peer.realm and _chosen(request, ref, one) and wanted(one.record)
             ]
         found.sort(key=lambda event: event.record.CreatedAt.ToNanoseconds())
         if request.Ref and not found and request.EarlyExit:
@@ -189,8 +191,8 @@ class History:
                 events = self._events[max(at - self._forgotten, 0) :]
                 at = self._forgotten + len(self._events)
             for realm, event in events:
-                wanted = not request.Ref or event.record.Ref == request.Ref
-                if realm == peer.realm and wanted and (not request.ActiveOnly or event.kind == STARTED):
+                told = not request.Ref or event.record.Ref == request.Ref
+                if realm == peer.realm and told and (not request.ActiveOnly or event.kind == STARTED):
                     yield event
 
     def status(self, ref: str, peer: Peer) -> list[Any] | None:
@@ -264,22 +266,4 @@ def _read_messages(data: bytes) -> Iterator[Any]:
 
 
 def _chosen(request: Any, ref: str, entry: _Entry) -> bool:
-    if request.Ref and ref != request.Ref:
-        return False
-    if request.ActiveOnly and not entry.active:
-        return False
-    return all(_matches(text, entry) for text in request.Filter)
-
-
-def _matches(text: str, entry: _Entry) -> bool:
-    """`status==running|completed|error`, `repository==…` and others of buildx; what we cannot tell is not chosen."""
-    key, separator, value = text.partition("==" if "==" in text else "=")
-    if not separator:
-        return False
-    record = entry.record
-    if key == "ref":
-        return bool(record.Ref == value)
-    if key == "status":
-        state = "running" if entry.active else "error" if record.HasField("error") else "completed"
-        return value == state
-    return bool(record.FrontendAttrs.get(f"vcs:{key}", record.FrontendAttrs.get(key)) == value)
+    return (not request.Ref or ref == request.Ref) and (not request.ActiveOnly or entry.active)

@@ -1,20 +1,17 @@
 """What the store holds, and what may go, in BuildKit's words.
 
-Owns the translation of records and filters (containerd's filter syntax, as far as clients use it). Does not know what
-is needed (`storage.gc`).
+Owns the translation of records, and what filters are about. Does not know what is needed (`storage.gc`).
 """
 
-import fnmatch
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from kedge.daemon.buildkit.config import GcPolicy
 from kedge.daemon.buildkit.errors import Refused
+from kedge.daemon.buildkit.filters import read_filters
 from kedge.daemon.buildkit.progress import to_timestamp
 from kedge.daemon.wire import control
-from kedge.model.errors import InvalidInput
 from kedge.model.value import replace
 from kedge.storage.accounts import Kind, Usage
 from kedge.storage.policies import Policy, collect
@@ -29,8 +26,6 @@ _TYPES: Final[dict[Kind, str]] = {
     "draft": "internal",
     "store": "internal",
 }
-_TERM: Final = re.compile(r"\s*([A-Za-z][\w./-]*)\s*(?:(==|!=|~=|<|<=|>|>=|=)\s*(\"(?:[^\"\\]|\\.)*\"|[^,]*))?\s*")
-Match = Callable[[Usage], bool]
 
 
 def usage_records(store: Store, filters: Sequence[str], age: float = 0, *, images: bool = True) -> list[Any]:
@@ -38,7 +33,7 @@ def usage_records(store: Store, filters: Sequence[str], age: float = 0, *, image
 
     `images`: what an image holds is in use.
     """
-    match, before = read_filters(filters), time.time() - age
+    match, before = read_filters(filters, FIELDS), time.time() - age
     return [
         usage_record(one if images or not one.shared else replace(one, in_use=False))
         for one in store.usage()
@@ -93,33 +88,11 @@ def prune(store: Store, request: Any, *, images: bool = True) -> Iterator[Any]:
 
 def policy_of(rule: GcPolicy) -> Policy:
     """A rule as the store applies it. Raises InvalidInput for a filter that is none."""
-    chosen = read_filters(rule.filters) if any(rule.filters) else None
+    chosen = read_filters(rule.filters, FIELDS) if any(rule.filters) else None
     return Policy(rule.all, rule.keep_seconds, chosen, rule.reserved_space, rule.max_used_space, rule.min_free_space)
 
 
-def read_filters(filters: Sequence[str]) -> Match:
-    """A test for any of the filters; of each, all comma-separated terms must hold. Raises InvalidInput."""
-    chosen = [_read_filter(text) for text in filters if text]
-    return lambda usage: not chosen or any(all(term(usage) for term in terms) for terms in chosen)
-
-
-def _read_filter(text: str) -> list[Match]:
-    terms: list[Match] = []
-    at = 0
-    while at < len(text):
-        found = _TERM.match(text, at)
-        if not found or found.end() == at:
-            raise InvalidInput(f"invalid filter {text[:80]!r}")
-        terms.append(_term(found[1], found[2] or "", (found[3] or "").strip().strip('"')))
-        at = found.end()
-        if at < len(text):
-            if text[at] != ",":
-                raise InvalidInput(f"invalid filter {text[:80]!r}")
-            at += 1
-    return terms
-
-
-_FIELDS: Final[dict[str, Callable[[Usage], str]]] = {
+FIELDS: Final[dict[str, Callable[[Usage], str]]] = {
     "id": lambda one: one.id,
     "type": record_type,
     "description": _description,
@@ -130,20 +103,3 @@ _FIELDS: Final[dict[str, Callable[[Usage], str]]] = {
     "private": lambda one: str(not one.shared).lower(),
     "parents": lambda one: "",
 }
-
-
-def _term(name: str, operator: str, value: str) -> Match:
-    field = _FIELDS.get(name.lower())
-    if field is None:
-        raise InvalidInput(f"unknown filter {name[:40]!r}")
-    if not operator:
-        return lambda one: field(one) not in ("", "false")
-    if operator in ("==", "="):
-        return lambda one: field(one) == value
-    if operator == "!=":
-        return lambda one: field(one) != value
-    if operator == "~=":
-        if any(character in value for character in "()[]{}|\\+"):
-            raise InvalidInput(f"filter {name}~= takes only letters, digits, * and ?")
-        return lambda one: fnmatch.fnmatchcase(field(one), f"*{value.replace('.*', '*')}*")
-    raise InvalidInput(f"unknown operator {operator} in a filter")
