@@ -154,3 +154,30 @@ def test_attestations_that_cannot_be_read_fail_the_build(connect, change):
         return  # refused before it was taken
     assert isinstance(answer, grpc.RpcError)
     assert answer.code() != grpc.StatusCode.INTERNAL
+
+
+@pytest.mark.parametrize("subject", [{"digest": "abc"}, {"digest": {"sha256": ["x"]}}, {"digest": [1]}, {"name": 5}])
+def test_a_statement_with_a_subject_that_is_none_fails_the_build_and_no_more(connect, subject):
+    client = connect()
+    driver = Driver(client, Exporters=[exporter("oci")])
+    statement = {"predicateType": "https://b", "predicate": {}, "subject": [subject]}
+    told = driver.solve(files(all=json.dumps(statement)), evaluate=False).ref
+    one = gateway.Attestation(kind=gateway.Bundle, ref=told, path="/d")
+    answer = driver.end(result(driver, **{"linux/amd64": gateway.Attestations(attestation=[one])}))
+    assert "subject" in answer.details()
+    assert answer.code() != grpc.StatusCode.INTERNAL
+
+
+def test_a_subject_of_no_digest_is_the_image(connect):
+    client = connect()
+    driver = Driver(client, Exporters=[exporter("oci")])
+    subject = [{"name": "x", "digest": None}, {"digest": {}, "uri": "u"}]
+    statement = {"predicateType": "https://b", "predicate": {}, "subject": subject}
+    told = driver.solve(files(all=json.dumps(statement)), evaluate=False).ref
+    one = gateway.Attestation(kind=gateway.Bundle, ref=told, path="/d")
+    driver.end(result(driver, **{"linux/amd64": gateway.Attestations(attestation=[one])}))
+    blobs, index = read(client)
+    entry = next(one["digest"] for one in index["manifests"] if one["platform"]["architecture"] == "unknown")
+    image = next(one["digest"] for one in index["manifests"] if one["platform"]["architecture"] == "amd64")
+    (made,) = (json.loads(blobs[layer["digest"]]) for layer in json.loads(blobs[entry])["layers"])
+    assert [one["digest"] for one in made["subject"]] == [{"sha256": image[7:]}] * 2

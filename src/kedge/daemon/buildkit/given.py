@@ -114,8 +114,16 @@ def _subjects(told: Any) -> tuple[dict[str, Any], ...]:
 
 
 def _stated(statement: dict[str, Any]) -> tuple[dict[str, Any], ...]:
-    """The subjects that a whole statement names; those without a digest are the image."""
+    """The subjects that a whole statement names; those without a digest are the image. Raises InvalidInput."""
     subjects = statement.get("subject")
     if not isinstance(subjects, list):
         return ()
-    return tuple({"name": "_", **one} for one in subjects if isinstance(one, dict))
+    return tuple(_checked(one) for one in subjects if isinstance(one, dict))
+
+
+def _checked(subject: dict[str, Any]) -> dict[str, Any]:
+    name, digest = subject.get("name") or "_", subject.get("digest") or {}
+    if not isinstance(digest, dict) or not all(isinstance(text, str) for text in (name, *digest.values())):
+        raise InvalidInput(f"the subject {str(name)[:100]} of a statement has no name and digests")
+    rest = {key: value for key, value in subject.items() if key not in ("name", "digest")}
+    return {"name": name} | ({"digest": digest} if digest else {}) | rest
