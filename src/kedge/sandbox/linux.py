@@ -4,6 +4,7 @@ Owns the helper's life, one run's conversation with it, and what is left on disk
 means (`plan`), nor how it is made (`perform`).
 """
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -44,6 +45,7 @@ _F_SETPIPE_SZ = 1031
 _ERRORS: dict[str, type[KedgeError]] = {
     "input": InvalidInput, "unsupported": Unsupported, "masked": Unsupported, "failed": StoreError
 }  # fmt: skip
+_PASSED = {b"T": "terminal", b"W": "way out of its network"}  # messages with descriptors
 _HINTS = {"input": "", "masked": PROC_REMEDY}
 
 
@@ -82,9 +84,12 @@ class LinuxExecutor:
             plan.values["cgroups"] = group
             run = _Run(plan, stdio, cancel)
             try:
-                return run.go(self._start)
+                code = run.go(self._start)
             finally:
                 leftovers.clean(plan.root, plan.works, run.made)
+            if stdio.on_oom is not None and cgroups.ran_out(map(os.path.dirname, group)):
+                stdio.on_oom()
+            return code
 
     def enter(
         self, process: Process, pidfd: int, stdio: Stdio = NO_STDIO, cancel: threading.Event | None = None
@@ -229,6 +234,7 @@ class _Run:
         with ExitStack() as stack:
             self.status, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             stack.enter_context(self.status)
+            stack.callback(self._close_early)
             with theirs, ExitStack() as given:
                 joined = (self.join,) if self.join >= 0 else ()
                 fds = (theirs.fileno(), self._plan_file(given), *self._streams(stack, given), *joined)
@@ -240,6 +246,11 @@ class _Run:
             raise self.error
         assert self.wait_status is not None
         return exit_code(self.wait_status)
+
+    def _close_early(self) -> None:
+        """What was passed by a step whose start nobody told of: its helper was killed."""
+        for _, fds in self.early:
+            _close(fds)
 
     def _plan_file(self, given: ExitStack) -> int:
         fd = os.memfd_create("plan", os.MFD_CLOEXEC)
@@ -303,8 +314,10 @@ class _Run:
         return bool(data)
 
     def _message(self, poll: select.poll) -> None:
-        message, fds, _, _ = socket.recv_fds(self.status, _CHUNK, 2)
-        if message[:1] == b"S":
+        message, fds, flags, _ = socket.recv_fds(self.status, _CHUNK, 2)
+        if flags & socket.MSG_CTRUNC:
+            self._incomplete(message, fds)
+        elif message[:1] == b"S":
             self._start(poll, *struct.unpack("=i", message[1:]))
         elif message[:1] in (b"B", b"T") and not self.started:
             self.early.append((message, fds))
@@ -319,8 +332,8 @@ class _Run:
         self.started = True
         if self.stdio.on_start is not None:
             self.stdio.on_start(self.signal, pid)
-        for message, fds in self.early:
-            self._hear(message, fds)
+        while self.early:
+            self._hear(*self.early.pop(0))
         for fd in self.pipes:
             poll.register(fd, select.POLLIN)
 
@@ -343,12 +356,21 @@ class _Run:
         elif not kind:
             raise StoreError("the sandbox's helper process was killed", hint="run the build again")
 
+    def _incomplete(self, message: bytes, fds: list[int]) -> None:
+        """The step passed descriptors, and this process may not have so many: the step ends, without what they are."""
+        _close(fds)
+        what = _PASSED.get(message[:1], "descriptors")
+        self.error = StoreError(
+            f"cannot take the step's {what}: {os.strerror(errno.EMFILE)}",
+            hint="let this process have more open files (ulimit -n)",
+        )
+        self.signal(9)
+
     def _way_out(self, fds: list[int]) -> None:
         if self.stdio.on_way_out is not None:
             self.stdio.on_way_out(fds[0], fds[1])
-            return
-        for fd in fds:
-            os.close(fd)
+        else:
+            _close(fds)
 
     def _refused(self, kind: str, text: str) -> None:
         if kind == "bug":
@@ -359,6 +381,11 @@ class _Run:
         """Send the signal to the step's first process; nothing happens when it has ended."""
         with suppress(OSError):
             self.status.send(b"K" + bytes([number]))
+
+
+def _close(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)
 
 
 def exit_code(wait_status: int) -> int:
