@@ -290,6 +290,12 @@ def test_any_attributes_are_read_or_refused(attrs):
         read_attributes(attrs)
 
 
+@pytest.mark.parametrize("text", ["[" * 100_000, '[{"Type": [1]}]', '[{"Attrs": 1}]', "{}", "1", "[1]"])
+def test_cache_imports_are_read_or_refused(text):
+    with contextlib.suppress(InvalidInput):
+        hash(read_attributes({"cache-imports": text}).request.cache_from)
+
+
 @FUZZ
 @given(st.text(alphabet='abcdtypeinuse=!~,"<> .*()[]', max_size=40))
 def test_any_filter_is_read_or_refused(text):

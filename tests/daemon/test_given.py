@@ -7,6 +7,7 @@ import tarfile
 import grpc
 import pytest
 
+from kedge.daemon.buildkit.definition import encode
 from kedge.daemon.wire import gateway
 from kedge.model.graph import Edge, Vertex
 from kedge.model.ops import File, MakeDir, MakeFile
@@ -181,3 +182,21 @@ def test_a_subject_of_no_digest_is_the_image(connect):
     image = next(one["digest"] for one in index["manifests"] if one["platform"]["architecture"] == "amd64")
     (made,) = (json.loads(blobs[layer["digest"]]) for layer in json.loads(blobs[entry])["layers"])
     assert [one["digest"] for one in made["subject"]] == [{"sha256": image[7:]}] * 2
+
+
+@pytest.mark.parametrize("where", ["platforms", "attributes", "metadata"])
+def test_json_without_a_bottom_is_refused(connect, where):
+    deep = "[" * 100_000
+    driver = Driver(connect(), Exporters=[exporter("oci")])
+    asked = {"allowResultReturn": True, "allowResultArrayRef": True}
+    with pytest.raises(grpc.RpcError) as caught:
+        if where == "attributes":
+            driver.call("Solve", gateway.SolveRequest(Final=True, ExporterAttr=deep.encode(), **asked))
+        elif where == "metadata":
+            attrs, inputs = {"input-metadata:context": deep}, {"context": encode(files(one="1"))}
+            told = {"Frontend": "dockerfile.v0", "FrontendOpt": attrs, "FrontendInputs": inputs}
+            driver.call("Solve", gateway.SolveRequest(**told, **asked))
+        else:
+            refs = gateway.RefMap(refs={"a": driver.solve(files(one="1"), evaluate=False).ref})
+            raise driver.end(gateway.Result(refs=refs, metadata={"refs.platforms": deep.encode()}))
+    assert caught.value.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNKNOWN)

@@ -106,6 +106,11 @@ def test_an_index_that_cannot_be_followed_is_refused(entry):
         MountIndex.from_bytes(json.dumps({"packs": [sha256(b"")], "files": [entry]}).encode())
 
 
+def test_an_index_without_a_bottom_is_refused():
+    with pytest.raises(IntegrityError):
+        MountIndex.from_bytes(b"[" * 100_000)
+
+
 @given(st.binary(max_size=100))
 def test_any_bytes_are_an_index_or_refused(data):
     with contextlib.suppress(IntegrityError):

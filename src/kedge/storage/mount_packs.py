@@ -59,7 +59,7 @@ class MountIndex:
             value = json.loads(data)
             packs = [parse_digest(digest) for digest in value["packs"]]
             files = [_read_file(entry, len(packs)) for entry in value["files"]]
-        except (ValueError, TypeError, KeyError, IndexError) as error:
+        except (ValueError, TypeError, KeyError, IndexError, RecursionError) as error:
             raise IntegrityError(f"the index of a cache mount cannot be read: {error}") from None
         if len(files) > _MOST_FILES:
             raise IntegrityError("the index of a cache mount has too many files")

@@ -218,8 +218,8 @@ def _cache_imports(attrs: Mapping[str, str]) -> tuple[CacheSpec, ...]:
     if text := attrs.get("cache-imports", ""):
         try:
             entries = json.loads(text)
-            found += [cache_spec(one.get("Type", ""), one.get("Attrs") or {}) for one in entries]
-        except (ValueError, AttributeError, TypeError):
+            found += [cache_spec(str(one.get("Type", "")), one.get("Attrs") or {}) for one in entries]
+        except (ValueError, AttributeError, TypeError, RecursionError):
             raise InvalidInput(f"failed to unmarshal cache-imports ({text[:80]!r})") from None
     return tuple(found)
 

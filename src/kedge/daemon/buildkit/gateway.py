@@ -195,7 +195,7 @@ def _exporter_attributes(data: bytes) -> dict[str, bytes]:
         return {}
     try:
         return {str(key): base64.b64decode(value, validate=True) for key, value in json.loads(data).items()}
-    except (ValueError, AttributeError, TypeError):
+    except (ValueError, AttributeError, TypeError, RecursionError):
         raise Refused("invalid exporter attributes") from None
 
 

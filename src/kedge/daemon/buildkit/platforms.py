@@ -20,7 +20,7 @@ def told_platforms(result: Result) -> dict[str, Platform | None]:
     try:
         told = json.loads(result.metadata.get(PLATFORMS, b"{}")).get("Platforms") or []
         return {str(one.get("ID")): _platform(one.get("Platform") or {}) for one in told}
-    except (ValueError, AttributeError, TypeError):
+    except (ValueError, AttributeError, TypeError, RecursionError):
         raise InvalidInput("failed to parse platforms passed to exporter") from None
 
 

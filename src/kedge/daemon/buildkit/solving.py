@@ -191,7 +191,7 @@ def _input_config(text: str) -> ImageConfig | None:
     try:
         data = json.loads(text).get(CONFIG)
         return ImageConfig.from_bytes(base64.b64decode(data, validate=True)) if data else None
-    except (ValueError, AttributeError, TypeError, binascii.Error, KedgeError):
+    except (ValueError, AttributeError, TypeError, RecursionError, binascii.Error, KedgeError):
         raise InvalidInput(f"failed to parse input metadata {text[:80]}") from None
 
 
