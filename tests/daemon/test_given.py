@@ -184,19 +184,22 @@ def test_a_subject_of_no_digest_is_the_image(connect):
     assert [one["digest"] for one in made["subject"]] == [{"sha256": image[7:]}] * 2
 
 
+def solve_deep(driver, where):
+    deep, asked = "[" * 100_000, {"allowResultReturn": True, "allowResultArrayRef": True}
+    if where == "attributes":
+        driver.call("Solve", gateway.SolveRequest(Final=True, ExporterAttr=deep.encode(), **asked))
+    elif where == "metadata":
+        attrs, inputs = {"input-metadata:context": deep}, {"context": encode(files(one="1"))}
+        told = {"Frontend": "dockerfile.v0", "FrontendOpt": attrs, "FrontendInputs": inputs}
+        driver.call("Solve", gateway.SolveRequest(**told, **asked))
+    else:
+        refs = gateway.RefMap(refs={"a": driver.solve(files(one="1"), evaluate=False).ref})
+        raise driver.end(gateway.Result(refs=refs, metadata={"refs.platforms": deep.encode()}))
+
+
 @pytest.mark.parametrize("where", ["platforms", "attributes", "metadata"])
 def test_json_without_a_bottom_is_refused(connect, where):
-    deep = "[" * 100_000
     driver = Driver(connect(), Exporters=[exporter("oci")])
-    asked = {"allowResultReturn": True, "allowResultArrayRef": True}
     with pytest.raises(grpc.RpcError) as caught:
-        if where == "attributes":
-            driver.call("Solve", gateway.SolveRequest(Final=True, ExporterAttr=deep.encode(), **asked))
-        elif where == "metadata":
-            attrs, inputs = {"input-metadata:context": deep}, {"context": encode(files(one="1"))}
-            told = {"Frontend": "dockerfile.v0", "FrontendOpt": attrs, "FrontendInputs": inputs}
-            driver.call("Solve", gateway.SolveRequest(**told, **asked))
-        else:
-            refs = gateway.RefMap(refs={"a": driver.solve(files(one="1"), evaluate=False).ref})
-            raise driver.end(gateway.Result(refs=refs, metadata={"refs.platforms": deep.encode()}))
+        solve_deep(driver, where)
     assert caught.value.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNKNOWN)
