@@ -126,3 +126,28 @@ def test_reading_stops_where_the_client_said_the_blob_ends():
         assert file.read() == b"89"
         assert file.read() == b""
     assert all(stream.cancelled for stream in session.streams)
+
+
+def test_a_blob_of_a_lent_layout_is_a_file(tmp_path):
+    from kedge.daemon.sessions.layouts import LentLayouts
+    from kedge.model.digest import digest_of
+    from kedge.model.ops import Source
+    from kedge.model.platform import Platform
+    from kedge.sources.blob import BlobSource
+    from kedge.sources.handler import Work
+    from kedge.storage.store import Store
+
+    session = Session()
+    blob = session.add(b"0123456789" * 10)
+    source = Source(f"oci-layout+blob://not/real@{blob['digest']}", (("http.filename", "f"), ("oci.store", "s")))
+    with Store.open(tmp_path / "store") as store:
+        handler = BlobSource(store, LentLayouts(store, Platform("linux", "amd64"), lambda id: session), "none")
+        work = Work(digest_of("test"))
+        (layer,) = handler.fetch(source, None, handler.pin(source, None, work), work)
+        assert (store.layers.directory(layer) / "f").read_bytes() == b"0123456789" * 10
+        session.blobs[blob["digest"]] = b"x" * 100
+        other = session.add(b"y" * 10)
+        session.blobs[other["digest"]] = b"z" * 10
+        lying = Source(f"oci-layout+blob://not/real@{other['digest']}", (("oci.store", "s"),))
+        with pytest.raises(IntegrityError):
+            handler.fetch(lying, None, handler.pin(lying, None, work), work)

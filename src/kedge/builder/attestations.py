@@ -21,13 +21,14 @@ from kedge.builder.steps import step
 from kedge.dockerfile import LANGUAGE
 from kedge.dockerfile.target import Target
 from kedge.exporters.assemble import Assembled, Stage, timestamp
-from kedge.exporters.attest import AttestationOptions, Predicate, attach
+from kedge.exporters.attest import AttestationOptions, Predicate, attach, blob_package_url
 from kedge.exporters.image import Exported
 from kedge.exporters.options import ImageOptions
 from kedge.exporters.provenance import BuildFacts, Material, without_credentials
 from kedge.model.digest import digest_of
 from kedge.model.graph import Snapshot, Vertex
 from kedge.model.ops import Exec, Source
+from kedge.model.reference import parse_reference
 from kedge.model.value import replace
 
 if TYPE_CHECKING:
@@ -240,6 +241,10 @@ def _material(parts: Parts, vertex: Vertex) -> Material | None:
         if op.scheme == "oci-layout":
             return Material(_layout_url(parts, op, digest), digest)
         return Material(name, digest, True, vertex.platform)
+    if text := labels.get("blob"):
+        reference = parse_reference(text)
+        kind = "oci" if op.scheme == "oci-layout+blob" else "docker"
+        return Material(blob_package_url(kind, reference, str(reference.digest)), str(reference.digest))
     if text := labels.get("repository"):
         ref = op.identifier.partition("#")[2].partition(":")[0]
         remote = without_credentials(op.attr("git.fullurl") or text).partition("#")[0]

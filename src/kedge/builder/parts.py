@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from kedge.model.settings import Settings
     from kedge.registry.client import Registry
     from kedge.sandbox.process import Executor
+    from kedge.sources.blob import Blobs
     from kedge.sources.http import Found
     from kedge.sources.image import ImageSource
     from kedge.sources.oci_layout import OciLayoutSource
@@ -92,6 +93,7 @@ class Parts:
         self.keeps_remains = False  # is a failed vertex's tree to be kept, for one who looks into it
         self.trust: Trust = "all"  # what of the store may be used unasked
         self.urls: Once[Found] = Once()  # what URLs are in this build
+        self.lent_blobs: Blobs | None = None  # those of layouts that a service's client lends
         self.recorded_times = False  # without an epoch, do documents carry when the store came to have their layers?
         self._closing = ExitStack()
         self.started = time.time()
@@ -273,6 +275,11 @@ class Parts:
 
             return GitSource(self.store, self.session, trust=self.trust)
 
+        def registry_blobs() -> SourceHandler:
+            from kedge.sources.blob import BlobSource, RegistryBlobs
+
+            return BlobSource(self.store, RegistryBlobs(self.registry), self.trust)
+
         web: Any = Late(http)
         handlers: dict[str, Any] = {
             "docker-image": self.images,
@@ -281,7 +288,12 @@ class Parts:
             "https": web,
             "git": Late(git),
             "oci-layout": Late(lambda: self.layouts),
+            "docker-image+blob": Late(registry_blobs),
         }
+        if self.lent_blobs:
+            from kedge.sources.blob import BlobSource
+
+            handlers["oci-layout+blob"] = BlobSource(self.store, self.lent_blobs, self.trust)
         if self.policy is not None:
             from kedge.sources.policed import Policed
 

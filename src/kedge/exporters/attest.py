@@ -180,13 +180,21 @@ def _statement(predicate: Predicate, image: Assembled, names: Sequence[Reference
 
 def package_url(name: Reference, platform: Platform, digest: str = "") -> str:
     """An image as a package URL (purl-spec, type docker): `pkg:docker/alpine@3.20?platform=…`."""
+    return _package_url("docker", name, {"digest": digest, "platform": str(platform)})
+
+
+def blob_package_url(type: str, name: Reference, digest: str) -> str:
+    """A blob of a repository (of `type` docker, or of a layout, oci) as BuildKit writes it."""
+    return _package_url(type, name, {"digest": digest, "ref_type": "blob"})
+
+
+def _package_url(type: str, name: Reference, qualifiers: Mapping[str, str]) -> str:
     from urllib.parse import quote
 
     path = "/".join(quote(part, safe=".-_~") for part in name.familiar_name.split("/"))
     version = f"@{quote(name.tag, safe='.-_~')}" if name.tag else ""
-    qualifiers = {"digest": digest, "platform": str(platform)}
     text = "&".join(f"{key}={quote(value, safe=':')}" for key, value in qualifiers.items() if value)
-    return f"pkg:docker/{path}{version}?{text}"
+    return f"pkg:{type}/{path}{version}?{text}"
 
 
 def _layer(statement: tuple[str, bytes], extra: list[Document]) -> Descriptor:

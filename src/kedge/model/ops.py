@@ -20,7 +20,8 @@ Pairs: TypeAlias = tuple[tuple[str, str], ...]  # a mapping, sorted by key
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Bytes from outside: `identifier` is `scheme://rest` with docker-image, local, git, https, http or oci-layout.
+    """Bytes from outside: `identifier` is `scheme://rest` with docker-image, local, git, https, http, oci-layout, or
+    docker-image+blob and oci-layout+blob for one blob.
 
     Attribute names are BuildKit's (`local.includepattern`, `git.keepgitdir`, `http.checksum`, `image.resolvemode` …).
     """

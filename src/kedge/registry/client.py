@@ -87,6 +87,12 @@ class Registry:
         with self.open_blob(repository, descriptor) as source:
             return source.read()
 
+    def find_blob(self, reference: Reference) -> Descriptor:
+        """The blob of the reference's digest, with its size: asked by HEAD. Raises NotFound."""
+        digest = reference.digest
+        assert digest is not None
+        return self._read(reference, lambda server: transfer.find_blob(server, reference.repository, digest))
+
     def open_blob(self, repository: Reference, descriptor: Descriptor, offset: int = 0) -> BinaryIO:
         """A blob's bytes from `offset` on, resumed behind the scenes; verified at their end if `offset` is 0."""
         reader = BlobReader(self._for_reading(repository), repository.repository, descriptor, offset)

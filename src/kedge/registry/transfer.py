@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from kedge.model.digest import Digest
 from kedge.model.errors import IntegrityError, KedgeError, NotFound, RegistryError, Unauthorized
-from kedge.model.image import Descriptor
+from kedge.model.image import ANY_BYTES, Descriptor
 from kedge.registry.answers import acknowledged, content_range, stated_digest
 from kedge.registry.auth import pull_scope, push_scope
 from kedge.registry.exchange import Server, turns
@@ -26,7 +26,7 @@ OpenAt: TypeAlias = Callable[[int], BinaryIO]  # a blob's bytes from an offset o
 
 _HEADWAY: Final = 1 << 20  # bytes after which a broken transfer counts as progressing: its attempts start anew
 _CHUNK: Final = 32 << 20  # bytes of one PATCH to a registry that lost an upload sent in one piece
-_OCTETS: Final = {"Content-Type": "application/octet-stream"}
+_OCTETS: Final = {"Content-Type": ANY_BYTES}
 
 
 class BlobSink(Protocol):
@@ -174,6 +174,16 @@ class BlobReader(io.RawIOBase):
         if not self.closed:
             self._pieces.close()
         super().close()
+
+
+def find_blob(server: Server, repository: str, digest: Digest) -> Descriptor:
+    """A blob that is known by its digest only: how large it is. Raises NotFound, RegistryError."""
+    name = server.repository(repository)
+    answer = server.request("HEAD", f"{name}/blobs/{digest}", pull_scope(name))
+    answer.close()
+    if answer.length is None:
+        raise RegistryError(f"{server.name} does not tell the size of {digest}")
+    return Descriptor(ANY_BYTES, digest, answer.length)
 
 
 # ---- up --------------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """`http://` and `https://`: one file by URL, as ADD and remote contexts take it.
 
-Owns names, modes and times of such a file, revalidation by ETag, and the checks on what comes. Does not know what the
-file is for. Facts: BuildKit's source/http; RFC 9110 §8.8, §13.1 (validators), RFC 6266 (Content-Disposition).
+Owns what such a file is called and how old it is, revalidation by ETag, and the checks on what comes. Does not know
+what the file is for. Facts: BuildKit's source/http; RFC 9110 §8.8, §13.1 (validators), RFC 6266 (Content-Disposition).
 """
 
 import json
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from kedge.model.digest import Digest, digest_of, parse_digest, sha256
+from kedge.model.digest import Digest, digest_of, parse_digest
 from kedge.model.errors import IntegrityError, InvalidInput, KedgeError, NotFound, SourceError
 from kedge.model.graph import Snapshot
 from kedge.model.ops import Source
@@ -23,6 +23,7 @@ from kedge.model.platform import Platform
 from kedge.model.value import dataclass, field
 from kedge.session.session import Session
 from kedge.sources.handler import Pin, Work
+from kedge.sources.lone_file import FileForm, buildkit_name, place, read_form, safe_name
 from kedge.sources.once import Once
 
 if TYPE_CHECKING:
@@ -55,11 +56,8 @@ class _Wanted:
     """The attributes of an http source, read."""
 
     url: str
-    filename: str = ""
     checksum: Digest | None = None
-    mode: int = 0o600
-    uid: int = 0
-    gid: int = 0
+    form: FileForm = FileForm()
     headers: dict[str, str] = field(default_factory=dict)
     auth_secret: str = ""
 
@@ -77,10 +75,11 @@ class HttpSource:
         """By content, name and owner. A checksum given in advance needs no request."""
         wanted = _read(source)
         if wanted.checksum:
-            found = Found(wanted.checksum, file_name(wanted.url, wanted.filename, ""))
+            found = Found(wanted.checksum, file_name(wanted.url, wanted.form.name, ""))
         else:
             found = self._current(wanted, work)
-        identity = (found.name, wanted.mode, wanted.uid, wanted.gid, found.content, found.modified)
+        form = wanted.form
+        identity = (found.name, form.mode, form.uid, form.gid, found.content, found.modified)
         labels = [("URL", shown(wanted.url)), ("content", found.content), ("file", found.name)]
         labels += [("modified", found.modified)] if found.modified else []
         return Pin(digest_of(identity), labels=tuple(labels), buildkit=_buildkit_names(found, wanted, source))
@@ -93,9 +92,9 @@ class HttpSource:
             found = self._look(wanted, work)
         if wanted.checksum and found.content != wanted.checksum:
             raise IntegrityError(f"{shown(wanted.url)} is {found.content}, expected {wanted.checksum}")
-        name = file_name(wanted.url, wanted.filename, "") if wanted.checksum else found.name
+        name = file_name(wanted.url, wanted.form.name, "") if wanted.checksum else found.name
         with self._store.layers.draft() as draft:
-            _place(self._store, found, draft.upper / name, wanted)
+            place(self._store, found.content, draft.upper / name, wanted.form, _time(found))
             return (draft.commit(shown(wanted.url)),)
 
     # ---- asking the server -------------------------------------------------------------------------------------------
@@ -109,7 +108,7 @@ class HttpSource:
         """What the URL is now: a conditional request if its content is here, else a download."""
         if _is_given(wanted):  # what is given once is asked for once, whatever it is to be called
             given = self._asked.ask(wanted.url, lambda: Found(self._receive(wanted, work), ""))
-            return Found(given.content, file_name(wanted.url, wanted.filename, ""))
+            return Found(given.content, file_name(wanted.url, wanted.form.name, ""))
         known = self._known(wanted)
         if known and known.etag and self._is_unchanged(wanted, known):
             return known
@@ -195,7 +194,7 @@ class HttpSource:
         except urllib3.exceptions.HTTPError as error:
             raise SourceError(f"{shown(wanted.url)}: {_reason(error)}", retryable=True) from None
         work.status("downloading", done, total, done=True)
-        name = file_name(wanted.url, wanted.filename, response.headers.get("Content-Disposition", ""))
+        name = file_name(wanted.url, wanted.form.name, response.headers.get("Content-Disposition", ""))
         return Found(content, name, response.headers.get("ETag", ""), response.headers.get("Last-Modified", ""))
 
     def _manager(self) -> "urllib3.PoolManager":
@@ -261,7 +260,7 @@ class HttpSource:
 
 def _question(wanted: _Wanted) -> tuple[str, str, tuple[tuple[str, str], ...], str]:
     """What the server is asked: the same question has the same answer."""
-    return wanted.url, wanted.filename, tuple(sorted(wanted.headers.items())), wanted.auth_secret
+    return wanted.url, wanted.form.name, tuple(sorted(wanted.headers.items())), wanted.auth_secret
 
 
 def _is_given(wanted: _Wanted) -> bool:
@@ -301,14 +300,12 @@ def _buildkit_names(found: Found, wanted: _Wanted, source: Source) -> tuple[str,
     """BuildKit's name for the file (source/http, formatCacheKey), as Go writes that JSON; none with headers."""
     if wanted.headers:
         return ()
-    mode = wanted.mode if source.attr("http.perm") else 0
-    fields: dict[str, str | int] = {"Filename": found.name, "Perm": mode, "UID": wanted.uid, "GID": wanted.gid}
+    form = wanted.form
+    mode = form.mode if source.attr("http.perm") else 0
+    fields: dict[str, str | int] = {"Filename": found.name, "Perm": mode, "UID": form.uid, "GID": form.gid}
     fields |= {"Checksum": found.content} | ({"LastModTime": found.modified} if found.modified else {})
     fields |= {"AuthHeaderSecret": wanted.auth_secret} if wanted.auth_secret else {}
-    text = json.dumps(fields, separators=(",", ":"), ensure_ascii=False)
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return (sha256(text.encode()),)
+    return (buildkit_name(fields),)
 
 
 # ---- the file --------------------------------------------------------------------------------------------------------
@@ -319,20 +316,10 @@ def file_name(url: str, given: str, disposition: str) -> str:
     `download`.
     """
     if given:
-        return _safe(given)
+        return safe_name(given)
     if named := _disposition_name(disposition):
-        return _safe(named)
-    return _safe(unquote(urlsplit(url).path).rstrip("/").rpartition("/")[2])
-
-
-def _safe(text: str) -> str:
-    """A name that is one component, never a path, a dot name or a control character (BuildKit:
-    pathutil.SafeFileName).
-    """
-    name = text.strip().rstrip("/").rpartition("/")[2]
-    if name in ("", ".", "..") or any(character < " " or "\x7f" <= character <= "\x9f" for character in name):
-        return "download"
-    return name if len(os.fsencode(name)) <= 255 else "download"
+        return safe_name(named)
+    return safe_name(unquote(urlsplit(url).path).rstrip("/").rpartition("/")[2])
 
 
 def _disposition_name(header: str) -> str:
@@ -345,22 +332,13 @@ def _disposition_name(header: str) -> str:
     return "" if name.endswith("/") else name
 
 
-def _place(store: "Store", found: Found, path: Path, wanted: _Wanted) -> None:
+def _time(found: Found) -> float:
+    """When the file was made, in seconds: as the server says."""
     from email.utils import parsedate_to_datetime
 
-    with store.blobs.open(found.content) as source, open(path, "xb") as target:
-        while piece := source.read(PIECE):
-            target.write(piece)
-        if (wanted.uid, wanted.gid) != (0, 0):
-            from kedge.storage import ownership
-
-            ownership.give(target.fileno(), wanted.uid, wanted.gid, ownership.policy())
-        os.fchmod(target.fileno(), wanted.mode)
-    time = 0.0
-    if found.modified:
-        with suppress(ValueError):
-            time = parsedate_to_datetime(found.modified).timestamp()
-    os.utime(path, (time, time))
+    with suppress(ValueError):
+        return parsedate_to_datetime(found.modified).timestamp() if found.modified else 0.0
+    return 0.0
 
 
 # ---- URLs and attributes ---------------------------------------------------------------------------------------------
@@ -389,26 +367,11 @@ def _read(source: Source) -> _Wanted:
         raise InvalidInput(f"{shown(source.identifier)} is no URL")
     return _Wanted(
         source.identifier,
-        attrs.get("http.filename", ""),
         parse_digest(attrs["http.checksum"]) if attrs.get("http.checksum") else None,
-        _number(attrs.get("http.perm") or "0600", 0o7777),
-        _number(attrs.get("http.uid") or "0", 0x7FFFFFFF),
-        _number(attrs.get("http.gid") or "0", 0x7FFFFFFF),
+        read_form(source),
         headers,
         attrs.get("http.authheadersecret", ""),
     )
-
-
-def _number(text: str, most: int) -> int:
-    """Go's ParseInt with base 0: a leading 0 is octal, 0x hexadecimal."""
-    octal = re.fullmatch(r"0[0-7]+", text)
-    try:
-        value = int(text, 8 if octal else 0)
-    except ValueError:
-        value = -1
-    if not 0 <= value <= most:
-        raise InvalidInput(f"{text[:40]!r} is no proper number for a file's mode or owner")
-    return value
 
 
 def _reason(error: Any) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final, Protocol
 from kedge.model.digest import Digest, parse_digest
 from kedge.model.errors import IntegrityError, InvalidInput, NotFound, Unsupported
 from kedge.model.graph import Snapshot
-from kedge.model.image import INDEXES, MANIFESTS, Descriptor, Index, referring
+from kedge.model.image import ANY_BYTES, INDEXES, MANIFESTS, Descriptor, Index, referring
 from kedge.model.ops import Source
 from kedge.model.platform import Platform, of_machine
 from kedge.model.value import dataclass, replace
@@ -138,6 +138,11 @@ class Layout:
         return b"".join(self._verified(descriptor))
 
     manifest = read
+
+    def find_blob(self, digest: Digest) -> Descriptor:
+        """A blob that is known by its digest only: how large it is. Raises NotFound."""
+        with self.open(digest) as file:
+            return Descriptor(ANY_BYTES, digest, file.seek(0, os.SEEK_END))
 
     def config(self, descriptor: Descriptor) -> bytes:
         return self.read(descriptor, _CONFIG_LIMIT)

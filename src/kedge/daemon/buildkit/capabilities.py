@@ -13,7 +13,7 @@ FRONTEND_CAPS: Final = tuple(
     "reference.attestations".split()
 )
 LLB_CAPS: Final = tuple(
-    "source.image source.image.resolvemode source.image.layerlimit source.image.checksum "
+    "source.image source.image.resolvemode source.image.layerlimit source.image.checksum source.imageblob "
     "source.local source.local.unique source.local.sessionid "
     "source.local.includepatterns source.local.followpaths source.local.excludepatterns source.local.sharedkeyhint "
     "source.local.differ source.git source.git.keepgitdir source.git.fullurl source.git.httpauth "

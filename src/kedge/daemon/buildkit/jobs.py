@@ -188,7 +188,7 @@ class Job:
         if policed:
             parts.policy = self._policy(policies)
         layouts: Any = LentLayouts(self.store, parts.host, self.lent.lender)
-        parts.layouts = layouts
+        parts.layouts = parts.lent_blobs = layouts
         with self._changed:
             if self._stopped or self._finished:
                 raise Cancelled("the build was stopped")

@@ -14,7 +14,7 @@ from kedge.model.graph import Edge
 
 MOST_BELOW_ONE_OP: Final = 10_000  # inputs, mounts, actions
 _LONGEST_TEXT: Final = 1 << 20
-_SCHEMES: Final = ("docker-image", "local", "git", "http", "https", "oci-layout")
+_SCHEMES: Final = tuple("docker-image local git http https oci-layout docker-image+blob oci-layout+blob".split())
 PROXIES: Final = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
 MOUNT_KINDS: Final = {llb.BIND: "bind", llb.SECRET: "secret", llb.SSH: "ssh", llb.CACHE: "cache", llb.TMPFS: "tmpfs"}
 SHARING: Final = {llb.SHARED: "shared", llb.PRIVATE: "private", llb.LOCKED: "locked"}

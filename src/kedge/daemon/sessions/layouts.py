@@ -27,10 +27,11 @@ from kedge.model.errors import (
     StoreError,
 )
 from kedge.model.graph import Snapshot
+from kedge.model.image import Descriptor
 from kedge.model.ops import Source
 from kedge.model.platform import Platform
 from kedge.sources.handler import Pin, Work
-from kedge.sources.oci_layout import Layout
+from kedge.sources.oci_layout import BlobSink, Layout
 from kedge.sources.pick import PickedImage, declare_layers, limited, pick_image
 from kedge.storage.disk import free_space
 
@@ -131,7 +132,9 @@ class _Blob(io.RawIOBase):
 
 
 class LentLayouts:
-    """SourceHandler for oci-layout:// over a session; `lender` gives the session by its id, "" for the build's own."""
+    """SourceHandler for oci-layout:// over a session, and `Blobs` of the layouts there; `lender` gives the session by
+    its id, "" for the build's own.
+    """
 
     def __init__(self, store: "Store", host: Platform, lender: Callable[[str], ClientSession]) -> None:
         self._store, self._host, self._lender = store, host, lender
@@ -168,6 +171,19 @@ class LentLayouts:
                     layout.copy(layer, writer, lambda at, whole: None)
                 work.status(layer.digest, layer.size, layer.size, done=True)
         return declare_layers(self._store, image, "")
+
+    def find_blob(self, source: Source) -> Descriptor:
+        """A blob of a lent layout."""
+        name, _, digest = _named(source).rpartition("@")
+        with self._layout(name, source.attr("oci.session")) as layout:
+            return layout.find_blob(parse_digest(digest))
+
+    def copy_blob(
+        self, source: Source, descriptor: Descriptor, writer: BlobSink, progress: Callable[[int, int], None]
+    ) -> None:
+        """Its bytes, which are believed by their digest only."""
+        with self._layout(_named(source).rpartition("@")[0], source.attr("oci.session")) as layout:
+            layout.copy(descriptor, writer, progress)
 
     def _resolve(self, source: Source, platform: Platform | None) -> PickedImage:
         image = self.resolve(_named(source), platform or self._host, source.attr("oci.session"))
