@@ -1,13 +1,20 @@
 """Volumes on disk: names, users, and what removal keeps."""
 
+import errno
+import os
+import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
-from kedge.containers.volumes import Volumes, VolumeUse, keep_uses
-from kedge.model.errors import Conflict, InvalidInput, NotFound
+from kedge.containers.volumes import VolumeRecord, Volumes, VolumeUse, keep_uses
+from kedge.model.errors import Conflict, InvalidInput, NotFound, StoreError
+from kedge.storage.copy import _Copier
 from kedge.storage.store import Store
+from kedge.storage.tree import Tree
 
 
 def test_a_volume_is_made_once_and_found_again(tmp_path: Path) -> None:
@@ -92,3 +99,123 @@ def test_a_removal_and_a_use_never_meet(tmp_path: Path) -> None:
         assert record.path.exists(), outcome
         (home / "mounts.json").unlink()
         volumes.remove("raced")
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from kedge.containers.volumes import Volumes
+from kedge.storage import copy as copying
+from kedge.storage.tree import Tree
+
+base, moment = Path(sys.argv[1]), sys.argv[2]
+volumes = Volumes(base / "store")
+die = lambda: os.kill(os.getpid(), 9)
+regular, rename = copying._Copier._regular, os.rename
+done = []
+
+def so_often(count, do):
+    def once(*words, **more):
+        if len(done) == count:
+            die()
+        done.append(do(*words, **more))
+    return once
+
+if moment == "copying":
+    copying._Copier._regular = so_often(1, regular)
+if moment == "moving":
+    os.rename = so_often(2, rename)  # the whole copy, and a file
+if moment == "discarding":
+    Volumes._to_trash = lambda *_: die()
+volumes.fill(volumes.get("data"), Tree(os.open(base / "image", os.O_PATH)), "/d")
+"""
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Tree:
+    made = tmp_path / "image" / "d"
+    (made / "below").mkdir(parents=True)
+    for name in ("a", "b", "c", "below/d"):
+        (made / name).write_text(name)
+    made.chmod(0o750)
+    os.utime(made, (7, 7))
+    (tmp_path / "store").mkdir()
+    return Tree(os.open(tmp_path / "image", os.O_PATH))
+
+
+def fill(volumes: Volumes, record: VolumeRecord, image: Tree) -> dict[str, str]:
+    """As for a container that uses it; the files that it finds."""
+    if volumes.is_empty(record):
+        volumes.fill(record, image, "/d")
+    return {str(path.relative_to(record.path)): path.read_text() for path in record.path.rglob("*") if path.is_file()}
+
+
+WHOLE = {name: name for name in ("a", "b", "c", "below/d")}
+
+
+@pytest.mark.parametrize("moment", ["copying", "moving", "discarding"])
+def test_a_filling_that_was_killed_is_made_whole_for_the_next_container(
+    tmp_path: Path, image: Tree, moment: str
+) -> None:
+    volumes = Volumes(tmp_path / "store")
+    with volumes.locked():
+        record = volumes.create("data")
+    place = record.path.stat().st_ino
+    done = subprocess.run([sys.executable, "-c", KILLED, tmp_path, moment], check=False, timeout=120)
+    assert done.returncode == -signal.SIGKILL
+    assert fill(volumes, record, image) == WHOLE
+    assert (record.path.stat().st_mode & 0o7777, record.path.stat().st_ino) == (0o750, place)
+    assert {path.name for path in record.path.parent.iterdir()} == {"_data", "record.json"}
+    (record.path / "a").write_text("changed")
+    assert fill(volumes, record, image)["a"] == "changed"
+    os.close(image.fd)
+
+
+def test_what_a_container_wrote_meanwhile_stays(tmp_path: Path, image: Tree) -> None:
+    volumes = Volumes(tmp_path / "store")
+    with volumes.locked():
+        record = volumes.create("data")
+    subprocess.run([sys.executable, "-c", KILLED, tmp_path, "moving"], check=False, timeout=120)
+    moved = {path.name for path in record.path.iterdir()}
+    assert len(moved) == 1
+    for name in ("a", "b"):
+        (record.path / name).write_text("a container's")
+    assert fill(volumes, record, image) == WHOLE | dict.fromkeys(("a", "b"), "a container's")
+    os.close(image.fd)
+
+
+def test_a_filling_that_fails_leaves_the_volume_empty(
+    tmp_path: Path, image: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volumes = Volumes(tmp_path / "store")
+    with volumes.locked():
+        record = volumes.create("data")
+    with monkeypatch.context() as patched:
+        patched.setattr(_Copier, "finish", raise_full)
+        with pytest.raises(StoreError):
+            fill(volumes, record, image)
+    assert volumes.is_empty(record)
+    assert {path.name for path in record.path.parent.iterdir()} == {"_data", "record.json"}
+    assert fill(volumes, record, image) == WHOLE
+    os.close(image.fd)
+
+
+def raise_full(_: object) -> None:
+    raise OSError(errno.ENOSPC, "no space")
+
+
+def test_two_that_fill_at_once_both_find_all(tmp_path: Path, image: Tree) -> None:
+    for number in range(20):
+        with Volumes(tmp_path / "store").locked():
+            record = Volumes(tmp_path / "store").create(f"v{number}")
+        found: list[dict[str, str]] = []
+        threads = [
+            threading.Thread(target=lambda: found.append(fill(Volumes(tmp_path / "store"), record, image)))  # noqa: B023
+            for _ in range(3)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert found == [WHOLE] * 3
+    os.close(image.fd)

@@ -101,6 +101,12 @@ class ContainerRequest:
     init: bool = False
     no_new_privileges: bool | None = None  # None: for root only, as in build steps
 
+    def __post_init__(self) -> None:
+        if self.workdir and not self.workdir.startswith("/"):
+            raise InvalidInput(
+                f"the working directory '{self.workdir[:200]}' is invalid, it needs to be an absolute path"
+            )
+
 
 def network_of(request: ContainerRequest) -> Any:
     """The sandbox's word for the network it gets: one of its own where the machine's would not do.
@@ -254,9 +260,7 @@ def claim_volumes(
             for each, record in zip(wanted, records, strict=True)
         )
         keep_uses(container.home, uses)
-    to_fill = [
-        (r, each.dest) for each, r in zip(wanted, records, strict=True) if each.copied and not any(os.scandir(r.path))
-    ]
+    to_fill = [(r, each.dest) for each, r in zip(wanted, records, strict=True) if volumes.is_empty(r) and each.copied]
     if to_fill:
         with mounted() as tree:
             for record, dest in to_fill:

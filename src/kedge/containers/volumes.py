@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{1,254}")
 _MOUNTS: Final = "mounts.json"
+_FILLING, _FILLED = "filling", "filled"  # beside a volume's data
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,15 +112,20 @@ class Volumes:
             if users := self.users().get(name):
                 raise Conflict(f"remove {name}: volume is in use - [{', '.join(users)}]")
             size = measure(record.path).bytes
-            trash = self._root / "trash"  # the store's own, which empties it if we are killed
-            aside = trash / f"volume-{os.urandom(8).hex()}"
-            try:
-                trash.mkdir(mode=0o755, exist_ok=True)
-                record.path.parent.rename(aside)
-            except OSError as error:
-                raise StoreError(f"cannot remove the volume {name}: {error.strerror}") from None
+            aside = self._to_trash(record.path.parent)
         remove_tree(aside)
         return size
+
+    def _to_trash(self, path: Path) -> Path:
+        """Where it is now: in the store's own trash, which the store empties if we are killed. Raises StoreError."""
+        trash = self._root / "trash"
+        aside = trash / f"volume-{os.urandom(8).hex()}"
+        try:
+            trash.mkdir(mode=0o755, exist_ok=True)
+            path.rename(aside)
+        except OSError as error:
+            raise StoreError(f"cannot remove {path}: {error.strerror}") from None
+        return aside
 
     # ---- containers --------------------------------------------------------------------------------------------------
 
@@ -138,28 +144,118 @@ class Volumes:
                 with suppress(NotFound, Conflict, StoreError):
                     self.remove(use.name)
 
-    def fill(self, record: VolumeRecord, tree: "Tree", path: str) -> None:
-        """An empty volume gets what the image has at `path`, and that directory's owner and mode."""
-        from kedge.kernel.paths import open_in_root
-        from kedge.model import ops
-        from kedge.storage.copy import copy
+    # ---- the first filling -------------------------------------------------------------------------------------------
+    #
+    # An empty volume gets a copy of what the image has, which is made beside it, in `filling`. When that is whole, its
+    # name becomes `filled`, and what is in it is moved into the volume. So nothing is in a volume before all is there,
+    # and whoever uses it next goes on with the moving if we are killed. The volume's own directory is never another:
+    # a container may have it mounted.
 
-        if any(os.scandir(record.path)):
+    def is_empty(self, record: VolumeRecord) -> bool:
+        """Is nothing in it? If there is, then all: who fills it is waited for, and what a killed one left is ended.
+
+        Raises StoreError.
+        """
+        self._finish_filling(record)
+        if _has_nothing(record):
+            return True
+        self._finish_filling(record)  # it may have begun just now
+        return False
+
+    def fill(self, record: VolumeRecord, tree: "Tree", path: str) -> None:
+        """An empty volume gets what the image has at `path`, and that directory's owner and mode. Raises KedgeError.
+
+        Atomic: killed, or failed, it is ended or made again by who uses the volume next.
+        """
+        from kedge.kernel.paths import open_in_root
+
+        home = record.path.parent
+        with _held(home):
+            self._move_in(record)
+            self._discard(home / _FILLING)
+            if not _has_nothing(record):
+                return
+            try:
+                source = open_in_root(tree.fd, path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            except OSError:
+                return  # nothing is there in the image, or no directory
+            try:
+                _copy(tree, path, source, home / _FILLING)
+                (home / _FILLING).rename(home / _FILLED)
+            except OSError as error:
+                raise StoreError(f"cannot fill the volume {record.name}: {error.strerror}") from None
+            finally:
+                os.close(source)
+                self._discard(home / _FILLING)
+            self._move_in(record)
+
+    def _finish_filling(self, record: VolumeRecord) -> None:
+        if not (record.path.parent / _FILLED).exists():
+            return
+        with _held(record.path.parent):
+            self._move_in(record)
+
+    def _move_in(self, record: VolumeRecord) -> None:
+        """All that is in `filled`, but for names that a container has given to files of its own. Raises StoreError."""
+        filled = record.path.parent / _FILLED
+        if not filled.exists():
             return
         try:
-            source = open_in_root(tree.fd, path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError:
-            return  # nothing is there in the image, or no directory
-        try:
-            dest = os.open(record.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                everything = ops.Copy(path, "/", contents_only=True, create_dest_path=True, follow_symlinks=True)
-                copy(everything, tree, dest)
+            with _directory(filled) as source, _directory(record.path) as dest:
+                time = os.fstat(source).st_mtime_ns
+                for name in os.listdir(source):
+                    if not os.path.lexists(record.path / name):
+                        os.rename(name, name, src_dir_fd=source, dst_dir_fd=dest)
                 _dress(dest, source)
-            finally:
-                os.close(dest)
-        finally:
-            os.close(source)
+                os.utime(dest, ns=(time, time))
+        except OSError as error:
+            raise StoreError(f"cannot fill the volume {record.name}: {error.strerror}") from None
+        self._discard(filled)
+
+    def _discard(self, directory: Path) -> None:
+        from kedge.storage.disk import remove_tree
+
+        if directory.exists():
+            remove_tree(self._to_trash(directory))
+
+
+def _has_nothing(record: VolumeRecord) -> bool:
+    with os.scandir(record.path) as entries:
+        return not any(entries)
+
+
+@contextmanager
+def _held(home: Path) -> Iterator[None]:
+    """Nobody else fills the volume meanwhile. Raises StoreError."""
+    try:
+        fd = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise StoreError(f"cannot use {home}: {error.strerror}") from None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _directory(path: Path) -> Iterator[int]:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _copy(tree: "Tree", path: str, source: int, aside: Path) -> None:
+    from kedge.model import ops
+    from kedge.storage.copy import copy
+
+    aside.mkdir(mode=0o755)
+    with _directory(aside) as dest:
+        everything = ops.Copy(path, "/", contents_only=True, create_dest_path=True, follow_symlinks=True)
+        copy(everything, tree, dest)
+        _dress(dest, source)
 
 
 def _dress(dest: int, source: int) -> None:
