@@ -22,15 +22,17 @@ from kedge.model.platform import Platform
 from kedge.model.reference import parse_reference
 from kedge.model.value import dataclass
 from kedge.sources.handler import Work
+from kedge.sources.pick import PickedImage
 
 
 @dataclass(frozen=True, slots=True)
 class FoundImage:
-    """An image's full name, digest and config."""
+    """An image's full name, digest and config, and what it was picked out of."""
 
     reference: str
     digest: str
     config: bytes
+    picked: PickedImage
 
 
 def resolve_image(
@@ -50,7 +52,7 @@ def _image(parts: Parts, source: Source, platform: Platform | None, mode: str, t
     reference = parse_reference(source.identifier.partition("://")[2])
     with step(parts.report, parts.trunk.cancel, title or f"resolve image config for {reference}") as work:
         found = parts.images.resolve(reference, platform or parts.host, "pull" if mode == "pull" else "default", work)
-        return FoundImage(str(reference), found.target.digest, found.config_data)
+        return FoundImage(str(reference), found.target.digest, found.config_data, found)
 
 
 def resolve_layout(job: Job, name: str, platform: Platform | None, store: str, session: str) -> FoundImage:
@@ -58,7 +60,7 @@ def resolve_layout(job: Job, name: str, platform: Platform | None, store: str, s
     layouts = LentLayouts(job.store, job.config.worker_platforms[0], job.lent.lender)
     digest = name.rpartition("@")[2]
     found = layouts.resolve(f"{store}@{digest}", platform or job.config.worker_platforms[0], session)
-    return FoundImage(name, found.target.digest, found.config_data)
+    return FoundImage(name, found.target.digest, found.config_data, found)
 
 
 def resolve_source(job: Job, request: Any, policed: bool = True) -> Any:
@@ -78,6 +80,8 @@ def resolve_source(job: Job, request: Any, policed: bool = True) -> Any:
         response.Image.Digest = found.digest
         if not request.Image.NoConfig:
             response.Image.Config = found.config
+        if source.scheme == "docker-image" and (request.Image.AttestationChain or request.Image.ResolveAttestations):
+            _tell_attested(response.Image, parts, found, request.Image.ResolveAttestations)
     elif source.scheme != "local":  # of its directories the client knows better
         with step(parts.report, parts.trunk.cancel, request.LogName or f"resolve {source.identifier[:100]}") as work:
             if source.scheme == "git":
@@ -85,6 +89,25 @@ def resolve_source(job: Job, request: Any, policed: bool = True) -> Any:
             else:
                 _tell_http(response.HTTP, parts, source, work)
     return response
+
+
+def _tell_attested(told: Any, parts: Parts, found: FoundImage, kinds: Sequence[str]) -> None:
+    from kedge.sources.attested import find_chain
+
+    with step(parts.report, parts.trunk.cancel, f"resolve attestations of {found.reference}"):
+        chain = find_chain(parts.store, parts.registry, parse_reference(found.reference), found.picked, kinds)
+    if chain is None:
+        return
+    message = told.AttestationChain
+    message.Root, message.ImageManifest = chain.root, chain.image
+    message.AttestationManifest = chain.attestation or ""
+    message.SignatureManifests.extend(chain.signatures)
+    for digest, blob in chain.blobs.items():
+        one, descriptor = message.Blobs[digest], blob.descriptor
+        one.data = blob.data
+        one.descriptor.media_type, one.descriptor.digest = descriptor.media_type, digest
+        one.descriptor.size = len(blob.data)
+        one.descriptor.annotations.update(descriptor.annotations)
 
 
 def _tell_git(told: Any, parts: Parts, source: Source, work: Work, whole: bool) -> None:
