@@ -126,3 +126,13 @@ def test_a_client_that_cannot_use_what_was_exported_fails_its_build(connect, con
 def test_an_output_of_an_unknown_kind_is_refused_whoever_chose_it(connect, context):
     with pytest.raises(grpc.RpcError, match="could not be found"):
         build(connect, context, Chooser(lambda request: [wire.ExporterRequest(Type="floppy")]))
+
+
+@pytest.mark.parametrize("attrs", [{"build-arg:SOURCE_DATE_EPOCH": "999999999999"}, {}])
+def test_an_epoch_beyond_all_years_is_refused(connect, context, attrs):
+    client = connect(directories={"context": context, "dockerfile": context})
+    asked = {} if attrs else {"source-date-epoch": "999999999999"}
+    with pytest.raises(grpc.RpcError) as caught:
+        client.solve(Frontend=DOCKERFILE, FrontendAttrs=attrs, Exporters=[exporter("oci", **asked)])
+    assert caught.value.code() is grpc.StatusCode.UNKNOWN
+    assert "epoch" in caught.value.details().lower()

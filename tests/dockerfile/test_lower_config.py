@@ -280,6 +280,19 @@ def test_the_time_may_stand_in_the_file_or_be_that_of_the_context(lowered: Lower
         lowered("FROM scratch\n", build_args={"SOURCE_DATE_EPOCH": "soon"})
 
 
+@pytest.mark.parametrize("text", ["9223372037", "-9223372037", "999999999999", "1" + "0" * 4000])
+def test_a_time_beyond_what_graphs_and_files_hold_is_refused(lowered: Lower, text: str) -> None:
+    with pytest.raises(DockerfileError, match="invalid SOURCE_DATE_EPOCH"):
+        lowered("FROM scratch\nWORKDIR /w\n", build_args={"SOURCE_DATE_EPOCH": text})
+    with pytest.raises(DockerfileError, match="invalid SOURCE_DATE_EPOCH"):  # a commit may claim any time
+        lowered("FROM scratch\n", build_args={"SOURCE_DATE_EPOCH": "context"}, epochs={"context": int(text)})
+
+
+@pytest.mark.parametrize("text", ["9223372036", "-9223372036", "0", "0000000000000000000001"])
+def test_a_time_in_range_is_taken(lowered: Lower, text: str) -> None:
+    assert lowered("FROM scratch\nWORKDIR /w\n", build_args={"SOURCE_DATE_EPOCH": text}).target.epoch == int(text)
+
+
 def test_the_image_is_for_the_platform_asked_for(lowered: Lower) -> None:
     base = ImageConfig(AMD, diff_ids=(sha256(b"x"),))
     assert lowered("FROM a\nUSER x\n", {BASE: base}, target_platform=ARM).config.platform == ARM

@@ -10,6 +10,7 @@ from kedge.dockerfile.instructions import ArgEntry
 from kedge.dockerfile.options import LowerOptions
 from kedge.dockerfile.stages import StagedFile
 from kedge.dockerfile.words import Expansion, expand
+from kedge.model.epoch import in_range, read_epoch
 from kedge.model.errors import DockerfileError, KedgeError, Location, NotFound
 from kedge.model.platform import Platform
 from kedge.model.reference import parse_reference
@@ -122,12 +123,13 @@ def _evaluate(
 
 
 def _read_epoch(text: str, options: LowerOptions, declared: ArgValue | None) -> int | None:
-    if text.removeprefix("-").isascii() and text.removeprefix("-").isdigit() and len(text) < 20:
-        return int(text)
-    if text in options.epochs:
-        return options.epochs[text]
-    if text == "context" and options.main_context is None:
+    if (seconds := read_epoch(text)) is not None:
+        return seconds
+    found = options.epochs.get(text)
+    if found is None and (text in options.epochs or (text == "context" and options.main_context is None)):
         return None  # the client's directory has no time of its own
+    if found is not None and in_range(found) is not None:
+        return found
     raise DockerfileError(
         f"invalid {EPOCH}: {text[:100]!r}",
         location=declared.location if declared else None,

@@ -24,6 +24,7 @@ from kedge.daemon.sessions.layouts import send_blobs
 from kedge.daemon.sessions.send import ByteSink, Metadata, send_directory
 from kedge.dockerfile.target import Target
 from kedge.exporters.image import Exported
+from kedge.model.epoch import read_epoch
 from kedge.model.errors import InvalidInput, KedgeError
 from kedge.model.graph import looked_up
 from kedge.model.image import ImageConfig
@@ -43,7 +44,6 @@ _KINDS: Final = {
     "cacheonly": "cacheonly",
     "": "cacheonly",
 }
-_LONGEST_EPOCH: Final = 12  # digits
 _TO_CLIENT: Final = ("oci", "docker", "tar")
 _IMAGES: Final = ("image", "oci", "docker")
 
@@ -184,9 +184,7 @@ def _solved(job: Job, result: Result) -> tuple[Parts, course.Solved]:
 def _with_argument(job: Job, target: Target) -> Target:
     """SOURCE_DATE_EPOCH as the client gave it, where no frontend has taken it."""
     text = job.request.FrontendAttrs.get("build-arg:SOURCE_DATE_EPOCH", "")
-    if target.epoch is None and text.isdecimal() and len(text) <= _LONGEST_EPOCH:
-        return replace(target, epoch=int(text))
-    return target
+    return replace(target, epoch=read_epoch(text)) if target.epoch is None else target
 
 
 def _target(result: Result, key: str, outcome: Outcome | None, host: Platform) -> Target:
@@ -221,6 +219,7 @@ def _epoch(result: Result, suffix: str) -> int | None:
 def _read_epoch(text: str) -> int | None:
     if not text:
         return None
-    if not text.isdecimal() or len(text) > _LONGEST_EPOCH:
+    seconds = read_epoch(text)
+    if seconds is None:
         raise InvalidInput(f"invalid {EPOCH}: {text[:40]}")
-    return int(text)
+    return seconds
