@@ -7,7 +7,9 @@ import threading
 
 import pytest
 
-from kedge.model.errors import KedgeError, NotFound
+from kedge.model.errors import InvalidInput, KedgeError, NotFound, StepFailed
+from kedge.sandbox import cgroups
+from kedge.sandbox.process import Limits
 from kedge.session.secrets import Secret
 
 
@@ -30,6 +32,19 @@ def test_nothing_of_the_builder_is_seen(bench, monkeypatch):
     bench.build("FROM base\nRUN env; cat /proc/*/environ; ls /proc/self/fd; ls -la /")
     assert "hunter2" not in output(bench)
     assert "BUILDER_TOKEN" not in output(bench)
+
+
+def test_a_step_that_memory_ran_out_for_says_so(bench):
+    if why := cgroups.why_not(Limits(memory=8 << 20)):
+        pytest.skip(f"this machine does not let us limit memory: {why}")
+    with pytest.raises(StepFailed, match="exit code: 137"):
+        bench.build("FROM base\nRUN exec tail -c 100000000 /dev/zero", memory=8 << 20)
+    assert output(bench) == "kedge: memory ran out: the kernel killed a process, the limit being 8 MiB\n"
+
+
+def test_a_limit_below_which_no_step_starts_is_refused(bench):
+    with pytest.raises(InvalidInput, match="Minimum memory limit allowed is 6MB"):
+        bench.build("FROM base\nRUN true", memory=1)
 
 
 def test_only_root_is_held_to_no_new_privileges_so_that_sudo_works_for_others(bench):

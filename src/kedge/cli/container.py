@@ -171,6 +171,7 @@ def _own_streams(request: ContainerRequest) -> Iterator[Stdio]:
             stderr=2,
             on_start=stack.enter_context(_signals_passed_on(request.terminal)),
             note=note,
+            on_oom=lambda: note(request.limits.exhausted),
         )
         if request.terminal:
             from kedge.cli.terminal import Bridge

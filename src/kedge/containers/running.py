@@ -118,7 +118,9 @@ class Runs:
 
         streams.hold()
         way_out = self._ports.give_way_out if self._ports is not None else None
-        own = Stdio(on_start=self._on_start, on_program=on_program, note=self._note, on_way_out=way_out)
+        own = Stdio(
+            on_start=self._on_start, on_program=on_program, note=self._note, on_way_out=way_out, on_oom=self._on_oom
+        )
         try:
             process, mounts = self._launch.process, self._launch.mounts
             code = one.container.run(self._owner.executor, process, mounts, streams.stdio(own))
@@ -162,6 +164,9 @@ class Runs:
         """A limit that could not be set, and the like: said where the user looks, as `kedge run` says it."""
         end = "\r\n" if self._streams.terminal else "\n"
         self._streams.output(2, f"kedge: {text}{end}".encode())
+
+    def _on_oom(self) -> None:
+        self._owner.tell(self._one, "oom", {})
 
     def _on_start(self, send: Callable[[int], None], pid: int) -> None:
         one = self._one

@@ -130,7 +130,7 @@ class ExecOperation:
         def note(text: str) -> None:
             output(2, f"kedge: {text}\n".encode())
 
-        stdio = Stdio(output=output, note=note)
+        stdio = Stdio(output=output, note=note, on_oom=lambda: note(process.limits.exhausted))
         with ExitStack() as watches:
             for _, draft in prepared.drafts.values():
                 watches.enter_context(draft.watched(work.cancel.set))

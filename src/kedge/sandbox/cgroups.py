@@ -6,7 +6,7 @@ a run: what cannot be limited is said in a note.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 from kedge.sandbox.process import Limits, Process
@@ -72,6 +72,16 @@ def change(pidfd: int, pids: list[int], limits: Limits) -> list[str]:
                 with suppress(ProcessLookupError):
                     _write(group, "cgroup.procs", pid)
     return made
+
+
+def ran_out(groups: Iterable[str]) -> bool:
+    """Did the kernel kill a process of these groups because memory ran out? Linux tells from 4.13 on."""
+    for group in groups:
+        for file in ("memory.events", "memory.oom_control"):  # of version 2, and of version 1
+            with suppress(OSError), open(os.path.join(group, file)) as lines:
+                if any(line.startswith("oom_kill ") and line.split()[1] != "0" for line in lines):
+                    return True
+    return False
 
 
 def remove(groups: list[str]) -> None:

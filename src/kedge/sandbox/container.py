@@ -35,8 +35,8 @@ _RIGHT = (
 class ContainerRecord:
     """What is known of a container. Times are seconds since the epoch, 0 for not yet; `pid` is 0 unless it runs.
 
-    `error` is why it could not be started, `stopped` that somebody ended it. One that is to `auto_remove` is gone
-    with its end, at the latest when the next container is made.
+    `error` is why it could not be started, `stopped` that somebody ended it, `oom_killed` that memory ran out
+    in it. One that is to `auto_remove` is gone with its end, at the latest when the next container is made.
     """
 
     id: str
@@ -53,6 +53,7 @@ class ContainerRecord:
     error: str = ""
     auto_remove: bool = False
     stopped: bool = False
+    oom_killed: bool = False
 
 
 class Containers:
@@ -187,18 +188,25 @@ class Container:
         """Run it to the end, keeping the record; gives the exit code."""
         if not process.hostname and process.network != "host":
             process = replace(process, hostname=self.record.id[:12])
-        started = stdio.on_start
+        started, ran_out = stdio.on_start, stdio.on_oom
 
         def on_start(send: Signaller, pid: int) -> None:
             if started is not None:  # first: signals that come while we write are for the program
                 started(send, pid)
-            self.update(state="running", pid=pid, exit_code=0, error="", started=time.time(), finished=0.0)
+            self.update(
+                state="running", pid=pid, exit_code=0, error="", started=time.time(), finished=0.0, oom_killed=False
+            )
+
+        def on_oom() -> None:
+            self.update(oom_killed=True)
+            if ran_out is not None:
+                ran_out()
 
         lock = os.open(self._home / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         code = 125
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            code = executor.run(process, mounts, replace(stdio, on_start=on_start))
+            code = executor.run(process, mounts, replace(stdio, on_start=on_start, on_oom=on_oom))
             return code
         finally:
             self.update(state="exited", pid=0, exit_code=code, finished=time.time())

@@ -98,6 +98,8 @@ class MountPoint:
         object.__setattr__(self, "dest", "/" + posixpath.normpath(self.dest).lstrip("/"))
 
 
+LEAST_MEMORY: Final = 6 << 20  # bytes a process can be limited to: below that, none starts
+
 # ---- the process -----------------------------------------------------------------------------------------------------
 
 
@@ -108,6 +110,15 @@ class Limits:
     memory: int = 0
     cpus: float = 0.0
     pids: int = 0
+
+    def __post_init__(self) -> None:
+        if self.memory and self.memory < LEAST_MEMORY:
+            raise InvalidInput("Minimum memory limit allowed is 6MB")  # Docker's words, and its number
+
+    @property
+    def exhausted(self) -> str:
+        """What to say when memory ran out."""
+        return f"memory ran out: the kernel killed a process, the limit being {self.memory / (1 << 20):g} MiB"
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +196,8 @@ class Stdio:
     before the process runs, and the other fields are not used. `on_start` gets a function that sends a signal to the
     process, and its pid; `on_way_out` gets the sockets (to keep and close) that a private network's TCP connections
     and name look-ups come to, before the process runs; `on_program` is called when all is made ready and the program
-    itself begins; `note` gets one-line remarks (a limit that could not be set).
+    itself begins; `note` gets one-line remarks (a limit that could not be set). `on_oom` is called before the
+    end of `Executor.run` if the kernel killed any of the processes because a limited memory ran out.
     """
 
     stdin: int | None = None
@@ -197,6 +209,7 @@ class Stdio:
     on_program: Callable[[], None] | None = None
     note: Callable[[str], None] | None = None
     on_way_out: Callable[[int, int], None] | None = None
+    on_oom: Callable[[], None] | None = None
 
 
 # For a machine on which no /proc can be mounted: the switch, what it costs, and the way without that cost.

@@ -42,6 +42,50 @@ def inspect(docker: Docker, name: str, what: str) -> str:
     return docker("inspect", "-f", f"{{{{{what}}}}}", name).strip()
 
 
+def limited(docker: Docker, *words: str) -> str:
+    """The id of a new container with a memory limit."""
+    done = docker.run("create", "-m", "8m", "busybox", *words)
+    if "Limits are discarded" in done.stderr:
+        pytest.skip(done.stderr)
+    return done.stdout.strip()
+
+
+# ---- memory ----------------------------------------------------------------------------------------------------------
+
+
+def test_too_little_memory_is_refused_in_dockers_words(docker: Docker, up: str) -> None:
+    for words in (("create", "-m", "6291455", "busybox"), ("update", "-m", "6m", "--memory-swap", "-1", up)):
+        done = docker.run(*words)
+        assert ("Minimum memory limit allowed is 6MB" in done.stderr) == (words[0] == "create"), done.stderr
+    assert "Minimum memory limit allowed is 6MB" in docker.run("update", "-m", "5m", up).stderr
+
+
+def test_inspect_tells_of_an_end_for_want_of_memory(docker: Docker) -> None:
+    id = limited(docker, "tail", "-c", "100000000", "/dev/zero")
+    docker.run("start", "-a", id)
+    assert inspect(docker, id, ".State.OOMKilled") == "true"
+    assert inspect(docker, id, ".State.ExitCode") == "137"
+    until = ("--until", str(int(time.time()) + 1))  # the client says whole seconds
+    told = docker("events", "--since", "10m", *until, "--filter", f"container={id}", "--format", "{{.Action}}")
+    assert told.split()[-2:] == ["oom", "die"]
+
+
+def test_a_limit_that_came_later_is_told_of_too(docker: Docker) -> None:
+    id = docker("run", "-d", "-i", "busybox", "sh", "-c", "read x; exec tail -c 100000000 /dev/zero").strip()
+    done = docker.run("update", "-m", "8m", "--memory-swap", "-1", id)
+    if "Cannot update" in done.stderr:
+        docker("rm", "-f", id)
+        pytest.skip(done.stderr)
+    docker.run("attach", id, stdin=b"go\n")
+    until(lambda: inspect(docker, id, ".State.OOMKilled") == "true")
+
+
+def test_inspect_tells_of_no_such_end_where_there_was_none(docker: Docker) -> None:
+    id = limited(docker, "sh", "-c", "kill -9 $$")
+    docker.run("start", "-a", id)
+    assert inspect(docker, id, ".State.OOMKilled") == "false"
+
+
 # ---- policies --------------------------------------------------------------------------------------------------------
 
 

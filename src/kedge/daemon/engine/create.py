@@ -188,7 +188,7 @@ def read_limits(host: Fields) -> Limits:
     cpus = host.number("NanoCpus") / 1e9
     if not cpus and host.number("CpuQuota") > 0:
         cpus = host.number("CpuQuota") / (host.number("CpuPeriod") or 100_000)
-    return Limits(max(0, host.number("Memory")), max(0.0, cpus), max(0, host.number("PidsLimit")))
+    return Limits(host.number("Memory"), max(0.0, cpus), max(0, host.number("PidsLimit")))
 
 
 def read_ulimit(value: Fields) -> Ulimit:

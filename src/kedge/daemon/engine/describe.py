@@ -147,7 +147,7 @@ def _state(one: Supervised) -> dict[str, Any]:
         "Running": record.state == "running" or one.alive,
         "Paused": one.frozen is not None,
         "Restarting": one.state == "restarting",
-        "OOMKilled": False,
+        "OOMKilled": record.oom_killed,
         "Dead": False,
         "Pid": record.pid,
         "ExitCode": record.exit_code,

@@ -49,8 +49,14 @@ def _change(one: Supervised, limits: Limits) -> None:
         pidfd = os.dup(one.pidfd)
     try:
         made = cgroups.change(pidfd, pids_of(one.record.pid), limits)
-        one.leftovers.append(lambda: cgroups.remove(made))
+        one.leftovers.append(lambda: _leave(one, made))
     except OSError as error:
         raise StoreError(f"Cannot update container {one.record.id}: {error.filename or ''}: {error.strerror}") from None
     finally:
         os.close(pidfd)
+
+
+def _leave(one: Supervised, made: list[str]) -> None:
+    if cgroups.ran_out(made):
+        one.container.update(oom_killed=True)
+    cgroups.remove(made)
