@@ -11,7 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from kedge.sandbox import cgroups
+from kedge.sandbox.process import Limits
 from tests.e2e.conftest import Kedge
+
+GREEDY = "exec tail -c 100000000 /dev/zero"  # keeps all of it in memory
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +42,10 @@ def test_standard_input_reaches_it_only_when_asked(busybox: Kedge) -> None:
         (["--volume", "/nonexistent/x:/x", "busybox", "true"], 125),
         (["--pull", "never", "no/such/image", "true"], 125),
         (["--nonsense", "busybox"], 125),
+        (["-e", "=x", "busybox", "true"], 125),
+        (["--env-file", "/no/such/file", "busybox", "true"], 125),
+        (["-w", "relative", "busybox", "true"], 125),
+        (["-m", "1", "busybox", "true"], 125),
         (["busybox", "sh", "-c", "kill -9 $$; exit 3"], 3),
     ],
 )
@@ -45,6 +53,28 @@ def test_what_cannot_start_has_dockers_exit_codes(busybox: Kedge, words: list[st
     done = busybox("run", *words, check=False)
     assert done.returncode == code
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["-w", "relative"], "the working directory 'relative' is invalid, it needs to be an absolute path"),
+        (["-m", "6291455"], "Minimum memory limit allowed is 6MB"),
+        (["-e", "=x"], "the variable '=x' has no name"),
+        (["--env-file", "/no/such/file"], "cannot read the env file /no/such/file"),
+    ],
+)
+def test_what_docker_refuses_is_refused_in_its_words(busybox: Kedge, words: list[str], said: str) -> None:
+    assert said in busybox("run", *words, "busybox", "true", check=False).stderr
+
+
+def test_a_process_that_memory_ran_out_for_is_told_of(busybox: Kedge) -> None:
+    if why := cgroups.why_not(Limits(memory=8 << 20)):
+        pytest.skip(f"this machine does not let us limit memory: {why}")
+    done = busybox("run", "-m", "8m", "busybox", "sh", "-c", GREEDY, check=False)
+    assert done.returncode == 137
+    assert done.stderr == "kedge: memory ran out: the kernel killed a process, the limit being 8 MiB\n"
+    assert busybox("run", "-m", "8m", "busybox", "true").stderr == ""
 
 
 def test_user_variables_and_directory(busybox: Kedge) -> None:

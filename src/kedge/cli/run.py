@@ -23,8 +23,8 @@ def work(options: Options, console: Console) -> int:
     from kedge.cli.container import run_container
     from kedge.images.lookup import snapshot_of
 
-    container = container_of(options, console)
     try:
+        container = container_of(options, console)
         image = _image(options, console)
         console.stdout.flush()
         _require_machine(image.config.platform, console)
