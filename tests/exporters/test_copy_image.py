@@ -1,6 +1,8 @@
 """Copies between registries, layouts and the store: whole, verified, named last."""
 
+import errno
 import gzip
+import os
 import random
 import subprocess
 from pathlib import Path
@@ -19,7 +21,7 @@ from kedge.exporters.places import (
 )
 from kedge.exporters.push import publishable, push
 from kedge.model.digest import sha256
-from kedge.model.errors import IntegrityError, KedgeError, NotFound, RegistryError
+from kedge.model.errors import IntegrityError, KedgeError, NotFound, RegistryError, StoreError
 from kedge.model.image import (
     COMPRESSION_OF,
     OCI_CONFIG,
@@ -194,6 +196,19 @@ def test_an_archive_that_fails_leaves_nothing(
     root = add_image(fake)
     fake.repository("some/image").blobs.clear()
     with pytest.raises(NotFound), ArchiveWriter(tmp_path / "a.tar", ["v1"]) as packed:
+        copy_image(RegistryReader(client, at(fake)), [packed], root, steps)
+    assert not list(tmp_path.glob("*"))
+
+
+def test_an_archive_whose_index_cannot_be_written_leaves_nothing(
+    fake: FakeRegistry, client: Registry, steps: Told, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: ArchiveWriter, path: str, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    root = add_image(fake)
+    monkeypatch.setattr(ArchiveWriter, "_add", full)
+    with pytest.raises(StoreError, match="no space left"), ArchiveWriter(tmp_path / "a.tar", ["v1"]) as packed:
         copy_image(RegistryReader(client, at(fake)), [packed], root, steps)
     assert not list(tmp_path.glob("*"))
 

@@ -194,10 +194,12 @@ class ArchiveWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with _as_store_error(self._path):
-            if kind is None:
+            if kind is not None:
+                self._stack.__exit__(kind, error, trace)
+                return
+            with self._stack:
                 self._add("index.json", self._index.to_bytes())
                 self._add("oci-layout", _VERSION)
-            self._stack.__exit__(kind, error, trace)
 
     @property
     def name(self) -> str:
