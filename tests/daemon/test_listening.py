@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from kedge.daemon import listening
-from kedge.daemon.listening import Arrival, Listener, splice
+from kedge.daemon.listening import Arrival, Listener, Room, splice
+from kedge.daemon.peer import Peer
 from kedge.model.errors import Conflict, InvalidInput, KedgeError
 
 PATIENCE = 60.0
@@ -141,6 +142,44 @@ def test_a_full_one_can_be_stopped(folder: Path, monkeypatch: pytest.MonkeyPatch
     listener.end(0)
     first.close()
     waiting.close()
+
+
+def test_each_user_leaves_as_much_free_as_he_takes() -> None:
+    room = Room(16)
+    assert [sum(room.enter(user) for _ in range(20)) for user in (1, 2, None, 0, 3)] == [8, 4, 2, 1, 1]
+    assert not room.enter(4)
+    room.leave(2)
+    assert not room.enter(1)
+    assert room.enter(4)
+
+
+def test_one_user_cannot_keep_another_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    greedy, other = Peer(1001), Peer(1002)
+    who = iter([greedy] * 7 + [other] + [greedy] * 9)
+    monkeypatch.setattr(listening, "peer_of", lambda _: next(who))
+    monkeypatch.setattr(listening, "_MOST", 4)
+    monkeypatch.setattr(listening, "_MOST_WAITING", 3)
+    listener = Listener(echo)
+    listener.listen(f"unix://{folder}/s")
+    listener.start()
+    connections = [connected(folder / "s") for _ in range(8)]
+    with connections[-1] as others:  # the last that came
+        others.sendall(b"mine")
+        assert others.recv(4) == b"mine"
+    for each in connections[5:7]:  # two are answered, three wait
+        assert each.recv(1) == b""
+    for index in (0, 1):
+        connections[index].sendall(b"x")
+        assert connections[index].recv(1) == b"x"
+        connections[index].close()
+    for index in (2, 3):  # in their order, when others have gone
+        connections[index].sendall(b"y")
+        assert connections[index].recv(1) == b"y"
+    listener.stop()
+    assert connections[4].recv(1) == b""
+    for each in connections:
+        each.close()
+    listener.end(PATIENCE)
 
 
 def test_a_splice_carries_what_is_left_after_one_side_has_ended() -> None:

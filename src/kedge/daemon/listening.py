@@ -1,4 +1,4 @@
-"""Where clients arrive: addresses and socket files, who comes, how many at once, and the end.
+"""Where clients arrive: addresses and socket files, who comes, how many of each user at once, and the end.
 
 Owns what both APIs have in common before the first byte is read. A connection gets a thread, in which the API's own
 `answer` is called with it. Does not know what is spoken; gRPC itself speaks TLS, with the files that are named here.
@@ -8,6 +8,7 @@ import os
 import select
 import socket
 import threading
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +18,9 @@ from kedge.daemon.peer import Peer, is_for, peer_of
 from kedge.model.errors import Conflict, InvalidInput, Unsupported
 from kedge.model.value import dataclass
 
-_MOST: Final = 512  # connections at once; more wait in the kernel's queue
+_MOST: Final = 512  # connections that are answered at once
+_MOST_WAITING: Final = 128  # of one user, which are not answered yet: as many as the kernel would keep
+_PAUSE: Final = 0.05  # seconds, when there are no descriptors left
 _FIRST_PASSED: Final = 3  # SD_LISTEN_FDS_START, sd_listen_fds(3)
 _PIECE: Final = 1 << 18
 
@@ -45,6 +48,33 @@ class Arrival:
         return is_for(self.peer, self.connection, self.listener)
 
 
+class Room:
+    """Who may have one more of `most` connections.
+
+    A user may have as many as he leaves free: half of all if he is alone, the next one half of the rest, and so on. So
+    whoever takes all that he can get keeps nobody out.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._free = most
+        self._taken: Counter[int | None] = Counter()
+
+    def enter(self, user: int | None) -> bool:
+        """One more for the user, if he may."""
+        if self._taken[user] >= self._free:
+            return False
+        self._taken[user] += 1
+        self._free -= 1
+        return True
+
+    def leave(self, user: int | None) -> None:
+        """One less."""
+        self._free += 1
+        self._taken[user] -= 1
+        if not self._taken[user]:
+            del self._taken[user]
+
+
 class Listener:
     """The sockets of one API. `listen` at each address, `start`; in the end `stop`, then `end`.
 
@@ -58,7 +88,8 @@ class Listener:
         self._files: list[Path] = []
         self._wake, self._waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._thread = threading.Thread(target=self._accept_all, name="accept", daemon=True)
-        self._room = threading.BoundedSemaphore(_MOST)
+        self._room = Room(_MOST)
+        self._waiting: list[Arrival] = []  # the first comes first
         self._live: set[socket.socket] = set()
         self._changed = threading.Condition()
 
@@ -85,6 +116,10 @@ class Listener:
             os.write(self._waker, b"x")
         if self._thread.is_alive():
             self._thread.join()
+        with self._changed:
+            for arrival in self._waiting:
+                arrival.connection.close()
+            self._waiting.clear()
         for path in self._files:
             path.unlink(missing_ok=True)
         for listener in self._sockets:
@@ -116,35 +151,54 @@ class Listener:
                     self._accept(by_number[number])
 
     def _accept(self, listener: socket.socket) -> None:
-        while not self._room.acquire(timeout=0.2):
-            if self.stopping.is_set():
-                return
         try:
             connection, _ = listener.accept()
-        except OSError:
-            self._room.release()
+        except BlockingIOError:
+            return
+        except OSError:  # no more descriptors: clients wait in the kernel's queue, and we do not ask all the time
+            self.stopping.wait(_PAUSE)
             return
         connection.setblocking(True)
+        arrival = Arrival(connection, peer_of(connection), listener)
         with self._changed:
-            self._live.add(connection)
-        thread = threading.Thread(target=self._serve, args=(connection, listener), name="client", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError:  # no more threads
-            self._gone(connection)
+            if sum(other.peer.uid == arrival.peer.uid for other in self._waiting) < _MOST_WAITING:
+                self._waiting.append(arrival)
+            else:
+                connection.close()
+        self._admit()
 
-    def _serve(self, connection: socket.socket, listener: socket.socket) -> None:
+    def _admit(self) -> None:
+        """Answer those who wait and may come in."""
+        while (arrival := self._next()) is not None:
+            thread = threading.Thread(target=self._serve, args=(arrival,), name="client", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # no more threads
+                self._leave(arrival)
+
+    def _next(self) -> Arrival | None:
+        with self._changed:
+            if self.stopping.is_set():
+                return None
+            for index, arrival in enumerate(self._waiting):
+                if self._room.enter(arrival.peer.uid):
+                    self._live.add(arrival.connection)
+                    return self._waiting.pop(index)
+        return None
+
+    def _serve(self, arrival: Arrival) -> None:
         try:
-            self._answer(Arrival(connection, peer_of(connection), listener))
+            self._answer(arrival)
         finally:
-            self._gone(connection)
+            self._leave(arrival)
+            self._admit()
 
-    def _gone(self, connection: socket.socket) -> None:
-        connection.close()
+    def _leave(self, arrival: Arrival) -> None:
+        arrival.connection.close()
         with self._changed:
-            self._live.discard(connection)
+            self._live.discard(arrival.connection)
+            self._room.leave(arrival.peer.uid)
             self._changed.notify_all()
-        self._room.release()
 
 
 def split_address(address: str) -> tuple[str, str]:
