@@ -49,6 +49,14 @@ def test_manifest_inspect_shows_what_the_registry_has(hello: Kedge, registry: st
     assert json.loads(hello("manifest", "inspect", "--local", "hello").stdout)["schemaVersion"] == 2
 
 
+def test_a_copy_to_an_archive_in_no_directory_changes_nothing(hello: Kedge, tmp_path: Path) -> None:
+    archive = tmp_path / "no/such/x.tar"
+    done = hello("copy", "store:hello", f"oci:{tmp_path}/layout", f"oci-archive:{archive}", check=False)
+    assert done.returncode == 1
+    assert f"there is no directory {archive.parent} to write x.tar to" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_image_is_copied_through_every_kind_of_place(hello: Kedge, registry: str, tmp_path: Path) -> None:
     layout, archive = f"oci:{tmp_path}/layout:one", f"oci-archive:{tmp_path}/image.tar:two"
     places = [f"docker://{registry}/team/copied:1", layout, archive, "store:copied:2"]

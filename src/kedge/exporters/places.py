@@ -142,6 +142,7 @@ class LayoutWriter:
         with _as_store_error(self._path):
             if target.is_file() and target.stat().st_size == blob.size:
                 return False
+            target.parent.mkdir(parents=True, exist_ok=True)
             with open_at(0) as source, _whole_file(target) as out:
                 done = 0
                 for piece in verified(source, blob):
@@ -185,6 +186,8 @@ class ArchiveWriter:
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> "ArchiveWriter":
+        if not self._path.parent.is_dir():
+            raise NotFound(f"there is no directory {self._path.parent} to write {self._path.name} to")
         with _as_store_error(self._path):
             stream = self._stack.enter_context(_whole_file(self._path))
         self._tar = self._stack.enter_context(tar_stream(stream))
@@ -415,7 +418,6 @@ def _blob_path(digest: Digest) -> str:
 @contextlib.contextmanager
 def _whole_file(path: Path) -> Iterator[BinaryIO]:
     """A file that takes its name when all of it is written and on disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and not path.is_file():
         raise InvalidInput(f"{path} exists and is no file")
     fd, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", dir=path.parent)
