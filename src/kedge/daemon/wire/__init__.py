@@ -8,6 +8,7 @@ Each name below stands for one `.proto` file: `llb.Op` is a message class, `llb.
 its values; `control.services["Control"]` describes a service.
 """
 
+from collections.abc import Iterable, Iterator
 from importlib.resources import files
 from typing import Any, Final
 
@@ -18,17 +19,18 @@ PACKAGE: Final = "kedge/daemon/wire/"
 
 
 class _File:
-    """One `.proto` file: its messages, enums and enum values as attributes, made when they are first asked for."""
+    """One `.proto` file: its messages, enums and enum values as attributes."""
 
     def __init__(self, name: str) -> None:
         self._descriptor = _pool.FindFileByName(name)
         self.services: dict[str, Any] = dict(self._descriptor.services_by_name)
+        vars(self).update(
+            (one.name, _classes[one.full_name]) for one in self._descriptor.message_types_by_name.values()
+        )
 
     def __getattr__(self, name: str) -> Any:
         found: Any
-        if name in self._descriptor.message_types_by_name:
-            found = message_factory.GetMessageClass(self._descriptor.message_types_by_name[name])
-        elif name in self._descriptor.enum_types_by_name:
+        if name in self._descriptor.enum_types_by_name:
             found = enum_type_wrapper.EnumTypeWrapper(self._descriptor.enum_types_by_name[name])
         else:
             found = next(
@@ -45,15 +47,31 @@ class _File:
         return found
 
 
-def _load() -> descriptor_pool.DescriptorPool:
+def _load() -> tuple[descriptor_pool.DescriptorPool, dict[str, Any]]:
+    """The pool, and the class of each message in it by the message's full name.
+
+    All classes are made here, by one thread, and kept, also those that nobody names. protobuf would make a class when a
+    message is first met inside another and free it with a later collection; two threads that do so at once leave a
+    freed class in its cache (`PyUpb_MessageMeta_DoCreateClass`, protobuf 7.36), and the process crashes.
+    """
     pool = descriptor_pool.DescriptorPool()
     data = files(__package__).joinpath("descriptors.binpb").read_bytes()
+    names = []
     for file in descriptor_pb2.FileDescriptorSet.FromString(data).file:
         pool.Add(file)
-    return pool
+        names.append(file.name)
+    messages = _with_inner(one for name in names for one in pool.FindFileByName(name).message_types_by_name.values())
+    return pool, {one.full_name: message_factory.GetMessageClass(one) for one in messages}
 
 
-_pool = _load()
+def _with_inner(messages: Iterable[Any]) -> Iterator[Any]:
+    """Descriptors of messages, and of those declared in them; a map's entries are such."""
+    for message in messages:
+        yield message
+        yield from _with_inner(message.nested_types)
+
+
+_pool, _classes = _load()
 
 auth = _File(PACKAGE + "auth.proto")
 caps = _File(PACKAGE + "caps.proto")
@@ -81,4 +99,4 @@ timestamp = _File("google/protobuf/timestamp.proto")
 def message_class(service: Any, method: str, side: str) -> Any:
     """The class of a method's `input` or `output`."""
     found = service.methods_by_name[method]
-    return message_factory.GetMessageClass(found.input_type if side == "input" else found.output_type)
+    return _classes[(found.input_type if side == "input" else found.output_type).full_name]
