@@ -20,6 +20,7 @@ from kedge.session.secrets import Secret
 from kedge.sources.git import GitSource
 from kedge.sources.git_command import last_line
 from kedge.sources.handler import Work
+from kedge.sources.once import Once
 from kedge.storage.store import Store
 
 pytestmark = pytest.mark.skipif(not shutil.which("git"), reason="git is not installed (apt-get install git)")
@@ -88,6 +89,20 @@ def test_a_commit_and_its_tag_are_told_as_git_keeps_them(store, repository):
         commit, tag = handler.objects(Source(f"git://x/y#{ref}", attributes), work)
         assert b"committer t <t@t> 1546300800 +0000" in commit
         assert (b"annotated" in tag) == has_tag
+
+
+def test_a_ref_is_the_same_for_all_of_a_build(store, repository):
+    """Whoever was told of a commit, and judged it, builds with that one."""
+    asked, work, attributes = Once(), Work(digest_of("x")), (("git.fullurl", f"file://{repository.path}"),)
+    source = Source("git://x/y#main", attributes)
+    first = repository.commit(a="1")
+    assert GitSource(store, LocalSession(), also=("file",), asked=asked).describe(source, work).commit == first
+    second = repository.commit(a="2")
+    other = GitSource(store, LocalSession(), also=("file",), asked=asked)
+    assert dict(other.pin(source, None, work).labels)["commit"] == first
+    (layer,) = other.fetch(source, None, other.pin(source, None, work), work)
+    assert (store.layers.directory(layer) / "a").read_text() == "1"
+    assert GitSource(store, LocalSession(), also=("file",)).describe(source, work).commit == second
 
 
 def test_the_default_branch_without_its_history(store, repository):

@@ -147,15 +147,11 @@ def _from_remote(parts: Parts, text: str) -> tuple[Path | None, bytes | None]:
     layers = parts.store.layers
     with step(parts.report, parts.trunk.cancel, f"[internal] load remote build context from {_shown(text)}") as work:
         if reference := parse_git_reference(text, context=True):
-            from kedge.sources.git import GitSource
-
-            git, source = GitSource(parts.store, parts.session), reference.source()
+            git, source = parts.handler("git"), reference.source()
             pin = git.pin(source, None, work)
             parts.remote_context = (text, dict(pin.labels).get("commit", ""))
             return layers.directory(_only(git.fetch(source, None, pin, work))), None
-        from kedge.sources.http import HttpSource
-
-        web, source = HttpSource(parts.store, parts.session), Source(text, (("http.filename", "context"),))
+        web, source = parts.handler("http"), Source(text, (("http.filename", "context"),))
         pin = web.pin(source, None, work)
         parts.remote_context = (text, dict(pin.labels).get("content", ""))
         folder = layers.directory(_only(web.fetch(source, None, pin, work)))

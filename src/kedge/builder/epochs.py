@@ -76,14 +76,10 @@ def _source_of(stage: Stage, values: Mapping[str, str], escape: str) -> Source:
 
 
 def _time_of(parts: Parts, source: Source, name: str) -> int | None:
-    from kedge.sources.git import GitSource
-    from kedge.sources.http import HttpSource
-
-    handler = GitSource if source.scheme == "git" else HttpSource
     if source.scheme == "git":  # asked to, a checkout carries its commit's time
         source = replace(source, attrs=tuple(sorted((dict(source.attrs) | {"git.mtime": "commit"}).items())))
     with step(parts.report, parts.trunk.cancel, f"[internal] resolve {_NAME} of {name}") as work:
-        one = handler(parts.store, parts.session)
+        one = parts.handler(source.scheme)
         (layer,) = one.fetch(source, None, one.pin(source, None, work), work)
         files = [path for path in parts.store.layers.directory(layer).iterdir() if not path.is_symlink()]
         times = [int(path.stat().st_mtime) for path in files]

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from kedge.registry.client import Registry
     from kedge.sandbox.process import Executor
     from kedge.sources.blob import Blobs
+    from kedge.sources.git import Named
     from kedge.sources.http import Found
     from kedge.sources.image import ImageSource
     from kedge.sources.oci_layout import OciLayoutSource
@@ -93,6 +94,7 @@ class Parts:
         self.keeps_remains = False  # is a failed vertex's tree to be kept, for one who looks into it
         self.trust: Trust = "all"  # what of the store may be used unasked
         self.urls: Once[Found] = Once()  # what URLs are in this build
+        self.refs: Once[Named] = Once()  # what refs of git repositories are
         self.lent_blobs: Blobs | None = None  # those of layouts that a service's client lends
         self.recorded_times = False  # without an epoch, do documents carry when the store came to have their layers?
         self._closing = ExitStack()
@@ -273,7 +275,7 @@ class Parts:
         def git() -> SourceHandler:
             from kedge.sources.git import GitSource
 
-            return GitSource(self.store, self.session, trust=self.trust)
+            return GitSource(self.store, self.session, trust=self.trust, asked=self.refs)
 
         def registry_blobs() -> SourceHandler:
             from kedge.sources.blob import BlobSource, RegistryBlobs

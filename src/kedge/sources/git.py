@@ -30,6 +30,7 @@ from kedge.model.value import dataclass
 from kedge.session.session import Session
 from kedge.sources.git_command import CONFIG, Git, environment
 from kedge.sources.handler import Pin, Work
+from kedge.sources.once import Once
 
 if TYPE_CHECKING:
     from kedge.storage.store import Store
@@ -76,21 +77,39 @@ def _buildkit_name(commit: str, ref: str, wanted: _Wanted) -> str:
     return key + ("(mtime=commit)" if wanted.commit_times else "")
 
 
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What a ref is now: a commit, the ref's full name (or the commit itself), the tag object of an annotated tag."""
+
+    commit: str
+    ref: str
+    tag: str = ""
+
+
 class GitSource:
-    """SourceHandler for git://. A ref is looked up once a build; repositories are fetched into the store once and
-    reused: without `trust` in all that it has, by who can read the remote now.
+    """SourceHandler for git://. Repositories are fetched into the store once and reused: without `trust` in all that it
+    has, by who can read the remote now.
     """
 
-    def __init__(self, store: "Store", session: Session, *, also: Sequence[str] = (), trust: Trust = "all") -> None:
+    def __init__(
+        self,
+        store: "Store",
+        session: Session,
+        *,
+        also: Sequence[str] = (),
+        trust: Trust = "all",
+        asked: Once[Named] | None = None,
+    ) -> None:
+        """`asked` remembers what refs are, for all of one build: what it was told of one is what it builds with."""
         self._store, self._session, self._trust = store, session, trust
         self._transports = (*TRANSPORTS, *also)  # `also` is for tests: ("file",)
-        self._found: dict[tuple[str, str], tuple[str, str]] = {}
-        self._tags: dict[tuple[str, str], str] = {}  # of refs that are annotated tags: the tag object
+        self._asked = asked or Once[Named]()
 
     def pin(self, source: Source, platform: Platform | None, work: Work) -> Pin:
         """By the commit that the ref names now. A full commit id needs no request in a store that is one's own."""
         wanted = self._read(source)
-        commit, ref = self._commit(wanted, work)
+        named = self._named(wanted, work)
+        commit, ref = named.commit, named.ref
         identity = (commit, ref if wanted.keep_git_dir else "", wanted.subdir, wanted.submodules, wanted.commit_times)
         labels = (("repository", _shown(wanted.remote)), ("commit", commit))
         return Pin(digest_of(identity), labels=labels, buildkit=(_buildkit_name(commit, ref, wanted),))
@@ -98,26 +117,24 @@ class GitSource:
     def fetch(self, source: Source, platform: Platform | None, pin: Pin, work: Work) -> Snapshot:
         """The checkout as one layer. Raises SourceError, NotFound for a subdirectory that is not there."""
         wanted = self._read(source)
-        commit, ref = self._commit(wanted, work)
+        named = self._named(wanted, work)
         with ExitStack() as stack:
             git = stack.enter_context(self._git(wanted, work))
             bare = stack.enter_context(self._repository(wanted, work))
-            self._bring(git, bare, wanted, commit, ref)
+            self._bring(git, bare, wanted, named.commit, named.ref)
             draft = stack.enter_context(self._store.layers.draft())
-            self._check_out(git, bare, wanted, commit, ref, draft.upper)
-            return (draft.commit(f"{_shown(wanted.remote)} at {commit}"),)
+            self._check_out(git, bare, wanted, named.commit, named.ref, draft.upper)
+            return (draft.commit(f"{_shown(wanted.remote)} at {named.commit}"),)
 
-    def describe(self, source: Source, work: Work) -> tuple[str, str, str]:
-        """The commit that the ref names now, the ref's full name, and the tag object if it is an annotated tag."""
-        wanted = self._read(source)
-        commit, ref = self._commit(wanted, work)
-        return commit, ref, self._tags.get((wanted.remote, wanted.ref), "")
+    def describe(self, source: Source, work: Work) -> Named:
+        """What the ref names now."""
+        return self._named(self._read(source), work)
 
     def objects(self, source: Source, work: Work) -> tuple[bytes, bytes]:
         """The commit as git keeps it, and the tag object if there is one: who reads them knows times and signatures."""
         wanted = self._read(source)
-        commit, ref = self._commit(wanted, work)
-        tag = self._tags.get((wanted.remote, wanted.ref), "")
+        named = self._named(wanted, work)
+        commit, ref, tag = named.commit, named.ref, named.tag
         with self._git(wanted, work) as git, self._repository(wanted, work) as bare:
             self._bring(git, bare, wanted, commit, ref)
             if tag and not git.succeeds("cat-file", "-e", tag, bare=bare):  # the commit may have come by another ref
@@ -130,19 +147,16 @@ class GitSource:
 
     # ---- which commit ------------------------------------------------------------------------------------------------
 
-    def _commit(self, wanted: _Wanted, work: Work) -> tuple[str, str]:
-        """(commit, full ref name or the commit itself)."""
-        asked = (wanted.remote, wanted.ref)
-        if asked not in self._found:
-            self._found[asked] = self._resolve(wanted, work)
-        commit, ref = self._found[asked]
-        if wanted.checksum and not commit.startswith(wanted.checksum):
-            raise IntegrityError(
-                f"{_shown(wanted.remote)}: {wanted.ref or 'the default branch'} is {commit}, expected {wanted.checksum}"
-            )
-        return commit, ref
+    def _named(self, wanted: _Wanted, work: Work) -> Named:
+        given = wanted.checksum if wanted.by_commit else ""
+        question = (wanted.remote, wanted.ref, given, wanted.token_secret, wanted.header_secret, wanted.ssh)
+        named = self._asked.ask(question, lambda: self._resolve(wanted, work))
+        if wanted.checksum and not named.commit.startswith(wanted.checksum):
+            what = wanted.ref or "the default branch"
+            raise IntegrityError(f"{_shown(wanted.remote)}: {what} is {named.commit}, expected {wanted.checksum}")
+        return named
 
-    def _resolve(self, wanted: _Wanted, work: Work) -> tuple[str, str]:
+    def _resolve(self, wanted: _Wanted, work: Work) -> Named:
         known = _named_commit(wanted)
         if known and self._trust == "all":
             return known
@@ -160,9 +174,7 @@ class GitSource:
             else:
                 refs[name] = value
         commit, full = _choose(refs, wanted, head)
-        if full + "^{}" in refs:
-            self._tags[wanted.remote, wanted.ref] = _checked(refs[full], wanted)
-        return commit, full
+        return Named(commit, full, _checked(refs[full], wanted) if full + "^{}" in refs else "")
 
     # ---- the repository ----------------------------------------------------------------------------------------------
 
@@ -324,13 +336,13 @@ def _basic(user: str, password: str) -> str:
     return "basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
-def _named_commit(wanted: _Wanted) -> tuple[str, str] | None:
+def _named_commit(wanted: _Wanted) -> Named | None:
     """What is asked for, where a commit is named and nothing need be looked up."""
     if _COMMIT.fullmatch(wanted.ref):
-        return wanted.ref, wanted.ref
+        return Named(wanted.ref, wanted.ref)
     if wanted.by_commit and _COMMIT.fullmatch(wanted.checksum):
         ref = wanted.ref if wanted.ref.startswith("refs/") or not wanted.ref else f"refs/heads/{wanted.ref}"
-        return wanted.checksum, ref or wanted.checksum
+        return Named(wanted.checksum, ref or wanted.checksum)
     return None
 
 

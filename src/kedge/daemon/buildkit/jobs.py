@@ -41,6 +41,7 @@ from kedge.model.image import ImageConfig
 from kedge.model.platform import Platform
 from kedge.model.value import dataclass, field, replace
 from kedge.solver.trunk import Trunk
+from kedge.sources.git import Named
 from kedge.sources.http import Found
 from kedge.sources.once import Once
 from kedge.storage.store import Store
@@ -154,6 +155,7 @@ class Job:
         self.store = _protecting_store(config)
         self.lent = LentSession(session, self.store, lambda other: sessions.get(other, peer))
         self._urls: Once[Found] = Once()
+        self._refs: Once[Named] = Once()
         self._policies = (request.SourcePolicy,) if request.HasField("SourcePolicy") else ()
         self.bridge = Bridge(self, request.FrontendInputs)  # the client's, if it drives
         self._bridges = [self.bridge]
@@ -184,7 +186,7 @@ class Job:
         parts.decode = decode_edge
         parts.trust = "none" if self.config.images_are_cache else "names"
         parts.recorded_times = self.config.recorded_times
-        parts.urls = self._urls
+        parts.urls, parts.refs = self._urls, self._refs
         if policed:
             parts.policy = self._policy(policies)
         layouts: Any = LentLayouts(self.store, parts.host, self.lent.lender)

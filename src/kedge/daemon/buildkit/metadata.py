@@ -112,10 +112,10 @@ def _tell_attested(told: Any, parts: Parts, found: FoundImage, kinds: Sequence[s
 
 def _tell_git(told: Any, parts: Parts, source: Source, work: Work, whole: bool) -> None:
     git: Any = parts.handler("git")
-    commit, told.Ref, tag = git.describe(source, work)
-    told.Checksum = tag or commit
-    if tag:
-        told.CommitChecksum = commit
+    named = git.describe(source, work)
+    told.Ref, told.Checksum = named.ref, named.tag or named.commit
+    if named.tag:
+        told.CommitChecksum = named.commit
     if whole:
         told.CommitObject, told.TagObject = git.objects(source, work)
 
