@@ -96,7 +96,8 @@ def test_a_ref_is_the_same_for_all_of_a_build(store, repository):
     asked, work, attributes = Once(), Work(digest_of("x")), (("git.fullurl", f"file://{repository.path}"),)
     source = Source("git://x/y#main", attributes)
     first = repository.commit(a="1")
-    assert GitSource(store, LocalSession(), also=("file",), asked=asked).describe(source, work).commit == first
+    judged = Source(source.identifier, (("git.authtokensecret", "T"), *attributes))
+    assert GitSource(store, LocalSession(), also=("file",), asked=asked).describe(judged, work).commit == first
     second = repository.commit(a="2")
     other = GitSource(store, LocalSession(), also=("file",), asked=asked)
     assert dict(other.pin(source, None, work).labels)["commit"] == first

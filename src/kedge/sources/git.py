@@ -148,8 +148,8 @@ class GitSource:
     # ---- which commit ------------------------------------------------------------------------------------------------
 
     def _named(self, wanted: _Wanted, work: Work) -> Named:
-        given = wanted.checksum if wanted.by_commit else ""
-        question = (wanted.remote, wanted.ref, given, wanted.token_secret, wanted.header_secret, wanted.ssh)
+        # By whichever credential of the client's: who judges a commit need not name the one that brings it.
+        question = (wanted.remote, wanted.ref, wanted.checksum if wanted.by_commit else "")
         named = self._asked.ask(question, lambda: self._resolve(wanted, work))
         if wanted.checksum and not named.commit.startswith(wanted.checksum):
             what = wanted.ref or "the default branch"
