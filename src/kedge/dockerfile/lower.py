@@ -96,7 +96,7 @@ def _lower_stage(lowering: Lowering, one: StagePlan) -> None:
 
 def _lower_step(state: StageState, step: Step) -> None:
     command = step.command
-    state.in_trigger = step.onbuild
+    state.in_trigger, before = step.onbuild, len(state.config.history)
     if isinstance(command, Run):
         sources = [_source(state, command.name, one) for one in step.sources]
         lower_run(state, command, sources)
@@ -104,6 +104,7 @@ def _lower_step(state: StageState, step: Step) -> None:
         lower_copy(state, command, [_source(state, command.name, one) for one in step.sources])
     else:
         lower_config(state, command)
+    state.lowering.grow(sum(len(entry.created_by) for entry in state.config.history[before:]))
 
 
 def _source(state: StageState, instruction: str, one: StagePlan) -> StageState:

@@ -25,6 +25,7 @@ def start_stage(lowering: Lowering, one: StagePlan) -> StageState:
 def _on_stage(lowering: Lowering, one: StagePlan) -> StageState:
     assert one.base
     base = lowering.states[one.base]
+    lowering.inherit(base.config.history)
     return StageState(
         lowering,
         one,

@@ -23,7 +23,6 @@ _SECRET = re.compile(
     r"(?:_|^)(?:apikey|auth|credentials?|key|password|pword|passwd|secret|token)(?:_|$)", re.IGNORECASE
 )
 _NO_SECRET = re.compile(r"(?:_|^)(?:public|file|version)(?:_|$)", re.IGNORECASE)
-_SIGNAL_NUMBER = re.compile(r"[+-]?0*[1-9][0-9]{0,8}")
 # signal(7) for Linux, and what Docker adds to it (moby/sys/signal)
 _SIGNALS = frozenset(
     (

@@ -198,6 +198,7 @@ def _number_inputs(state: StageState, step: _Step) -> tuple[list[DraftEdge], lis
 def _exec(state: StageState, command: Run, step: _Step, args: tuple[str, ...], mounts: list[ops.Mount]) -> ops.Exec:
     options = state.lowering.plan.options
     env = [f"{name}={value}" for name, value in state.env.items()]
+    state.lowering.grow(sum(map(len, env)))
     if step.agents and "SSH_AUTH_SOCK" not in state.env:
         env.append(f"SSH_AUTH_SOCK={step.agents[0].dest}")
     return ops.Exec(

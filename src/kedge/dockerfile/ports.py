@@ -10,6 +10,7 @@ from kedge.model.errors import DockerfileError
 from kedge.model.value import dataclass
 
 _PROTOCOLS = ("tcp", "udp", "sctp")
+_MOST = 65536 * len(_PROTOCOLS)
 _NUMBER = re.compile(r"\+?[0-9]{1,9}")
 
 
@@ -25,7 +26,13 @@ class PortWord:
 
 def parse_ports(words: Iterable[str]) -> list[PortWord]:
     """Read the words in order; raises DockerfileError."""
-    return [_parse(word) for word in words]
+    found, count = [], 0
+    for word in words:
+        found.append(_parse(word))
+        count += len(found[-1].ports)
+        if count > _MOST:
+            raise DockerfileError(f"more than {_MOST} ports, which is all there are", hint="Name each port once.")
+    return found
 
 
 def _parse(word: str) -> PortWord:

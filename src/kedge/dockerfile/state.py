@@ -3,7 +3,7 @@
 Owns variable expansion inside stages and the names of vertices. Does not know what single instructions do.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from kedge.dockerfile.config import ConfigDraft
@@ -11,20 +11,26 @@ from kedge.dockerfile.drafts import DraftEdge, Drafts
 from kedge.dockerfile.instructions import Command
 from kedge.dockerfile.stage_plan import Plan, StagePlan
 from kedge.dockerfile.variables import NOT_IN_ENVIRONMENT, platform_text
-from kedge.dockerfile.words import expand
-from kedge.model.errors import KedgeError, Location
+from kedge.dockerfile.words import Expansion, expand
+from kedge.model.errors import DockerfileError, KedgeError, Location
 from kedge.model.event import visible
 from kedge.model.graph import Hints
 from kedge.model.platform import Platform, normalize, parse_platform
 from kedge.model.suggest import nearest
 from kedge.model.value import dataclass, field
 
+MAX_GROWTH = 64 << 20  # characters, roughly bytes: of all that instructions come to in the steps and the history
+_ENTRY = 24  # bytes that an entry of the history takes in each stage that inherits it
 _MANY = 100  # findings, after which nobody reads which variable each one may have meant
 
 
 @dataclass(slots=True)
 class Lowering:
-    """What the stages of one build share. `states` holds those lowered so far; `context` is the build context."""
+    """What the stages of one build share. `states` holds those lowered so far; `context` is the build context.
+
+    A short Dockerfile can come to a great deal: each step has the whole environment, its history all arguments, and
+    each stage the history of the one below. `growth` counts that, so that it ends in an error.
+    """
 
     plan: Plan
     drafts: Drafts
@@ -32,6 +38,20 @@ class Lowering:
     context: DraftEdge | None = None
     context_paths: set[str] = field(default_factory=set)
     states: dict[StagePlan, "StageState"] = field(default_factory=dict)
+    growth: int = 0
+
+    def grow(self, size: int) -> None:
+        """Count so many characters more; raises DockerfileError for more than anybody means."""
+        self.growth += size
+        if self.growth > MAX_GROWTH:
+            raise DockerfileError(
+                f"the Dockerfile comes to more than {MAX_GROWTH >> 20} MiB of text",
+                hint="Variables stand whole in each step that has them: put large values into files.",
+            )
+
+    def inherit(self, history: Sequence[object]) -> None:
+        """Count a history that one more stage begins with."""
+        self.grow(_ENTRY * len(history))
 
 
 @dataclass(slots=True)
@@ -67,16 +87,17 @@ class StageState:
 
     def expand(self, text: str, command: Command) -> str:
         """A word of an instruction with its variables replaced; reports those that do not exist."""
-        result = expand(text, self.env, self.escape)
-        self._report_unset(result.unmatched, command)
-        return result.text
+        return self._expanded(expand(text, self.env, self.escape), command)
 
     def expand_body(self, text: str, command: Command) -> str:
         """A heredoc's body with its variables replaced, quotes left alone.
 
         The escape character is always a backslash.
         """
-        result = expand(text, self.env, "\\", process_quotes=False)
+        return self._expanded(expand(text, self.env, "\\", process_quotes=False), command)
+
+    def _expanded(self, result: Expansion, command: Command) -> str:
+        self.lowering.grow(len(result.text))
         self._report_unset(result.unmatched, command)
         return result.text
 
