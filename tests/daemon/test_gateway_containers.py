@@ -5,7 +5,7 @@ import shutil
 import signal
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from types import SimpleNamespace
 
 import grpc
@@ -52,6 +52,26 @@ def root(driver):
 
 def shell(text):
     return ("/bin/sh", "-c", text)
+
+
+def children(pid):
+    """The processes that a process started and that live."""
+    found = []
+    for entry in os.listdir("/proc"):
+        with suppress(OSError, IndexError), open(f"/proc/{entry}/stat") as file:
+            if file.read().rpartition(")")[2].split()[1] == str(pid):
+                found.append(entry)
+    return found
+
+
+def test_all_steps_of_a_build_have_one_helper(driver, service):
+    for number in range(3):
+        step = ops.Exec(shell(f"echo {number}"), (ops.Mount("/", input=0, output=0),), cwd="/")
+        tools = Edge(Vertex(Source("local://tools")))
+        copied = Vertex(File((Copy("/busybox", "/bin/sh", -1, 0, 0, create_dest_path=True),)), (tools,))
+        driver.solve(Edge(Vertex(step, (Edge(copied),))))
+    assert len(children(service.process.pid)) == 1
+    driver.end()
 
 
 def test_a_process_says_what_it_did_in_order(driver, root):
@@ -207,6 +227,19 @@ def test_what_a_client_leaves_behind_ends_with_it(driver, root, service):
     end = time.monotonic() + 60
     while running(mark):
         assert time.monotonic() < end, "the process outlives its client"
+        time.sleep(0.1)
+
+
+def test_processes_whose_client_leaves_while_they_start_all_end(driver, root):
+    marks = [f"mark-{number}-{time.time_ns()}" for number in range(20)]
+    for number, mark in enumerate(marks):
+        processes = Processes(driver)
+        processes.start(driver.container(root), *shell(f"echo {mark}; while :; do sleep 1; done"))
+        time.sleep(0.003 * number)  # so that some leave in each moment of a start
+        processes.stream.cancel()
+    end = time.monotonic() + 60
+    while left := [mark for mark in marks if running(mark)]:
+        assert time.monotonic() < end, f"{len(left)} processes outlive their client"
         time.sleep(0.1)
 
 
