@@ -1,5 +1,6 @@
 """The life of a build in the service: what is left when it cannot begin, when its client goes, when it has ended."""
 
+import os
 import threading
 import uuid
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from collections.abc import Callable
 import grpc
 import pytest
 
+from kedge.builder.request import BuildRequest
 from kedge.daemon.buildkit import jobs as jobs_module
 from kedge.daemon.buildkit import progress
 from kedge.daemon.buildkit.config import ServiceConfig
@@ -15,6 +17,8 @@ from kedge.daemon.buildkit.definition import encode
 from kedge.daemon.buildkit.errors import UnknownRef
 from kedge.daemon.buildkit.history import History
 from kedge.daemon.buildkit.jobs import Jobs
+from kedge.daemon.buildkit.reading import read_directory
+from kedge.daemon.buildkit.solving import solve_definition
 from kedge.daemon.peer import Peer
 from kedge.daemon.sessions.registry import ClientSession, Sessions
 from kedge.daemon.sessions.tunnel import Tunnel
@@ -197,6 +201,22 @@ def test_a_log_of_many_small_pieces_is_bounded_and_its_steps_are_all_told(monkey
     assert [one.name for one in merged.vertexes] == ["last"]
     assert 100 < len(merged.logs) + len(merged.statuses) + len(merged.warnings) < 1000
     assert log.size < 110_000
+
+
+def test_a_driver_that_solves_often_holds_little(tmp_path):
+    job = Jobs(ServiceConfig(tmp_path), OneSession()).start(request(), ME)
+    solved, before = [], len(os.listdir("/proc/self/fd"))
+    for number in range(50):
+        graph = encode(Edge(Vertex(File((MakeDir(f"/{number}", 0o755, False, -1, 0),)))))
+        solved.append(solve_definition(job, graph))
+        solved[-1].evaluate()
+    assert len(os.listdir("/proc/self/fd")) < before + 80
+    outcome = solved[0].outcomes[""]
+    with outcome.store.layers.mounted(outcome.snapshot) as tree:
+        assert [one.path for one in read_directory(tree.fd, "/", "")] == ["0"]
+    assert job.parts(BuildRequest()).executor is job.parts(BuildRequest()).executor
+    job.finish()
+    assert leases(tmp_path) == []
 
 
 def test_a_trace_that_is_made_while_its_record_goes_brings_nothing_back(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from kedge.builder.course import Solved
-from kedge.builder.parts import Parts
+from kedge.builder.parts import Late, Parts
 from kedge.builder.request import BuildRequest
 from kedge.daemon.buildkit.attributes import cache_spec
 from kedge.daemon.buildkit.bridge import Bridge
@@ -40,6 +40,7 @@ from kedge.model.graph import Snapshot
 from kedge.model.image import ImageConfig
 from kedge.model.platform import Platform
 from kedge.model.value import dataclass, field, replace
+from kedge.sandbox.process import Executor
 from kedge.solver.trunk import Trunk
 from kedge.sources.git import Named
 from kedge.sources.http import Found
@@ -96,7 +97,18 @@ class Origin:
                 except BaseException as error:
                     self._error = error
                     raise
+                finally:
+                    rest(self.parts)
             return self._solved
+
+
+def rest(parts: Parts) -> None:
+    """Let the parts hold no more than they must until their next use: a driver may have solved a thousand times."""
+    made = vars(parts)
+    if "store" in made:
+        parts.store.rest()
+    if "registry" in made:
+        parts.registry.close()  # its idle connections
 
 
 def outcome_of(parts: Parts, snapshot: Snapshot) -> Outcome:
@@ -160,6 +172,7 @@ class Job:
         self.bridge = Bridge(self, request.FrontendInputs)  # the client's, if it drives
         self._bridges = [self.bridge]
         self.caches = LentCaches(self.store, lambda: self.lent.session, self.cache_to)
+        self._executor = Late(self._new_executor)  # one for all parts: each has a process of its own
         self._leave_session = session.on_close(self.stop) if session else lambda: None
 
     def _grant(self, wanted: Any) -> tuple[str, ...]:
@@ -167,6 +180,11 @@ class Job:
             if not self.config.grants(name):
                 raise NotGranted(f"granting entitlement {name[:60]} is not allowed by build daemon configuration")
         return tuple(dict.fromkeys(wanted))
+
+    def _new_executor(self) -> Executor:
+        from kedge.sandbox.linux import LinuxExecutor
+
+        return LinuxExecutor(self.store.root / "sandbox", self.config.settings.sandbox.process_sandbox)
 
     # ---- solving -----------------------------------------------------------------------------------------------------
 
@@ -191,6 +209,8 @@ class Job:
             parts.policy = self._policy(policies)
         layouts: Any = LentLayouts(self.store, parts.host, self.lent.lender)
         parts.layouts = parts.lent_blobs = layouts
+        executor: Any = self._executor
+        parts.executor = executor
         with self._changed:
             if self._stopped or self._finished:
                 raise Cancelled("the build was stopped")
@@ -253,6 +273,7 @@ class Job:
             ending.callback(self.store.close)
             ending.callback(self.lent.close)
             ending.callback(self.caches.close)
+            ending.callback(self._executor.close)
             for one in parts:
                 ending.callback(one.__exit__)
             for bridge in self._bridges:

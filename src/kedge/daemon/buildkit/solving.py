@@ -18,7 +18,7 @@ from kedge.daemon.buildkit.definition import decode
 from kedge.daemon.buildkit.describe import describe
 from kedge.daemon.buildkit.errors import Refused, show_places
 from kedge.daemon.buildkit.frontends import run_frontend
-from kedge.daemon.buildkit.jobs import Job, Origin, Outcome, Result, empty_target
+from kedge.daemon.buildkit.jobs import Job, Origin, Outcome, Result, empty_target, rest
 from kedge.daemon.buildkit.platforms import PLATFORMS
 from kedge.daemon.buildkit.reading import read_file
 from kedge.daemon.buildkit.remains import offered
@@ -118,6 +118,7 @@ def solve_frontend(
     try:
         with offered(bridge, parts):
             solved = course.solve(parts, told_later=bridge is not None)  # who drives asks for the files later
+        rest(parts)
     except ForeignFrontend as foreign:
         if "cmdline" in attrs:  # this one was asked for by name: what the text says is not asked again
             raise
