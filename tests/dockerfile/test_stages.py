@@ -352,3 +352,10 @@ def test_git_contexts(lowered: Lower) -> None:
     assert isinstance(vertex.op, Source)
     assert vertex.op.identifier == "git://x.org/y.git#v1:sub"
     assert vertex.hints.name == "[internal] load git source https://x.org/y.git#v1:sub"
+
+
+def test_the_name_of_a_context_tells_no_credentials(lowered: Lower) -> None:
+    result = lowered("FROM scratch\nCOPY --from=d /x /\n", contexts={"d": "https://u:secret@x.org/y.tar"})
+    vertex = result.top.inputs[0].vertex
+    assert vertex.hints.name == "[context d] https://x.org/y.tar"
+    assert vertex.op == Source("https://u:secret@x.org/y.tar", (("http.filename", "context"),))

@@ -117,7 +117,7 @@ def lower_context(
     if context.scheme == "git":
         raise DockerfileError(f"invalid git context {context.specifier[:100]!r}")
     source = Source(context.specifier, (("http.filename", "context"),))
-    return drafts.add(source, hints=Hints(prefix + context.specifier))
+    return drafts.add(source, hints=Hints(prefix + without_credentials(context.specifier)))
 
 
 def image_name(reference: str, image: ResolvedImage | None) -> str:
