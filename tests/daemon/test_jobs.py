@@ -2,6 +2,7 @@
 
 import os
 import threading
+import traceback
 import uuid
 from collections.abc import Callable
 
@@ -16,7 +17,7 @@ from kedge.daemon.buildkit.control import Control
 from kedge.daemon.buildkit.definition import encode
 from kedge.daemon.buildkit.errors import UnknownRef
 from kedge.daemon.buildkit.history import History
-from kedge.daemon.buildkit.jobs import Jobs
+from kedge.daemon.buildkit.jobs import Jobs, Origin
 from kedge.daemon.buildkit.reading import read_directory
 from kedge.daemon.buildkit.solving import solve_definition
 from kedge.daemon.peer import Peer
@@ -217,6 +218,21 @@ def test_a_driver_that_solves_often_holds_little(tmp_path):
     assert job.parts(BuildRequest()).executor is job.parts(BuildRequest()).executor
     job.finish()
     assert leases(tmp_path) == []
+
+
+def test_an_error_that_many_ask_for_does_not_grow(tmp_path):
+    def fail():
+        raise StoreError("no")
+
+    job = Jobs(ServiceConfig(tmp_path), OneSession()).start(request(), ME)
+    origin = Origin(job.parts(BuildRequest()), fail)
+    lengths = set()
+    for _ in range(5):
+        with pytest.raises(StoreError) as caught:
+            origin.solved  # noqa: B018 - asking raises
+        lengths.add(len(traceback.extract_tb(caught.value.__traceback__)))
+    job.finish()
+    assert max(lengths) <= min(lengths) + 1
 
 
 def test_a_trace_that_is_made_while_its_record_goes_brings_nothing_back(tmp_path, monkeypatch):

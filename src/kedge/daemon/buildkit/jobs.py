@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Final
 
 from kedge.builder.course import Solved
@@ -84,18 +85,19 @@ class Origin:
         self._lock = threading.Lock()
         self._solved: Solved | None = None
         self._error: BaseException | None = None
+        self._trace: TracebackType | None = None
 
     @property
     def solved(self) -> Solved:
         """What it came to; solved once, and an error is raised to everybody who asks."""
         with self._lock:
             if self._error is not None:
-                raise self._error
+                raise self._error.with_traceback(self._trace)  # else each raising would make it longer
             if self._solved is None:
                 try:
                     self._solved = self._solve()
                 except BaseException as error:
-                    self._error = error
+                    self._error, self._trace = error, error.__traceback__
                     raise
                 finally:
                     rest(self.parts)
