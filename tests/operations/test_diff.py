@@ -78,3 +78,18 @@ def test_of_a_snapshot_built_on_the_lower_it_is_the_layers_above(store):
     upper = layer(store, lower, b="2")
     assert diff(store, lower, upper) == upper[1:]
     assert diff(store, (), upper) == upper
+
+
+def remade(root):
+    shutil.rmtree(f"{root}/d")
+    os.mkdir(f"{root}/d")
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_directory_that_was_made_again_hides_elsewhere_only_what_the_lower_had(store):
+    lower = layer(store, d__a="1", d__sub__b="2")
+    upper = layer(store, layer(store, lower, change=remade), d__new="3")
+    other = layer(store, d__a="x", d__theirs="4", d__sub__theirs="5")
+    made = diff(store, lower, upper)
+    assert set(tree_of(store, other + made)) == {"d", "d/new", "d/theirs"}
+    assert tree_of(store, lower + made) == tree_of(store, upper)

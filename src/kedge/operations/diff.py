@@ -1,7 +1,8 @@
 """Diff ops: what one snapshot has over another.
 
-Owns the choice: of a snapshot and one it was built on, the layers above, which touches no file; of two others, a layer
-with the differences. Does not know how trees are compared or copied.
+Owns the choice: of a snapshot and one it was built on, the layers above; of two others, a layer with the differences. A
+layer that was made here and hides whole directories is no difference: stacked on something else it would hide what the
+lower never had. Layers of registries stay as they were published. Does not know how trees are compared or copied.
 """
 
 from collections.abc import Sequence
@@ -32,9 +33,16 @@ class DiffOperation:
         assert isinstance(vertex.op, Diff)
         lower = () if vertex.op.lower == NO_INPUT else inputs[vertex.op.lower]
         upper = () if vertex.op.upper == NO_INPUT else inputs[vertex.op.upper]
-        if upper[: len(lower)] == lower:
-            return [upper[len(lower) :]]
+        above = upper[len(lower) :]
+        if upper[: len(lower)] == lower and not (bool(lower) and await self._trunk.call(self._hides, above)):
+            return [above]
         return [(await self._trunk.call(self._compare, lower, upper),)]
+
+    def _hides(self, layers: Snapshot) -> bool:
+        from kedge.storage.implied import hides_directories
+
+        ours = (layer for layer in layers if not self._layers.info(layer).sources)
+        return any(hides_directories(self._layers.directory(layer)) for layer in ours)
 
     def _compare(self, lower: Snapshot, upper: Snapshot) -> Layer:
         """Make the lower tree into the upper one: what the kernel notes on the way is the layer."""

@@ -105,6 +105,20 @@ def _seen(layer: Path, parts: Sequence[str]) -> tuple[Path | None, bool]:
     return where, hides
 
 
+def hides_directories(layer: Path) -> bool:
+    """Does the layer hide all that some directory below it holds, whatever that may be? As a directory does that was
+    removed and made again.
+    """
+    stack = [os.fspath(layer)]
+    while stack:
+        with os.scandir(stack.pop()) as entries:
+            folders = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+        if any(_is_opaque(Path(folder)) for folder in folders):
+            return True
+        stack += folders
+    return False
+
+
 def _is_opaque(directory: Path) -> bool:
     try:
         return os.getxattr(directory, f"{overlay_prefix()}opaque") in (b"y", b"Y")
