@@ -62,10 +62,11 @@ class Box:
         return self.run(("/bin/sh", "-c", script), *mounts, **fields)
 
     def run(self, args: tuple[str, ...], *mounts: MountPoint, stdin: bytes | None = None, signal: int = 0,
-            cancel_after: float = 0, root: MountPoint | None = None, **fields: Any) -> Result:  # fmt: skip
+            cancel_after: float = 0, root: MountPoint | None = None, open_files: tuple[int, int] | None = None,
+            **fields: Any) -> Result:  # fmt: skip
         process = Process(args, **{"env": ("PATH=/bin",), **fields})
         step = (process, (root or self.root(), *mounts))
-        return self.steps([step], stdin=stdin, signal=signal, cancel_after=cancel_after)
+        return self.steps([step], stdin=stdin, signal=signal, cancel_after=cancel_after, open_files=open_files)
 
     def steps(self, steps: list[Any], timeout: float = 60, **more: Any) -> Result:
         request = {
@@ -78,6 +79,7 @@ class Box:
             "kill_parent": False,
             "wall": True,
             "process_sandbox": self.process_sandbox,
+            "open_files": None,
             **more,
         }
         self.give()

@@ -5,6 +5,7 @@ Steps of ordinary users need a user namespace, which a test runner with threads 
 
 import os
 import pickle
+import resource
 import sys
 import threading
 import time
@@ -12,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from kedge.kernel import identity
+from kedge.kernel import identity, resources
 from kedge.kernel import syscalls as sc
 from kedge.model.errors import Cancelled, KedgeError
 from kedge.sandbox import linux
@@ -27,6 +28,9 @@ def main() -> None:
     leak = os.open("/etc/passwd", os.O_RDONLY)
     os.set_inheritable(leak, True)  # a careless caller's descriptor
     identity.enter_user_namespace()
+    if request["open_files"]:
+        resource.setrlimit(resource.RLIMIT_NOFILE, request["open_files"])
+        resources.raise_open_files()  # as a service does
     if not request["wall"]:
         linux.make_plan = _without_wall
     executor = LinuxExecutor(Path(request["state"]), request["process_sandbox"])

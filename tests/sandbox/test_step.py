@@ -135,6 +135,13 @@ def test_ulimits_are_set_and_capped_where_they_cannot_be_raised(box):
     assert done.code == 0
 
 
+def test_a_step_has_the_limit_of_open_files_that_a_service_was_started_with_not_the_one_it_took(box):
+    assert box.sh("ulimit -n; ulimit -Hn", open_files=(100, 200)).out.split() == ["100", "200"]
+    done = box.sh("ulimit -n; ulimit -Hn", open_files=(100, 200), ulimits=(Ulimit("nofile", 64, 128),))
+    assert done.out.split() == ["64", "128"]
+    assert box.sh("ulimit -n; ulimit -Hn", open_files=(200, 200)).out.split() == ["200", "200"]
+
+
 def test_cancelling_kills_the_whole_step_at_once(box):
     done = box.sh("(sleep 30) & trap '' TERM INT; sleep 30", cancel_after=0.3)
     assert done.error == ("Cancelled", "the step was stopped")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Final, NoReturn
 
 _YOUNG: Final = 50_000  # objects; Python's own number would search a cached build for cycles fifty times
-_OWN: Final = gc.get_threshold()
+COLLECTED: Final = gc.get_threshold()  # Python's own numbers, for a process that lasts
 
 
 def program() -> NoReturn:
@@ -17,16 +17,11 @@ def program() -> NoReturn:
 
     Python would take itself apart first, object by object, which takes a tenth of a cached build's time.
     """
-    gc.set_threshold(_YOUNG, *_OWN[1:])
+    gc.set_threshold(_YOUNG, *COLLECTED[1:])
     code = main()
     if sys.getprofile() is None and sys.gettrace() is None:  # else somebody still wants to tell what they saw
         _leave(code)
     sys.exit(code)
-
-
-def expect_to_last() -> None:
-    """Look for cycles as often as Python does by itself: in a process that lasts, what they hold adds up."""
-    gc.set_threshold(*_OWN)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,9 +16,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT; the exit code is 0 then, 1 for an error."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
+        from kedge.cli.lasting import expect_to_last
         from kedge.kernel.identity import enter_user_namespace
 
         enter_user_namespace()  # before any thread: gRPC starts some
+        expect_to_last()
         return _serve(words)
     except KedgeError as error:
         sys.stderr.write(f"kedge-buildkitd: {error.message}\n")

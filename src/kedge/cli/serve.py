@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 
 def work(options: Options, console: Console) -> int:
-    from kedge.cli import expect_to_last
     from kedge.cli.buildkitd import asked_to_end, require_libraries, wait_until
+    from kedge.cli.lasting import expect_to_last
 
+    expect_to_last()
     require_libraries("grpc", "h11")
     from kedge.daemon.buildkit.config import ServiceConfig
     from kedge.daemon.listening import default_path
     from kedge.daemon.service import Service
     from kedge.storage.store import default_root
 
-    expect_to_last()
     config = ServiceConfig(
         root=console.root or default_root(),
         settings=console.settings(),

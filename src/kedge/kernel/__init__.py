@@ -1,1 +1,2 @@
-"""System calls that Python lacks, paths resolved inside a root, and who we are to the kernel. Nothing else."""
+"""System calls that Python lacks, paths resolved inside a root, who we are to the kernel, and what we take of it. Nothing
+else."""

@@ -19,7 +19,7 @@ from functools import cached_property
 from marshal import dumps, loads
 from pathlib import Path
 
-from kedge.kernel import identity, paths
+from kedge.kernel import identity, paths, resources
 from kedge.kernel import syscalls as sc
 from kedge.model.errors import Cancelled, InvalidInput, KedgeError, StoreError, Unsupported
 from kedge.sandbox import cgroups, leftovers
@@ -123,7 +123,8 @@ class LinuxExecutor:
         last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
         version = cgroups.version()
         architecture, place = os.uname().machine, str(stage.resolve())
-        return Machine(who.privileged, who.single_id, architecture, last, version, place, namespaces)
+        open_files = resources.open_files_before()
+        return Machine(who.privileged, who.single_id, architecture, last, version, place, namespaces, open_files)
 
     def _start(self, flags: int, kept: bool, fds: tuple[int, ...]) -> None:
         with self._lock:

@@ -44,6 +44,7 @@ class Machine:
     cgroup_version: int  # 2: a pure version 2 hierarchy; 1: hybrid or version 1; 0: none
     stage: str  # an empty directory of ours
     process_namespaces: bool = True  # False: steps see the processes of the surrounding container
+    open_files: tuple[int, int] | None = None  # soft and hard limit for steps; None: they have ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +150,7 @@ def _identity(process: Process, machine: Machine) -> dict[str, Any]:
         "groups": list(process.groups),
         "fake_ids": fake,
         "hostname": process.hostname or DEFAULT_HOSTNAME,
-        "rlimits": [(limit.name, limit.soft, limit.hard) for limit in process.ulimits],
+        "rlimits": _limits(process, machine),
         "terminal": process.terminal,
         "capabilities": _mask(process, machine),
         "wall": not machine.process_namespaces,
@@ -158,6 +159,13 @@ def _identity(process: Process, machine: Machine) -> dict[str, Any]:
         "seccomp": seccomp.program(machine.architecture, fake, _added(process)) if sandboxed else b"",
         "init": process.init,
     }
+
+
+def _limits(process: Process, machine: Machine) -> list[tuple[str, int, int]]:
+    limits = [(limit.name, limit.soft, limit.hard) for limit in process.ulimits]
+    if machine.open_files and all(name != "nofile" for name, _, _ in limits):
+        limits.append(("nofile", *machine.open_files))
+    return limits
 
 
 def _mask(process: Process, machine: Machine) -> int | None:
