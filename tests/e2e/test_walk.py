@@ -150,6 +150,24 @@ def test_why_steps_ran_is_told_when_asked(shared: Kedge, tmp_path: Path) -> None
     )
 
 
+def test_why_steps_ran_is_told_of_a_build_that_fails_too(shared: Kedge, tmp_path: Path) -> None:
+    context = write_tree(tmp_path / "context", {"Dockerfile": 'FROM scratch\nCOPY f /a\nRUN ["/none"]\n', "f": "own"})
+    done = shared("build", "--progress", "plain", "--explain", context, check=False)
+    reason = "no build of this Dockerfile in this place has done it before"
+    assert f' Why steps ran:\n - [1/2] COPY f /a: {reason}\n - [2/2] RUN ["/none"]: {reason}\n' in done.stderr
+    assert done.returncode == 1
+
+
+def test_a_build_elsewhere_is_compared_with_the_last_one_of_the_same_image(shared: Kedge, tmp_path: Path) -> None:
+    files = {"Dockerfile": "FROM scratch\nCOPY f /a\nCOPY g /b\n", "f": "one", "g": "1"}
+    shared.build(write_tree(tmp_path / "first", files), "-t", "elsewhere:1")
+    told = shared.build(write_tree(tmp_path / "second", files | {"g": "2"}), "--explain", "-t", "elsewhere:2")
+    assert told.endswith(
+        " Why steps ran:\n - [2/2] COPY g /b: files it takes from [internal] load build context changed; "
+        "compared with the last build of elsewhere, as none in this place has done it before\n"
+    )
+
+
 def test_the_store_is_sound_afterwards(built: Kedge) -> None:
     assert "sound" in built("du", "--verify").stdout
 

@@ -11,6 +11,7 @@ from kedge.model.digest import digest_of
 from kedge.model.event import VertexEvent
 from kedge.model.graph import Edge, Hints, Layer, Vertex
 from kedge.model.ops import Copy, Diff, Exec, File, Merge, Mount, Source
+from kedge.solver.explain import Scope
 from kedge.solver.solver import Solver
 from kedge.solver.trunk import Trunk
 
@@ -26,7 +27,7 @@ class MemoryCache:
     def put(self, key, results, manifest=None):
         self.stored[key.digest] = results
         if manifest:
-            self.manifests[manifest.place] = manifest
+            self.manifests |= dict.fromkeys(manifest.places, manifest)
 
     def recall(self, definition, unseen=False):
         if unseen:
@@ -66,6 +67,7 @@ class World:
         self.ran, self.events, self.volatile, self.looked = [], [], set(), []
         self.solver = None
         self.elsewhere = None
+        self.scopes = (Scope("scope"),)
 
     def layer(self, files):
         id = Layer(digest_of(sorted(files.items())))
@@ -94,7 +96,9 @@ class World:
             Merge: MergeOp(self, trunk),
             Diff: DiffOp(self, trunk),
         }
-        self.solver = Solver(trunk, operations, self.cache, self.checksum, self.events.append, "scope", self.elsewhere)
+        self.solver = Solver(
+            trunk, operations, self.cache, self.checksum, self.events.append, self.scopes, self.elsewhere
+        )
         return trunk.run(main(self.solver, trunk))
 
     def solve(self, edge):

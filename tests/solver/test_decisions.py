@@ -8,6 +8,7 @@ import pytest
 from kedge.model.errors import Cancelled, StepFailed
 from kedge.model.graph import Edge, Hints, Vertex
 from kedge.model.ops import Exec, Merge, Mount
+from kedge.solver.explain import Scope
 
 
 def both(*edges):
@@ -164,11 +165,24 @@ def test_changed_files_are_named_by_the_input_they_came_from(world, g):
     assert world.solver.misses[graph.vertex.digest].reasons == ("files it takes from the context changed",)
 
 
+def test_what_no_build_in_this_place_has_done_is_compared_with_another_of_the_same_name(world, g):
+    world.commands[("make all",)] = world.commands[("make",)]
+    world.scopes = (Scope("/a"), Scope("app", "the last build of app"))
+    world.solve(g.run(g.image(), "make", name="[2/2] RUN make"))
+    world.scopes = (Scope("/b"), Scope("app", "the last build of app"))
+    after = g.run(g.image(), "make all", name="[2/2] RUN make all")
+    world.solve(after)
+    assert world.solver.misses[after.vertex.digest].reasons == (
+        "command changed from 'make' to 'make all'",
+        "compared with the last build of app, as none in this place has done it before",
+    )
+
+
 def test_a_result_that_was_collected_and_a_first_build_are_told_apart(world, g):
     graph = g.run(g.image(), "make")
     world.solve(graph)
     assert world.solver.misses[graph.vertex.digest].reasons == (
-        "no build of this Dockerfile in this place ran it before",
+        "no build of this Dockerfile in this place has done it before",
     )
     world.cache.stored.clear()
     world.solve(graph)

@@ -11,6 +11,7 @@ from kedge.model.cachekey import CacheKey, KeyManifest
 from kedge.model.digest import Digest, sha256
 from kedge.model.errors import Cancelled, StoreError
 from kedge.model.graph import Layer
+from kedge.model.value import replace
 from kedge.storage.gc import PruneOptions
 from kedge.storage.store import Store
 
@@ -72,14 +73,19 @@ def test_a_definition_recalls_its_key_as_long_as_there_are_results(root: Path) -
 def test_the_manifest_of_a_place_is_the_latest(store: Store, make: Callable[..., Layer]) -> None:
     manifests = [
         KeyManifest(
-            "place", f"RUN {n}", key("op", str(n)), (("command", str(n)),), (("base", "key"), ("ctx", "content"))
+            ("place", "other"),
+            f"RUN {n}",
+            key("op", str(n)),
+            (("command", str(n)),),
+            (("base", "key"), ("ctx", "content")),
         )
         for n in range(2)
     ]
     assert store.results.previous("place") is None
     for manifest in manifests:
         store.results.put(manifest.key, [(make(),)], manifest)
-    assert store.results.previous("place") == manifests[1]
+    for place in ("place", "other"):
+        assert store.results.previous(place) == replace(manifests[1], places=(place,))
 
 
 def test_a_claim_makes_others_wait_and_can_be_cancelled(root: Path) -> None:
@@ -161,7 +167,7 @@ def test_many_threads_and_two_stores_put_and_find(root: Path) -> None:
 
 
 def test_a_key_is_a_value_of_the_model(store: Store, make: Callable[..., Layer]) -> None:
-    store.results.put(key("op"), [(make(),)], KeyManifest("p", "n", key("op")))
+    store.results.put(key("op"), [(make(),)], KeyManifest(("p",), "n", key("op")))
     found = store.results.previous("p")
     assert found
     assert isinstance(found.key.op, str)

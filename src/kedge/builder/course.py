@@ -4,6 +4,7 @@ Owns the order: definition, base images, graph, solving, outputs. Everything tha
 trunk, so that one failure or one stop ends it all. Does not know what any part does.
 """
 
+import re
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import PurePath
@@ -28,6 +29,7 @@ from kedge.model.platform import Platform, parse_platform
 from kedge.model.suggest import nearest
 from kedge.model.value import dataclass, field, replace
 from kedge.session.session import Session
+from kedge.solver.explain import Scope
 from kedge.solver.solver import Solver
 
 if TYPE_CHECKING:
@@ -53,12 +55,14 @@ def build(
             if stopper:
                 stopper(parts.trunk.stop)
             course = _Course(parts)
-            solver = parts.solver(course.scope)
+            solver = parts.solver(course.scopes)
             try:
                 return parts.trunk.run(course.run(solver))
             except BaseException as error:
                 course.explain(error)
                 solver.abandon(error)
+                if isinstance(error, KedgeError):
+                    error.misses = _misses(solver)
                 if not _lost_a_cache(parts, error) or not _can_start_again(request):
                     raise
                 with step(report, threading.Event(), "[internal] a cache broke its promise: starting again"):
@@ -105,7 +109,7 @@ def solve(parts: Parts, told_later: bool = False) -> Solved:
     raised: what is returned has the stages without their files, and the error.
     """
     course, checking = _Course(parts), parts.request.call in ("check", "lint")
-    solver = parts.solver(course.scope)
+    solver = parts.solver(course.scopes)
     try:
         solved = parts.trunk.run(course.solve(solver))
         return replace(solved, error=course.breach(solved.warnings)) if checking else solved
@@ -126,7 +130,7 @@ def solve_graphs(parts: Parts, edges: Sequence[Edge]) -> list[Snapshot]:
         parts.entitlements.require_all(edge)
         if steps := uncached(edge):
             _empty_caches(parts, steps)
-    solver = parts.solver("")
+    solver = parts.solver()
     try:
         return parts.trunk.run(_solve_graphs(parts, solver, edges))
     except BaseException as error:
@@ -193,13 +197,19 @@ class _Course:
     warned: bool = False
 
     @property
-    def scope(self) -> str:
-        """Names builds of the same thing, so that a miss is explained by the last one of them."""
+    def scopes(self) -> tuple[Scope, ...]:
+        """Name builds of the same thing, so that a miss is explained by the last one of them: of this Dockerfile in
+        this context, else of the same image wherever it was built.
+        """
         request = self.parts.request
         context = (
             request.context if isinstance(request.context, str) else str(getattr(request.context, "absolute", str)())
         )
-        return digest_of((context, request.dockerfile, request.target))[7:23]
+        own = Scope(digest_of((context, request.dockerfile, request.target))[7:23])
+        if not request.tags:
+            return (own,)
+        image = re.sub(r":[^:/]*$", "", request.tags[0])  # tags often differ by build
+        return own, Scope(digest_of(("image", image, request.target))[7:23], f"the last build of {image}")
 
     async def run(self, solver: Solver) -> BuildResult:
         """The build itself, as the trunk's main task."""
@@ -438,5 +448,8 @@ def _build_args(request: BuildRequest) -> Mapping[str, str]:
 
 
 def _result(built: "Built", warnings: tuple[WarningEvent, ...], solver: Solver) -> BuildResult:
-    misses: dict[str, Any] = {miss.name: miss.reasons for miss in solver.misses.values() if miss.name}
-    return BuildResult(built.images, built.names, warnings, built.metadata, None, built.target, misses)
+    return BuildResult(built.images, built.names, warnings, built.metadata, None, built.target, _misses(solver))
+
+
+def _misses(solver: Solver) -> dict[str, tuple[str, ...]]:
+    return {miss.name: miss.reasons for miss in solver.explained if miss.name}

@@ -29,6 +29,7 @@ from kedge.operations.passthrough import PassthroughOperation
 from kedge.operations.source import SourceOperation
 from kedge.session.session import EVERYTHING, Progress, Session, Wanted, untold
 from kedge.solver.contracts import Operation
+from kedge.solver.explain import Scope
 from kedge.solver.solver import Solver
 from kedge.solver.trunk import Trunk
 from kedge.sources.handler import Pin, SourceHandler
@@ -224,7 +225,7 @@ class Parts:
     def entitlements(self) -> Entitlements:
         return Entitlements(self.request.entitlements)
 
-    def solver(self, scope: str) -> Solver:
+    def solver(self, scopes: tuple[Scope, ...] = (Scope(""),)) -> Solver:
         """The solver over all operations."""
         content = Content(self.store)
         self.sources = SourceOperation(self.trunk, self._handlers(), self.report, self.pins)
@@ -236,7 +237,7 @@ class Parts:
             Passthrough: PassthroughOperation(),
             Exec: self._exec(),
         }
-        solver = Solver(self.trunk, operations, self.store.results, content.checksum, self.report, scope)
+        solver = Solver(self.trunk, operations, self.store.results, content.checksum, self.report, scopes)
         operations[Build] = BuildOperation(self.trunk, self.store.layers, solver.solve, self.decode)
         return solver
 

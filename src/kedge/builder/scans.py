@@ -50,7 +50,7 @@ async def scan(
     wanted = next((one for one in asked if one.kind == "sbom"), None)
     if wanted is None:
         return tuple(Scan() for _ in targets)
-    solver = solver or parts.solver("")
+    solver = solver or parts.solver()
     try:
         if wanted.generator:
             return tuple(await _run_scanner(parts, solver, wanted, targets))

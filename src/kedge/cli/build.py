@@ -43,9 +43,10 @@ def work(options: Options, console: Console) -> int:
     try:
         with Screen(choose(mode, console.stderr)) as screen:
             result = build(request, session, report)
-    except KedgeError:
+    except KedgeError as error:
         if mode not in ("quiet", "rawjson"):  # what a failure follows from may well be among them
-            for line in warning_lines(tuple(told)):
+            known = explanation(error.misses) if options.explain and error.misses else ()
+            for line in (*warning_lines(tuple(told)), *known):
                 console.complain(line)
         raise
     if request.call != "build":

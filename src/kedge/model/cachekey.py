@@ -60,10 +60,11 @@ class CacheKey:
 class KeyManifest:
     """A cache key with what a person needs to understand it: `labels` spell the op, `inputs` name where each came from.
 
-    `inputs` holds (vertex name, "key" or "content") for each input; `place` is where in the build the vertex stands.
+    `inputs` holds (vertex name, "key" or "content") for each input; `places` is where in the build the vertex stands,
+    by each name that the build has, the closest first.
     """
 
-    place: str
+    places: tuple[str, ...]
     name: str
     key: CacheKey
     labels: tuple[tuple[str, str], ...] = ()

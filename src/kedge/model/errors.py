@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from kedge.model.value import dataclass
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from kedge.model.remains import Remains
 
 
@@ -52,7 +54,7 @@ class KedgeError(Exception):
     `message` is one sentence without a final full stop; `location` the text at fault; `hint` what to do, a sentence;
     `stage` the build stage. None of them may contain a secret. `fault` is the part of the text that is wrong, as the
     user wrote it: when the location comes to be known, it is narrowed to that. `remains` are the failed vertex's files,
-    where somebody is to look into them.
+    where somebody is to look into them. `misses` says of a failed build why its steps ran (`BuildResult.misses`).
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class KedgeError(Exception):
         self.retryable = retryable
         self.fault = fault
         self.remains: Remains | None = None
+        self.misses: Mapping[str, tuple[str, ...]] = {}
 
     def at(self, location: Location | None, stage: str = "") -> "KedgeError":
         """This error, pointing at `location` and `stage` unless it already points somewhere; returns itself."""

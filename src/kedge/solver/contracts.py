@@ -54,7 +54,7 @@ class CacheStore(Protocol):
         """
 
     def put(self, key: CacheKey, results: list[Snapshot], manifest: Manifest | None = None) -> None:
-        """Store results, replacing earlier ones, and remember the manifest as its place's latest. Durable on return."""
+        """Store results, replacing earlier ones, and remember the manifest as its places' latest. Durable on return."""
 
     def recall(self, definition: Digest, unseen: bool = False) -> CacheKey | None:
         """The key a definition led to, as long as results are stored under it: forgotten together with them.

@@ -16,24 +16,38 @@ class Miss:
     reasons: tuple[str, ...]
 
 
-def place_of(vertex: Vertex, scope: str) -> str:
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """A name for builds of the same thing. `told` is what their last one is called where it stands in for one that is
+    closer.
+    """
+
+    name: str
+    told: str = ""
+
+
+def place_of(vertex: Vertex, scope: Scope) -> str:
     """Where a vertex stands in a build: its bracketed position if it has one, so that a changed instruction is
     recognised.
     """
     name = vertex.hints.name
     position = name[: name.find("]") + 1] if name.startswith("[") and "]" in name else name
-    return "\n".join((scope, str(vertex.platform or ""), position))
+    return "\n".join((scope.name, str(vertex.platform or ""), position))
 
 
-def explain(now: Manifest, before: Manifest | None, ignored: bool = False) -> Miss:
-    """Compare the manifest of a missed key with the one its place had last time."""
+def explain(now: Manifest, before: Manifest | None, ignored: bool = False, told: str = "") -> Miss:
+    """Compare the manifest of a missed key with the one its place had last time; `told` says in which build, if that
+    is not the obvious one.
+    """
     if ignored:
         return Miss(now.name, ("the cache was not to be used",))
     if before is None:
-        return Miss(now.name, ("no build of this Dockerfile in this place ran it before",))
+        return Miss(now.name, ("no build of this Dockerfile in this place has done it before",))
     if before.key == now.key:
         return Miss(now.name, ("its result is no longer in the store",))
-    return Miss(now.name, (*_op_changes(now, before), *_input_changes(now, before)) or ("its inputs changed",))
+    changes = (*_op_changes(now, before), *_input_changes(now, before)) or ("its inputs changed",)
+    note = f"compared with {told}, as none in this place has done it before"
+    return Miss(now.name, (*changes, note) if told else changes)
 
 
 def _op_changes(now: Manifest, before: Manifest) -> list[str]:

@@ -27,7 +27,7 @@ from kedge.model.ops import Op
 from kedge.model.remains import Remains
 from kedge.model.value import dataclass, replace
 from kedge.solver.contracts import CacheStore, Checksum, Elsewhere, Manifest, Operation
-from kedge.solver.explain import Miss, explain, place_of
+from kedge.solver.explain import Miss, Scope, explain, place_of
 from kedge.solver.trunk import Task, Trunk
 
 T = TypeVar("T")
@@ -68,8 +68,8 @@ class Seen:
 class Solver:
     """Solves edges of one build. Its methods are coroutines of `trunk`; it is used on the trunk's thread only.
 
-    `scope` names the build (its Dockerfile and context), so that misses are explained by the last build of the same
-    thing.
+    `scopes` name the build, the closest first (its Dockerfile and context), so that misses are explained by the last
+    build of the same thing.
     """
 
     def __init__(
@@ -79,11 +79,11 @@ class Solver:
         cache: CacheStore,
         checksum: Checksum,
         report: Report = silent,
-        scope: str = "",
+        scopes: tuple[Scope, ...] = (Scope(""),),
         elsewhere: Elsewhere | None = None,
     ) -> None:
         self._trunk, self._operations, self._cache = trunk, operations, cache
-        self._checksum, self._report, self._scope = checksum, report, scope
+        self._checksum, self._report, self._scopes = checksum, report, scopes
         self.elsewhere = elsewhere
         self._keys: dict[Vertex, Task[Known]] = {}
         self._wanted: dict[Vertex, set[int]] = {}  # outputs, as far as anybody announced that he needs them
@@ -165,7 +165,7 @@ class Solver:
             known = await self._key(vertex, anew=True)
             if (hit := self._cache.results(known.key)) is not None:
                 return self._hit(vertex, hit)
-        self.misses[vertex.digest] = explain(known.manifest, self._cache.previous(known.manifest.place), known.ignore)
+        self.misses[vertex.digest] = self._miss(known)
         inputs = await self._trunk.gather(self._edge(edge) for edge in vertex.inputs)
         if known.ignore:
             return await self._make(vertex, known, inputs)
@@ -179,6 +179,17 @@ class Solver:
             return await self._make(vertex, known, inputs)
         finally:  # also when the trunk ends the build while this waits: it lets the leaf above return first
             claim.__exit__(None, None, None)
+
+    @property
+    def explained(self) -> list[Miss]:
+        """Why vertices ran, those of inputs before those of users."""
+        return [self.misses[vertex.digest] for vertex in self._events if vertex.digest in self.misses]
+
+    def _miss(self, known: Known) -> Miss:
+        for scope, place in zip(self._scopes, known.manifest.places, strict=True):
+            if (before := self._cache.previous(place)) is not None:
+                return explain(known.manifest, before, known.ignore, scope.told)
+        return explain(known.manifest, None, known.ignore)
 
     async def _from_elsewhere(self, vertex: Vertex, known: Known) -> Outputs | None:
         """What a cache from elsewhere has, kept under the key that was made here: a cache cannot choose keys.
@@ -280,7 +291,8 @@ class Solver:
             (edge.vertex.hints.name, "content" if one.by_content else "key")
             for edge, one in zip(vertex.inputs, seen, strict=True)
         )
-        return Manifest(place_of(vertex, self._scope), vertex.hints.name, key, cached_by.labels, inputs)
+        places = tuple(place_of(vertex, scope) for scope in self._scopes)
+        return Manifest(places, vertex.hints.name, key, cached_by.labels, inputs)
 
     # ---- for those who export ----------------------------------------------------------------------------------------
 

@@ -56,7 +56,7 @@ class ResultStore:
         return row
 
     def put(self, key: CacheKey, results: list[Snapshot], manifest: KeyManifest | None = None) -> None:
-        """Store results, replacing earlier ones, and remember the manifest as its place's latest.
+        """Store results, replacing earlier ones, and remember the manifest as its places' latest.
 
         Raises StoreError when a layer is not (or no longer) in the store, or is a client's directory.
         """
@@ -72,8 +72,9 @@ class ResultStore:
                 "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?)", (digest, _write(results), name, now, now)
             )
             if manifest:
-                rows.execute(
-                    "INSERT OR REPLACE INTO places VALUES (?, ?, ?)", (manifest.place, _write_manifest(manifest), now)
+                text = _write_manifest(manifest)
+                rows.executemany(
+                    "INSERT OR REPLACE INTO places VALUES (?, ?, ?)", [(place, text, now) for place in manifest.places]
                 )
         self._used |= layers
 
@@ -99,7 +100,7 @@ class ResultStore:
             rows.execute("INSERT OR REPLACE INTO recalls VALUES (?, ?, ?)", (definition, key.digest, text))
 
     def previous(self, place: str) -> KeyManifest | None:
-        """The manifest that the latest `put` for this place gave."""
+        """The manifest that the latest `put` for this place gave, without its other places."""
         row = self._database.row("SELECT manifest FROM places WHERE place = ?", place)
         return row and _read_manifest(place, row[0])
 
@@ -155,7 +156,7 @@ def _write_manifest(manifest: KeyManifest) -> str:
 def _read_manifest(place: str, text: str) -> KeyManifest:
     name, op, inputs, labels, origins = json.loads(text)
     return KeyManifest(
-        place,
+        (place,),
         name,
         CacheKey(op, tuple(inputs)),
         tuple((label, value) for label, value in labels),
