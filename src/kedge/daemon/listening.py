@@ -9,7 +9,7 @@ import select
 import socket
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -49,7 +49,7 @@ class Arrival:
 
 
 class Room:
-    """Who may have one more of `most` connections.
+    """Who may have one more of `most` connections, or of what else there is a number of.
 
     A user may have as many as he leaves free: half of all if he is alone, the next one half of the rest, and so on. So
     whoever takes all that he can get keeps nobody out.
@@ -57,9 +57,9 @@ class Room:
 
     def __init__(self, most: int) -> None:
         self._free = most
-        self._taken: Counter[int | None] = Counter()
+        self._taken: Counter[Hashable] = Counter()
 
-    def enter(self, user: int | None) -> bool:
+    def enter(self, user: Hashable) -> bool:
         """One more for the user, if he may."""
         if self._taken[user] >= self._free:
             return False
@@ -67,7 +67,7 @@ class Room:
         self._free -= 1
         return True
 
-    def leave(self, user: int | None) -> None:
+    def leave(self, user: Hashable) -> None:
         """One less."""
         self._free += 1
         self._taken[user] -= 1

@@ -22,9 +22,10 @@ import grpc
 from kedge.daemon.listening import Arrival, Listener, Tls, splice, split_address
 from kedge.daemon.peer import Peer
 from kedge.daemon.sessions.tunnel import socket_folder
+from kedge.daemon.turns import Turns
 from kedge.model.errors import Cancelled, InvalidInput
 
-_THREADS: Final = 1024  # a build holds up to four: itself, its session, its listener, its gateway
+_THREADS: Final = 2048  # a build holds up to four: itself, its session, its listener, its gateway
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", 128 << 20),
     ("grpc.max_send_message_length", -1),
@@ -50,12 +51,13 @@ class Server:
         self._grpc = grpc.server(self._pool, options=_OPTIONS)
         self._inner = self._folder / "grpc.sock"
         self._grpc.add_insecure_port(f"unix:{self._inner}")
+        self._turns = Turns(_THREADS, self.peer_of)
         self._serials = itertools.count(1)
         self._peers: dict[int, Peer] = {}  # of carried connections, by their serial numbers
 
     def add(self, *handlers: Any) -> None:
         """Serve these (`wire.calls.handler`)."""
-        self._grpc.add_generic_rpc_handlers(handlers)
+        self._grpc.add_generic_rpc_handlers(tuple(map(self._turns.shared, handlers)))
 
     def listen(self, address: str, group: str = "") -> None:
         """Serve at `unix://PATH`, `tcp://HOST:PORT` (with certificates), or `fd://` (systemd). Raises KedgeError."""
