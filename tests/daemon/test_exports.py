@@ -136,3 +136,20 @@ def test_an_epoch_beyond_all_years_is_refused(connect, context, attrs):
         client.solve(Frontend=DOCKERFILE, FrontendAttrs=attrs, Exporters=[exporter("oci", **asked)])
     assert caught.value.code() is grpc.StatusCode.UNKNOWN
     assert "epoch" in caught.value.details().lower()
+
+
+@pytest.mark.parametrize(
+    ("attrs", "fails"), [({"ignore-error": "true"}, False), ({}, False), ({"ignore-error": "false"}, True)]
+)
+def test_a_cache_that_the_client_cannot_take_fails_the_build_only_where_that_is_asked_for(
+    connect, context, attrs, fails
+):
+    client = connect(directories={"context": context, "dockerfile": context})
+    local = control.CacheOptionsEntry(Type="local", Attrs={"dest": "/home/é"} | attrs)
+    fields = {"Frontend": DOCKERFILE, "Cache": control.CacheOptions(Exports=[local])}
+    if fails:
+        with pytest.raises(grpc.RpcError, match="not printable ASCII"):
+            client.solve(**fields)
+        return
+    _, status = client.solve(**fields)
+    assert "not printable ASCII" in "".join(one.short.decode() for one in status.warnings)

@@ -105,8 +105,13 @@ def read_target(kind: str, attributes: Mapping[str, str]) -> CacheTarget:
         options.force_compression,
         oci,
         image_manifest,
-        "ignore-error" in attributes and not read_flag(attributes, "ignore-error", True),
+        must_succeed(attributes),
     )
+
+
+def must_succeed(attributes: Mapping[str, str]) -> bool:
+    """Is a cache that cannot be written to fail the build? Only where that is asked for."""
+    return "ignore-error" in attributes and not read_flag(attributes, "ignore-error", True)
 
 
 class CachePlace(Protocol):

@@ -12,7 +12,8 @@ from kedge.builder.request import CacheSpec
 from kedge.daemon.sessions.layouts import receive_layout, send_blobs
 from kedge.daemon.sessions.registry import ClientSession
 from kedge.model.digest import parse_digest
-from kedge.model.errors import KedgeError
+from kedge.model.errors import Cancelled, KedgeError
+from kedge.model.event import Report, WarningEvent
 from kedge.model.value import replace
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class LentCaches:
         self._store, self._session, self._wanted = store, session, cache_to
         self._held = ExitStack()
         self._targets: tuple[CacheSpec, ...] | None = None
-        self._out: list[tuple[str, Path]] = []  # the client's name, our directory
+        self._out: list[tuple[CacheSpec, Path]] = []  # what was asked for, our directory
         self._found: dict[CacheSpec, CacheSpec | None] = {}
 
     def close(self) -> None:
@@ -48,14 +49,24 @@ class LentCaches:
             return spec
         attrs = dict(spec.attrs)
         folder = self._folder()
-        self._out.append((attrs.get("dest", ""), folder))
+        self._out.append((spec, folder))
         attrs = {key: value for key, value in attrs.items() if key not in ("dest", "store", "reset")}
         return replace(spec, attrs=tuple(sorted((attrs | {"dest": str(folder)}).items())))
 
-    def send(self) -> None:
-        """Give the client what was exported."""
-        for name, folder in self._out:
-            send_blobs(self._session(), f"local:{name}", folder)
+    def send(self, report: Report) -> None:
+        """Give the client what was exported. One that cannot take it is warned, or as it asks for gets an error."""
+        from kedge.exporters.cache import must_succeed
+
+        for spec, folder in self._out:
+            attrs = dict(spec.attrs)
+            try:
+                send_blobs(self._session(), f"local:{attrs.get('dest', '')}", folder)
+            except Cancelled:
+                raise
+            except KedgeError as error:
+                if must_succeed(attrs):
+                    raise
+                report(WarningEvent("", f"the cache is not exported, the build goes on without: {error.message}"))
 
     def sources(self, specs: Sequence[CacheSpec]) -> tuple[CacheSpec, ...]:
         """What to import from, as the builder takes it. A cache that cannot be had is left out."""

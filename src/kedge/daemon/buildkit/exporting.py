@@ -95,7 +95,7 @@ def _export(job: Job, result: Result, wanted: Sequence[tuple[int, Any]], images:
         )
         given = tuple(predicates(result.attestations.get(key, ())) for key in ordered(result) or [""])
         made = course.export_solved(job.again(parts, request), replace(solved, given=given))
-        job.caches.send()
+        job.caches.send(job.log.report)
     images |= {number: one for (number, _), one in zip(wanted, made.exported, strict=False) if one}
     return _response(made.metadata)
 

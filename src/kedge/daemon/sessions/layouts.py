@@ -209,6 +209,8 @@ def _translated(error: grpc.RpcError, digest: Digest) -> Exception:
 
 def send_blobs(session: ClientSession, store: str, directory: Path) -> None:
     """Put every blob of a layout in `directory` into a content store of the client's. Raises KedgeError."""
+    if not store.isascii() or not store.isprintable():
+        raise InvalidInput(f"the client's store {store[:100]!r} cannot be reached: its name is not printable ASCII")
     calls = session.calls(content.services["Content"])
     metadata = ((STORE_HEADER, store),)
     for path in sorted((directory / "blobs").glob("*/*")):
