@@ -117,6 +117,14 @@ def test_a_filter_for_a_stage_that_is_not_there_is_told(bench):
     ]
 
 
+def test_a_platform_that_nobody_knows_is_built_for_and_told(bench):
+    result = bench.build("FROM scratch\nCOPY . /", platforms=("linux/am64", "linux/vax", "linux/arm64"))
+    assert [warning.message for warning in result.warnings] == [
+        "linux/am64 is no platform that is known (did you mean linux/amd64?)",
+        "linux/vax is no platform that is known",
+    ]
+
+
 def test_a_build_argument_reruns_what_uses_it(bench):
     dockerfile = "FROM base\nRUN echo before > /b\nARG WHO=me\nRUN echo $WHO > /who"
     bench.build(dockerfile, tags=("x",))
@@ -181,7 +189,7 @@ def test_eight_different_builds_at_once(bench):
 def test_why_a_step_ran_is_told(bench):
     bench.write(main_dot_txt="one")
     first = bench.build("FROM base\nCOPY main.txt /\nRUN true")
-    assert first.misses["[3/3] RUN true"] == ("no build of this Dockerfile in this place ran it before",)
+    assert first.misses["[3/3] RUN true"] == ("no build of this Dockerfile in this place has done it before",)
     bench.write(main_dot_txt="two")
     second = bench.build("FROM base\nCOPY main.txt /\nRUN true")
     assert "changed" in second.misses["[2/3] COPY main.txt /"][0]

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from kedge.cli.build_flags import cache, fields, host, named_context, output, ulimit
+from kedge.cli.build_flags import annotation, cache, fields, host, named_context, output, ulimit
 from kedge.cli.command import Argument, Command, Flag, Options
 from kedge.cli.parse import UsageError, parse
 from kedge.cli.spelling import parse_duration, parse_size
@@ -136,6 +136,14 @@ def test_ulimits() -> None:
     for wrong in ("nofile", "files=1", "nofile=2:1", "nofile=-1:5", "nofile=1:2:3", "nofile=x"):
         with pytest.raises(InvalidInput):
             ulimit(wrong)
+
+
+def test_an_annotation_needs_a_value() -> None:
+    assert annotation("index:a=b=c") == ("index:a", "b=c")
+    assert annotation("a=") == ("a", "")
+    for wrong in ("a", "=x"):
+        with pytest.raises(InvalidInput):
+            annotation(wrong)
 
 
 def test_named_contexts_need_both_sides() -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from kedge.model.errors import InvalidPlatform
-from kedge.model.platform import Platform, best_match, of_machine, parse_platform, runnable_on
+from kedge.model.platform import Platform, best_match, meant_by, of_machine, parse_platform, runnable_on
 
 
 @pytest.mark.parametrize(
@@ -51,6 +51,23 @@ def test_platforms_have_a_normal_form(text: str, spelled: str) -> None:
 def test_what_is_no_platform_is_refused(text: str) -> None:
     with pytest.raises(InvalidPlatform):
         parse_platform(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("linux/am64", "linux/amd64"),
+        ("linxu/arm64", "linux/arm64"),
+        ("linux/arm46/v8", "linux/arm64"),
+        ("linux/vax", ""),
+        ("linux/sparc64", None),
+        ("plan9/386", None),
+        ("linux/arm/v6", None),
+        ("windows(10.0.20348)/amd64", None),
+    ],
+)
+def test_words_that_nobody_knows_are_noticed(text: str, meant: str | None) -> None:
+    assert meant_by(parse_platform(text)) == meant
 
 
 def test_missing_parts_come_from_the_default() -> None:

@@ -25,7 +25,7 @@ from kedge.model.digest import digest_of
 from kedge.model.errors import Cancelled, Excluded, IntegrityError, KedgeError, SourceFile, StepFailed
 from kedge.model.event import Report, WarningEvent, silent
 from kedge.model.graph import Edge, Snapshot, Vertex, uncached
-from kedge.model.platform import Platform, parse_platform
+from kedge.model.platform import Platform, meant_by, parse_platform
 from kedge.model.suggest import nearest
 from kedge.model.value import dataclass, field, replace
 from kedge.session.session import Session
@@ -63,10 +63,15 @@ def build(
                 solver.abandon(error)
                 if isinstance(error, KedgeError):
                     error.misses = _misses(solver)
-                if not _lost_a_cache(parts, error) or not _can_start_again(request):
+                if not _lost_a_cache(parts, error) or not can_start_again(request):
                     raise
-                with step(report, threading.Event(), "[internal] a cache broke its promise: starting again"):
-                    pass
+                tell_restart(report)
+
+
+def tell_restart(report: Report) -> None:
+    """Tell that the build starts again, without a cache that has not what it promised."""
+    with step(report, threading.Event(), "[internal] a cache broke its promise: starting again"):
+        pass
 
 
 def _lost_a_cache(parts: Parts, error: BaseException) -> bool:
@@ -81,8 +86,8 @@ def _lost_a_cache(parts: Parts, error: BaseException) -> bool:
     return True
 
 
-def _can_start_again(request: BuildRequest) -> bool:
-    """A context that is a stream is read once."""
+def can_start_again(request: BuildRequest) -> bool:
+    """Not with a context that is a stream: it is read once."""
     return isinstance(request.context, (str, bytes, PurePath, type(None)))
 
 
@@ -152,7 +157,11 @@ async def _solve_graphs(parts: Parts, solver: Solver, edges: Sequence[Edge]) -> 
 
 def export_solved(parts: Parts, solved: Solved) -> BuildResult:
     """Make the outputs of the parts' request from what was solved before, in the same store."""
-    built = parts.trunk.run(_export(parts, solved))
+    try:
+        built = parts.trunk.run(_export(parts, solved))
+    except BaseException as error:
+        _lost_a_cache(parts, error)  # so that the caller's next try does without it
+        raise
     made = BuildResult(built.images, built.names, solved.warnings, built.metadata, None, built.target)
     return replace(made, exported=tuple(built.exported))
 
@@ -245,6 +254,7 @@ class _Course:
             parts.caches.read_targets()
             prepared = parts.trunk.spawn(parts.caches.prepare(solver, parts.sources))
         platforms = _platforms(request, parts.host)
+        unknown = self._unknown_platforms(platforms)
         definition = await parts.trunk.call(load_definition, parts)
         parts.definition = definition
         file = self._read(definition)
@@ -260,7 +270,7 @@ class _Course:
         warnings = self.warn()
         if request.call == "build":
             self._require_clean(warnings)
-            warnings += self._unknown_stages(file)
+            warnings += unknown + self._unknown_stages(file)
         if request.call != "build":
             return Solved(warnings=warnings, answer=targets[0].outline if request.call == "outline" else None)
         edges = [target.edge for target in targets if target.edge]
@@ -337,14 +347,25 @@ class _Course:
     def _unknown_stages(self, file: StagedFile) -> tuple[WarningEvent, ...]:
         """Names that no stage has and whose cache was to be left alone: told, since a slip would go unnoticed."""
         known = {stage.name.lower(): stage.name for stage in file.stages if stage.name}
-        told = []
-        for name in self.parts.request.no_cache_filter:
-            if name.lower() not in known:
-                meant = nearest(name, known.values())
-                hint = f" (did you mean {meant}?)" if meant else ""
-                told.append(WarningEvent("", f"no stage is named {name}, whose cache was not to be used{hint}"))
-                self.parts.report(told[-1])
-        return tuple(told)
+        return tuple(
+            self._told(f"no stage is named {name}, whose cache was not to be used", nearest(name, known.values()))
+            for name in self.parts.request.no_cache_filter
+            if name.lower() not in known
+        )
+
+    def _unknown_platforms(self, platforms: Iterable[Platform | None]) -> tuple[WarningEvent, ...]:
+        """Platforms of words that nobody knows are built for, and told: mostly they are slips."""
+        found = ((platform, meant_by(platform)) for platform in platforms if platform)
+        return tuple(
+            self._told(f"{platform} is no platform that is known", meant)
+            for platform, meant in found
+            if meant is not None
+        )
+
+    def _told(self, text: str, meant: str | None) -> WarningEvent:
+        told = WarningEvent("", f"{text} (did you mean {meant}?)" if meant else text)
+        self.parts.report(told)
+        return told
 
     def explain(self, error: BaseException) -> tuple[WarningEvent, ...]:
         """Tell what may explain the end of the build: what was found on the way, and the line that hid a file."""

@@ -102,6 +102,13 @@ def pair(text: str) -> tuple[str, str]:
     return key, value
 
 
+def annotation(text: str) -> tuple[str, str]:
+    """`[TYPE:]KEY=VALUE`."""
+    if "=" not in text:
+        raise InvalidInput("expected KEY=VALUE, such as org.opencontainers.image.title=Hello")
+    return pair(text)
+
+
 def named_context(text: str) -> tuple[str, str]:
     """`NAME=PATH`, `NAME=https://…`, `NAME=docker-image://…`."""
     name, equals, value = text.partition("=")
@@ -165,7 +172,7 @@ def flatten(lists: list[list[Any]]) -> tuple[Any, ...]:
 FLAGS: Final = (
     Flag("add-host", "Add a line to /etc/hosts of every RUN step", metavar="NAME:ADDRESS", many=True, convert=host),
     Flag("allow", "Allow a step what is normally forbidden", metavar="ENTITLEMENT", many=True),
-    Flag("annotation", "Add an annotation to the image", metavar="KEY=VALUE", many=True, convert=pair),
+    Flag("annotation", "Add an annotation to the image", metavar="KEY=VALUE", many=True, convert=annotation),
     Flag("attest", "Attach an attestation", metavar="type=KIND[,…]", many=True, convert=attestation),
     Flag("build-arg", "Set a build argument; without =VALUE, from the environment", metavar="NAME[=VALUE]", many=True),
     Flag(

@@ -6,6 +6,7 @@ Owns syntax, normal form and matching order. Does not know which machine this is
 import re
 
 from kedge.model.errors import InvalidPlatform
+from kedge.model.suggest import did_you_mean, nearest
 from kedge.model.value import dataclass
 
 _PART = r"[A-Za-z0-9_.-]+"
@@ -26,8 +27,15 @@ _ARCHITECTURES = {  # other names in use -> GOARCH, variant (containerd platform
     "armv8l": ("arm", "v8"),
     "loongarch64": ("loong64", ""),
 }
-_KNOWN = set("386 amd64 arm arm64 loong64 mips mips64 mips64le mipsle ppc64 ppc64le riscv64 s390x wasm".split())
-_SYSTEMS = set("linux windows darwin freebsd netbsd openbsd solaris wasip1 wasi unknown".split())
+# The same database's words, the usual ones first, and what images of WebAssembly and attestations say.
+_KNOWN = (
+    "amd64 arm64 arm 386 riscv64 ppc64le s390x loong64 mips64le mips64 mipsle mips ppc64 wasm amd64p32 armbe arm64be "
+    "mips64p32 mips64p32le ppc riscv s390 sparc sparc64"
+).split()
+_SYSTEMS = (
+    "linux windows darwin freebsd netbsd openbsd solaris wasip1 wasi unknown aix android dragonfly hurd illumos ios js "
+    "nacl plan9 zos"
+).split()
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -82,7 +90,22 @@ def parse_platform(text: str, default: Platform | None = None) -> Platform:
         return normalize(word, default.architecture, default.variant if same else "", version)
     if word in _KNOWN or word in _ARCHITECTURES:
         return normalize(default.os, word)
-    raise InvalidPlatform(f"invalid platform {text[:100]!r}: neither an operating system nor an architecture")
+    raise InvalidPlatform(
+        f"invalid platform {text[:100]!r}: neither an operating system nor an architecture",
+        hint=did_you_mean(word, (*_KNOWN, *_SYSTEMS)),
+    )
+
+
+def meant_by(platform: Platform) -> str | None:
+    """None for a platform of known words, else the one that was probably meant, "" if none is near.
+
+    The others are platforms, too (containerd asks no more of them than letters), and mostly slips.
+    """
+    if platform.os in _SYSTEMS and platform.architecture in (*_KNOWN, "unknown"):
+        return None
+    os = platform.os if platform.os in _SYSTEMS else nearest(platform.os, _SYSTEMS)
+    architecture = platform.architecture if platform.architecture in _KNOWN else nearest(platform.architecture, _KNOWN)
+    return str(normalize(os, architecture, platform.variant)) if os and architecture else ""
 
 
 def of_machine(machine: str, system: str = "linux") -> Platform:
