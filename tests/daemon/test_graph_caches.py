@@ -28,17 +28,27 @@ def registry():
 
 
 @pytest.fixture
-def other(tmp_path):
-    """A client of another service, which has nothing."""
+def elsewhere():
+    """Makes a client of another service, which has nothing."""
     folder = Path(
         subprocess.run(["mktemp", "-d", "/tmp/kedge-test-XXXXXX"], capture_output=True, text=True).stdout[:-1]
     )
-    running = RunningService(folder)
-    client = Client(running.address, folder / "client" / "s")
-    yield client
-    client.close()
+    running, clients = RunningService(folder), []
+
+    def make(**lent):
+        clients.append(Client(running.address, folder / "client" / "s", **lent))
+        return clients[-1]
+
+    yield make
+    for client in clients:
+        client.close()
     running.stop()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def other(elsewhere):
+    return elsewhere()
 
 
 def graph(text):
@@ -59,6 +69,38 @@ def test_a_graph_solved_by_one_service_is_a_hit_at_another(connect, other, regis
     source = control.CacheOptions(Imports=[control.CacheOptionsEntry(Type="registry", Attrs=attrs)])
     _, status = other.solve(Definition=encode(edge), Cache=source)
     assert "copy /f /g" in cached(status)
+
+
+@pytest.mark.parametrize("drive", [False, True])
+@pytest.mark.parametrize("kind", ["graph", "dockerfile"])
+def test_a_cache_whose_layers_are_gone_costs_a_second_start_and_nothing_else(
+    connect, elsewhere, registry, tmp_path, kind, drive
+):
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY a /x/\nCOPY a /y/\n")
+    (tmp_path / "a").write_text(uuid.uuid4().hex)
+    folders = {"context": tmp_path, "dockerfile": tmp_path}
+    attrs = {"ref": f"{registry.address}/cache:1", "mode": "max", "registry.insecure": "true"}
+    cache = control.CacheOptionsEntry(Type="registry", Attrs=attrs)
+    edge = encode(graph(uuid.uuid4().hex))
+    asked = {"Definition": edge} if kind == "graph" else {"Frontend": "dockerfile.v0"}
+    connect(directories=folders).solve(**asked, Cache=control.CacheOptions(Exports=[cache]))
+    blobs = registry.repository("cache").blobs
+    for digest in [digest for digest, data in blobs.items() if data[:1] != b"{"]:
+        del blobs[digest]
+
+    client = elsewhere(directories=folders)
+    fields = {"Exporters": [control.Exporter(Type="oci")], "Cache": control.CacheOptions(Imports=[cache])}
+    if drive:
+        driver = Driver(client, **fields)
+        wanted = {"allowResultReturn": True, "allowResultArrayRef": True, "Evaluate": True}
+        answer = driver.end(driver.call("Solve", gateway.SolveRequest(**asked, **wanted)).result)
+        assert "containerimage.digest" in answer.ExporterResponse
+        status = client.status(driver.request.Ref)
+    else:
+        _, status = client.solve(**asked, **fields)
+    assert any("starting again" in vertex.name for vertex in status.vertexes)
+    assert client.received["0"]
+    client.solve(**asked, Exporters=fields["Exporters"])
 
 
 def test_graphs_returned_together_make_one_cache(connect, other, registry):

@@ -221,7 +221,7 @@ def test_a_driver_that_solves_often_holds_little(tmp_path):
 
 
 def test_an_error_that_many_ask_for_does_not_grow(tmp_path):
-    def fail():
+    def fail(origin):
         raise StoreError("no")
 
     job = Jobs(ServiceConfig(tmp_path), OneSession()).start(request(), ME)

@@ -100,10 +100,12 @@ class Caches:
             self._steps = await self._travelling.steps(edges)
 
     def _keep_passing(self, travelling: Travelling) -> None:
-        """Have the bytes of caches that are here only while the build is: what a service's client lends."""
+        """Have the bytes of caches that are here only while the build is: what a service's client lends; and of all,
+        where they are taken when it is too late to start again.
+        """
         inside = f"{CACHE_ORIGIN}oci-layout://{self._parts.store.root}/"
         for cache, blob in travelling.used.values():
-            if cache.origin.startswith(inside):
+            if self._parts.takes_bytes or cache.origin.startswith(inside):
                 self._parts.store.layers.fetch_blob(blob)
 
     def with_inline(self, stage: "Stage") -> "Stage":

@@ -97,6 +97,7 @@ class Parts:
         self.urls: Once[Found] = Once()  # what URLs are in this build
         self.refs: Once[Named] = Once()  # what refs of git repositories are
         self.lent_blobs: Blobs | None = None  # those of layouts that a service's client lends
+        self.keeps_replaced = False  # does an image whose name moves to another stay, under its id?
         self.recorded_times = False  # without an epoch, do documents carry when the store came to have their layers?
         self._closing = ExitStack()
         self.started = time.time()
@@ -104,6 +105,7 @@ class Parts:
         self.ignore_files: dict[str, IgnoreFile] = {}  # by the context's name, once they are read
         self.remote_context: tuple[str, str] | None = None  # the URL of a fetched context, and its commit or digest
         self.broken = set() if broken is None else broken  # origins of caches that are not to be asked
+        self.takes_bytes = False  # is all that is solved written out later, when no cache can be done without any more?
         self.relied_on: set[str] = set()  # origins of caches that bytes were asked of
         self.unkept: set[str] = set()  # those that did not give them
         self.pins: dict[Vertex, Pin] = {}  # what each source was, in every run of these parts
@@ -143,6 +145,7 @@ class Parts:
         store = Store.open(self.request.store, max_size=self.settings.store.max_size)
         self._closing.callback(store.close)
         store.fetch = self._fetch
+        store.images.keeps_replaced = self.keeps_replaced
         return store
 
     @cached_property

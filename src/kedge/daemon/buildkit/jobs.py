@@ -51,6 +51,7 @@ from kedge.storage.store import Store
 _LONGEST_REF: Final = 128
 _KEPT: Final = 64  # finished builds whose events can still be heard, if they are no more than so many
 _KEPT_BYTES: Final = 64 << 20
+_WRITTEN: Final = ("oci", "docker", "tar", "local")  # exporters that take the bytes of every layer
 _NOTHING: Final = Outline("", "", (), (), (), "")
 _PATIENCE: Final = 10.0  # seconds that a listener waits for a build to be asked for
 
@@ -74,14 +75,15 @@ class Outcome:
     @property
     def store(self) -> Store:
         """The store to read the files from: what a client lends is known to the one that received it only."""
+        self.origin.solved  # noqa: B018 - by which parts is known from then on
         return self.origin.parts.store
 
 
 class Origin:
     """One request: its parts, still open, and all that it comes to once somebody needs it. Thread-safe."""
 
-    def __init__(self, parts: Parts, solve: Callable[[], Solved]) -> None:
-        self.parts, self._solve = parts, solve
+    def __init__(self, parts: Parts, solve: Callable[["Origin"], Solved]) -> None:
+        self.parts, self._solve = parts, solve  # solving may take other parts
         self._lock = threading.Lock()
         self._solved: Solved | None = None
         self._error: BaseException | None = None
@@ -95,7 +97,7 @@ class Origin:
                 raise self._error.with_traceback(self._trace)  # else each raising would make it longer
             if self._solved is None:
                 try:
-                    self._solved = self._solve()
+                    self._solved = self._solve(self)
                 except BaseException as error:
                     self._error, self._trace = error, error.__traceback__
                     raise
@@ -116,7 +118,7 @@ def rest(parts: Parts) -> None:
 def outcome_of(parts: Parts, snapshot: Snapshot) -> Outcome:
     """Files of which nothing more is known."""
     target = empty_target(parts.host)
-    return Outcome(target, Origin(parts, lambda: Solved((target,), (snapshot,))))
+    return Outcome(target, Origin(parts, lambda origin: Solved((target,), (snapshot,))))
 
 
 def empty_target(platform: Platform) -> Target:
@@ -168,6 +170,7 @@ class Job:
         session = sessions.get(request.Session, peer) if request.Session else None  # before anything needs a close
         self.store = _protecting_store(config)
         self.lent = LentSession(session, self.store, lambda other: sessions.get(other, peer))
+        self.broken: set[str] = set()  # caches that did not keep what they promised
         self._urls: Once[Found] = Once()
         self._refs: Once[Named] = Once()
         self._policies = (request.SourcePolicy,) if request.HasField("SourcePolicy") else ()
@@ -201,11 +204,14 @@ class Job:
             entitlements=self.granted,
             max_parallelism=self.config.max_parallelism,
         )
-        parts = Parts(request, self.lent, self.log.report)
+        parts = Parts(request, self.lent, self.log.report, self.broken)
+        asked = [one.Type for one in self.request.Exporters] or [self.request.ExporterDeprecated]
+        parts.takes_bytes = any(kind in _WRITTEN for kind in asked)
         parts.settings = self.config.settings
         parts.decode = decode_edge
         parts.trust = "none" if self.config.images_are_cache else "names"
         parts.recorded_times = self.config.recorded_times
+        parts.keeps_replaced = not self.config.images_are_cache
         parts.urls, parts.refs = self._urls, self._refs
         if policed:
             parts.policy = self._policy(policies)

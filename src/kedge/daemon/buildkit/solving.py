@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from kedge.builder import course
+from kedge.builder.parts import Parts
 from kedge.builder.remote import Input, RemoteRequest
 from kedge.builder.request import BuildRequest, CacheSpec, Output
 from kedge.daemon.buildkit.advice import advice
@@ -69,10 +70,19 @@ def solve_edge(
 
     target = replace(empty_target(edge.vertex.platform or parts.host), edge=edge)
 
-    def solve() -> course.Solved:
+    def solve(origin: Origin) -> course.Solved:
         try:
-            with offered(bridge, parts):
-                return course.Solved((target,), tuple(course.solve_graphs(parts, [edge])))
+            while True:
+                before = len(job.broken)
+                try:
+                    with offered(bridge, origin.parts):
+                        return course.Solved((target,), tuple(course.solve_graphs(origin.parts, [edge])))
+                except KedgeError:
+                    if len(job.broken) == before:
+                        raise
+                rest(origin.parts)
+                course.tell_restart(job.log.report)
+                origin.parts = job.parts(request, policies)
         except KedgeError as error:
             if error.location is not None and (told := places.get(replace(error.location, columns=None))):
                 show_places(error, told)
@@ -114,11 +124,8 @@ def solve_frontend(
         request = replace(request, outputs=(Output("cacheonly"),))  # what is no image need not start
     if frontend.upload:
         request = replace(request, context=job.lent.upload(frontend.upload))
-    parts = job.parts(request, policies)
     try:
-        with offered(bridge, parts):
-            solved = course.solve(parts, told_later=bridge is not None)  # who drives asks for the files later
-        rest(parts)
+        parts, solved = _solve_dockerfile(job, request, policies, bridge)
     except ForeignFrontend as foreign:
         if "cmdline" in attrs:  # this one was asked for by name: what the text says is not asked again
             raise
@@ -132,13 +139,32 @@ def solve_frontend(
     if request.call != "build":
         return _answer(request, solved)
 
-    def files() -> course.Solved:
+    def files(origin: Origin) -> course.Solved:
         if solved.error is not None:
             with offered(bridge, parts):
                 raise solved.error
         return solved
 
     return _result(Origin(parts, files), solved)
+
+
+def _solve_dockerfile(
+    job: Job, request: RemoteRequest, policies: Sequence[Any], bridge: Bridge | None
+) -> tuple[Parts, course.Solved]:
+    """Solve, and once more without each cache that has not what it promised; returned with the parts that did it."""
+    while True:
+        parts, before = job.parts(request, policies), len(job.broken)
+        try:
+            with offered(bridge, parts):
+                solved = course.solve(parts, told_later=bridge is not None)  # who drives asks for the files later
+            if solved.error is None or len(job.broken) == before or not course.can_start_again(request):
+                return parts, solved
+        except KedgeError:
+            if len(job.broken) == before or not course.can_start_again(request):
+                raise
+        finally:
+            rest(parts)
+        course.tell_restart(job.log.report)
 
 
 def exporters(request: Any) -> list[Any]:
