@@ -137,6 +137,32 @@ def test_silence_is_counted_from_the_last_byte(monkeypatch: pytest.MonkeyPatch) 
     assert over.wait(60)
 
 
+def test_a_session_that_ends_while_it_is_asked_does_not_end_the_watch() -> None:
+    """Nor does one for whose end there is no thread."""
+    tunnel, ended, over = Tunnel(), list[_Far](), threading.Event()
+    tunnel.close()
+    closed = _Far(*[False] * 8)
+    closed.channel = tunnel.channel  # type: ignore[assignment]
+
+    def end(one: _Far) -> None:
+        ended.append(one)
+        over.set()
+
+    watching = watch.Watch(end)
+    for _ in range(3):
+        watching.turn([closed])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threading.Thread, "start", _no_thread)
+        watching.turn([closed])
+        assert ended == []
+    watching.turn([closed])
+    assert over.wait(60)
+
+
+def _no_thread(self: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
 @pytest.mark.parametrize(
     ("text", "turns"), [("", 60), ("2000", 2), ("1", 2), ("90000", 90), ("-5", 60), ("9" * 40, 60)]
 )

@@ -126,8 +126,10 @@ class Sessions:
     def _have_watched(self) -> None:
         """Have a thread look after the sessions while there are any; the guard is held."""
         if self._watcher is None:
-            self._watcher = threading.Thread(target=self._watch, name="watch", daemon=True)
-            self._watcher.start()
+            watcher = threading.Thread(target=self._watch, name="watch", daemon=True)
+            with suppress(RuntimeError):  # no thread is to be had now: the next session tries again
+                watcher.start()
+                self._watcher = watcher
 
     def _watch(self) -> None:
         watching = watch.Watch(self._end)

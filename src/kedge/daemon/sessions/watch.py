@@ -9,6 +9,7 @@ Owns the counting and the question, which every gRPC server has some answer to. 
 
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Final, Generic, Protocol, TypeVar
 
 import grpc
@@ -53,8 +54,9 @@ class Watch(Generic[W]):
             count = 0 if one.heard() else silence.get(one, 0) + 1
             if count > one.patience:
                 # in a thread of its own: what it ends may take a while, and the others are watched meanwhile
-                threading.Thread(target=self._end, args=(one,), name="silent", daemon=True).start()
-                continue
+                with suppress(RuntimeError):  # no thread is to be had now: the next turn tries again
+                    threading.Thread(target=self._end, args=(one,), name="silent", daemon=True).start()
+                    continue
             self._silence[one] = count
             question = asked.get(one)
             if count and count % min(_PAUSE, -(-one.patience // 2)) == 0 and (question is None or question.done()):
@@ -70,6 +72,8 @@ def read_patience(text: str) -> int:
     return max(2, round(int(text) / 1000 / TURN))
 
 
-def _ask(channel: grpc.Channel) -> grpc.Future:
+def _ask(channel: grpc.Channel) -> grpc.Future | None:
     """Have the client say something. What it says is not looked at: one that knows no such question says so."""
-    return channel.unary_unary(_QUESTION, None, None).future(b"")
+    with suppress(ValueError):  # the session ended meanwhile
+        return channel.unary_unary(_QUESTION, None, None).future(b"")
+    return None
