@@ -263,6 +263,11 @@ def test_a_clean_report_is_empty():
         ("LATRE", "LATER"),
         ("NOTHING_LIKE_IT", ""),
         ("VERSIONS", "VERSION"),
+        ("VERSIO", "VERSION"),
+        ("ERSION", "VERSION"),
+        ("EVRSION", "VERSION"),
+        ("VERXION", ""),
+        ("VRESIONS", ""),
         ("PERSION", ""),
         ("TARGETARCH", ""),
         ("BUILDKIT_INLINE_CACHE", ""),
@@ -274,3 +279,11 @@ def test_a_mistyped_build_argument_is_answered_with_the_right_one(name, near):
     text = "ARG VERSION=1\nARG TARGETARCHES\nARG BUILDKIT_INLINE_CACHES\nARG https_proxies\nFROM busybox\nARG LATER\n"
     expected = [f"no ARG declares the build argument {name} (did you mean {near}?)"] if near else []
     assert messages(text, build_args={name: "1"}) == expected
+
+
+def test_names_without_an_end_are_compared_in_no_time():
+    """Each pair took the square of its length, for which all other builds of a service waited."""
+    long, many = "A" * 30_000, [f"ARG N{number}X\n" for number in range(3000)]
+    text = "".join([f"ARG {long}B\n", *many, "FROM busybox\n"])
+    given = {f"B{long}": "1", f"{long}": "1"} | {f"N{number}Y": "1" for number in range(3000)}
+    assert messages(text, build_args=given) == [f"no ARG declares the build argument {long} (did you mean {long}B?)"]

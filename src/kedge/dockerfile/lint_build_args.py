@@ -5,13 +5,15 @@ left alone: the same arguments are often given to many files.
 """
 
 from collections.abc import Iterable
+from itertools import islice
+from posixpath import commonprefix
 
 from kedge.dockerfile.findings import Findings
 from kedge.dockerfile.instructions import Arg
 from kedge.dockerfile.stages import StagedFile
-from kedge.model.suggest import distance
 
 RULE = "UndeclaredBuildArg"
+_MOST = 300  # of either: where there are more, nobody looks for one that is mistyped
 _PREDEFINED = frozenset(
     f"{side}{part}"
     for side in ("BUILD", "TARGET")
@@ -26,19 +28,23 @@ def check_build_args(file: StagedFile, names: Iterable[str], findings: Findings)
         if isinstance(instruction, Arg):
             for entry in instruction.args:
                 declared.setdefault(entry.key, instruction)
-    for name in names:
-        found = next((known for known in declared if _is_slip(name, known)), None)
-        if found and name not in declared and not _is_predefined(name):
+    unknown = [name for name in names if name not in declared and not _is_predefined(name)]
+    for name in unknown[:_MOST]:
+        found = next((known for known in islice(declared, _MOST) if _is_slip(name, known)), None)
+        if found:
             arg = declared[found]
             findings.report(RULE, arg.location, name, found, comments=arg.comments)
 
 
 def _is_slip(name: str, known: str) -> bool:
     """Whether one edit or another case makes them equal. A replaced letter is no slip: PHP_HOME is not PIP_HOME."""
-    name, known = name.lower(), known.lower()
-    if abs(len(name) - len(known)) > 1 or (len(name) == len(known) and sorted(name) != sorted(known)):
+    short, long = sorted((name.lower(), known.lower()), key=len)
+    if len(long) - len(short) > 1:
         return False
-    return distance(name, known) <= 1
+    at = len(commonprefix((short, long)))
+    if len(short) < len(long):
+        return short[at:] == long[at + 1 :]
+    return short[at + 2 :] == long[at + 2 :] and short[at : at + 2] == long[at : at + 2][::-1]
 
 
 def _is_predefined(name: str) -> bool:
