@@ -36,6 +36,24 @@ def test_a_name_moves_and_tells_what_had_it(store: Store) -> None:
     assert store.images.list() == [record("a", "new")]
 
 
+def test_an_image_whose_last_name_moved_stays_under_its_id_where_that_is_wanted(store: Store) -> None:
+    store.images.keeps_replaced = True
+    for name in ("a", "b"):
+        store.images.set(record(name, "old"))
+    store.images.set(record("a", "new"))
+    assert {each.name for each in store.images.list()} == {"a", "b"}
+    store.images.set(record("b", "new"))
+    old = record("", "old").id
+    assert {each.name for each in store.images.list()} == {"a", "b", old}
+    assert store.images.get(old) == record(old, "old")
+
+
+def test_an_image_that_gets_a_name_is_no_longer_without(store: Store) -> None:
+    store.images.set(record(record("").id))
+    store.images.set(record("a"))
+    assert [each.name for each in store.images.list()] == ["a"]
+
+
 def test_a_name_is_removed_once(store: Store) -> None:
     store.images.set(record("a"))
     assert store.images.remove("a")

@@ -97,7 +97,7 @@ class Parts:
         self.urls: Once[Found] = Once()  # what URLs are in this build
         self.refs: Once[Named] = Once()  # what refs of git repositories are
         self.lent_blobs: Blobs | None = None  # those of layouts that a service's client lends
-        self.keeps_replaced = False  # does an image whose name moves to another stay, under its id?
+        self.keeps_replaced = self.remote.keeps_replaced
         self.recorded_times = False  # without an epoch, do documents carry when the store came to have their layers?
         self._closing = ExitStack()
         self.started = time.time()

@@ -39,4 +39,5 @@ class RemoteRequest(BuildRequest):
     ignores: bool = (
         False  # the ignore file of a context that came as a tar counts, as for the classic builder's clients
     )
+    keeps_replaced: bool = False  # an image whose last name moves to the one that is built stays, under its id
     vcs: Pairs = ()  # what the client says of its repository: source, revision

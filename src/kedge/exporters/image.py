@@ -98,7 +98,7 @@ def assemble_all(
 def export_image(store: Store, stages: Sequence[Stage], options: ImageOptions, steps: Steps) -> Exported:
     """Put the stages' image into the store under the options' names, or under none: then its id finds it.
 
-    A name that another image had moves; the other image keeps its id. Raises StoreError, IntegrityError.
+    A name that another image had moves. Raises StoreError, IntegrityError.
     """
     exported = assemble_all(store, stages, options, layer_compression(options), steps)
     record_image(store, exported, steps)

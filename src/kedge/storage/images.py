@@ -4,6 +4,7 @@ Owns the table `images`. Does not know what a manifest says, nor registries.
 """
 
 import json
+import sqlite3
 from collections.abc import Callable, Sequence
 
 from kedge.model.digest import Digest
@@ -33,6 +34,7 @@ class ImageStore:
     def __init__(self, database: Database, flush: Callable[[], None]) -> None:
         """`flush` makes layers written so far durable: what a name needs must not be lost before the name."""
         self._database, self._flush = database, flush
+        self.keeps_replaced = False  # an image whose last name moves to another stays, under its id
 
     def get(self, name: str) -> ImageRecord | None:
         """The image of that exact name."""
@@ -40,7 +42,7 @@ class ImageStore:
         return row and _read(row)
 
     def set(self, record: ImageRecord) -> ImageRecord | None:
-        """Give the name to the image; returns the record that had it before.
+        """Give the name to the image, which is no longer without; returns the record that had it before.
 
         An image that has the name already keeps the time it got here.
         """
@@ -55,6 +57,10 @@ class ImageStore:
                 "INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?, ?)",
                 (record.name, target, record.target.digest, record.id, record.created_at),
             )
+            if record.name != record.id:
+                rows.execute("DELETE FROM images WHERE name = id AND digest = ?", (record.target.digest,))
+            if before and self.keeps_replaced:
+                _keep(rows, _read(before))
         return before and _read(before)
 
     def remove(self, name: str) -> bool:
@@ -92,6 +98,14 @@ class ImageStore:
 
 
 _SELECT = "SELECT name, target, id, created FROM images"
+
+
+def _keep(rows: sqlite3.Connection, image: ImageRecord) -> None:
+    """Let an image without a name be found by its id."""
+    if rows.execute("SELECT 1 FROM images WHERE digest = ?", (image.target.digest,)).fetchone() is None:
+        target = json.dumps(image.target.to_json())
+        row = (image.id, target, image.target.digest, image.id, image.created_at)
+        rows.execute("INSERT OR IGNORE INTO images VALUES (?, ?, ?, ?, ?)", row)
 
 
 def _read(row: tuple[str, str, str, float]) -> ImageRecord:

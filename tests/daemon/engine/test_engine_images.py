@@ -5,6 +5,8 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import LiveRegistry
 from tests.daemon.engine.conftest import Docker, running
 
@@ -123,6 +125,45 @@ def test_usage_prune_and_search(docker: Docker, tmp_path: Path) -> None:
     assert "Images" in docker("system", "df")
     assert "busybox" in docker("search", "busy")
     docker("builder", "prune", "-f")
+
+
+@pytest.mark.parametrize("client", ["docker", "buildx"])
+def test_an_image_whose_name_moved_stays_until_it_is_pruned(
+    client: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    docker: Docker = request.getfixturevalue(client)
+    ids = []
+    for word in ("first", "second"):
+        (tmp_path / "Dockerfile").write_text(f"FROM busybox\nRUN echo {word} > /a\n")
+        docker("build", "-q", "-t", "moving", tmp_path)
+        ids.append(docker("inspect", "-f", "{{.Id}}", "moving").strip())
+    first, second = ids
+    docker("tag", "busybox", "moving")
+    dangling = docker("images", "-q", "--no-trunc", "-f", "dangling=true")
+    assert {first, second} <= set(dangling.split())
+    assert docker("run", "--rm", first, "cat", "/a") == "first\n"
+    docker("create", "--name", "of-second", second)
+    told = docker("image", "prune", "-f")
+    assert first in told
+    assert second not in told
+    docker("rm", "of-second")
+    assert second in docker("image", "prune", "-f")
+    assert docker("images", "-q", "-f", "dangling=true") == ""
+    docker("rmi", "moving")
+
+
+def test_removing_an_image_frees_what_came_with_it(mirror: Path, docker: Docker, tmp_path: Path) -> None:
+    from kedge.storage.disk import measure
+
+    with running(tmp_path, mirror) as own:
+        mine = Docker(own, docker.config)
+        before = measure(own.store).bytes
+        mine("pull", "-q", "busybox")
+        mine("tag", "busybox", "other")
+        mine("rmi", "busybox")
+        assert measure(own.store).bytes - before > 500_000
+        mine("rmi", "other")
+        assert measure(own.store).bytes - before < 200_000
 
 
 def test_an_image_of_a_container(docker: Docker) -> None:

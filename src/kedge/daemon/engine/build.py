@@ -156,6 +156,7 @@ def read_request(call: Call, remote: str = "") -> BuildRequest:
     return RemoteRequest(
         context=context,
         ignores=not remote,
+        keeps_replaced=True,
         dockerfile=call.query("dockerfile"),
         target=call.query("target"),
         tags=tuple(str(parse_reference(name)) for name in call.queries("t") if name),

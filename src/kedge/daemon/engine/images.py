@@ -213,6 +213,8 @@ def remove_image(call: Call) -> None:
             raise Conflict(
                 f"conflict: unable to delete {text} (must be forced) - image is referenced in multiple repositories"
             ) from None
+        if removed.deleted:
+            _free(store, _pulled_layers(store, image))
     gone = [{"Untagged": name} for name in removed.untagged]
     gone += [{"Deleted": removed.deleted}] if removed.deleted else []
     for name in removed.untagged:

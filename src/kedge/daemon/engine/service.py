@@ -84,6 +84,7 @@ class Engine:
             from kedge.sources.fetch import store_fetch
 
             store.fetch = store_fetch(late)
+            store.images.keeps_replaced = True  # Docker's clients know images by their ids
             yield store
 
     @contextmanager
