@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from kedge.model.credential import Credential, CredentialSource, anonymous
-from kedge.model.errors import NotFound
+from kedge.model.errors import NotFound, Unsupported
 from kedge.session.secrets import Secret, read_secret
 from kedge.session.session import EVERYTHING, Progress, Wanted, untold
 
@@ -49,6 +49,8 @@ class LocalSession:
 
     def directory(self, name: str, wanted: Wanted = EVERYTHING, progress: Progress = untold) -> Path:
         """The directory lent under a name, whole; raises NotFound."""
+        if wanted.only is not None:
+            raise Unsupported("the names of files without the files are for clients of the service")
         path = self._directories.get(name)
         if path is None:
             raise NotFound(f"no directory is lent under the name {name!r}")

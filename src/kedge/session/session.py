@@ -17,7 +17,8 @@ class Wanted:
     """The part of a lent directory that is needed; more may be there. Ignore-file patterns, relative to it.
 
     `follow` names files and, where they are links, what they lead to; without any, everything. `hint` tells apart what
-    a client lends under one name for several uses, so that each is kept for the next time.
+    a client lends under one name for several uses, so that each is kept for the next time. With `only`, what these
+    patterns match, and what all else is called in the file `NAMES`.
     """
 
     include: tuple[str, ...] = ()
@@ -26,9 +27,11 @@ class Wanted:
     hint: str = ""
     session: str = ""  # id of the session that lends it, where a build has several
     anew: bool = False  # also what has the size and time that it had: those are not to be trusted
+    only: tuple[str, ...] | None = None
 
 
 EVERYTHING = Wanted()
+NAMES = ".fsutil-metadata"  # each file's Stat of BuildKit's transfer, behind the length of its message
 Progress: TypeAlias = Callable[[int, bool], None]  # bytes so far; is that all
 
 

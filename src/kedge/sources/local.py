@@ -23,6 +23,14 @@ if TYPE_CHECKING:
     from kedge.storage.tree import Filter
 
 
+_FILTERS = (
+    "local.includepattern",
+    "local.excludepatterns",
+    "local.metadatatransfer",
+    "local.metadatatransferexclude",
+)
+
+
 class Included:
     """A filter that leaves out what no include pattern names, and of the rest what an exclude pattern names."""
 
@@ -46,7 +54,7 @@ class LocalSource:
 
     def pin(self, source: Source, platform: Platform | None, work: Work) -> Pin:
         """The name and the filter; what is in the directory is asked later, by checksum."""
-        filters = tuple(source.attr(name) for name in ("local.includepattern", "local.excludepatterns"))
+        filters = tuple(source.attr(name) for name in _FILTERS)
         return Pin(digest_of((source.identifier, filters)), volatile=True)
 
     def fetch(self, source: Source, platform: Platform | None, pin: Pin, work: Work) -> Snapshot:
@@ -67,11 +75,19 @@ def wanted_of(source: Source) -> Wanted:
         tuple(_lines(source, f"local.{name}") or ()) for name in ("includepattern", "excludepatterns", "followpaths")
     )
     hint, session = source.attr("local.sharedkeyhint"), source.attr("local.session")
-    return Wanted(include, exclude, follow, hint, session, source.attr("local.differ") == "none")
+    only = tuple(_lines(source, "local.metadatatransferexclude") or ()) if _is_names(source) else None
+    return Wanted(include, exclude, follow, hint, session, source.attr("local.differ") == "none", only)
+
+
+def _is_names(source: Source) -> bool:
+    """Are only the names of files wanted, but for some?"""
+    return source.attr("local.metadatatransfer") == "true"
 
 
 def filter_of(source: Source) -> "Filter | None":
     """The filter that a local source's attributes make; raises InvalidInput for malformed ones."""
+    if _is_names(source):
+        return None  # what came is all there is
     include, exclude = (_patterns(source, name) for name in ("local.includepattern", "local.excludepatterns"))
     if include is not None:
         return Included(include, exclude or Patterns(()))

@@ -23,6 +23,7 @@ from kedge.daemon.wire import auth, filesync, secrets, sshforward, upload
 from kedge.model.credential import Credential
 from kedge.model.digest import digest_of
 from kedge.model.errors import Cancelled, InvalidInput, KedgeError, NotFound, SourceError
+from kedge.model.patterns import Patterns
 from kedge.model.reference import DOCKER_HUB
 from kedge.session.session import EVERYTHING, Progress, Wanted, untold
 
@@ -88,7 +89,8 @@ class LentSession:
         lender = self._lender(name, wanted)
         # What one user lends is never the base of another's transfer: whoever can tell a file's size and time could
         # otherwise have its content.
-        key = digest_of(("lent", lender.peer.realm, lender.shared_key, name, wanted.hint))
+        whose = (lender.peer.realm, lender.shared_key, name, wanted.hint)
+        key = digest_of(("lent", *whose) if wanted.only is None else ("lent", *whose, "names"))
         kept = self._store.cache_mounts.use(f"lent {key}", "private", lent=True)  # out of reach of any step's mounts
         folder = self._held.enter_context(kept)
         outgoing = Outgoing()
@@ -100,7 +102,9 @@ class LentSession:
         })  # fmt: skip
         call = lender.calls(filesync.services["FileSync"]).stream("DiffCopy", outgoing, metadata=metadata)
         try:
-            receive(call, outgoing, folder, progress, wanted.anew)
+            receive(
+                call, outgoing, folder, progress, wanted.anew, None if wanted.only is None else Patterns(wanted.only)
+            )
         except grpc.RpcError as error:
             raise _translated(error, f"the directory {name!r}") from None
         finally:

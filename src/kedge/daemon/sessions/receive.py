@@ -13,6 +13,7 @@ is for.
 
 import os
 import stat
+import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -23,7 +24,9 @@ from typing import Any
 from kedge.daemon.sessions.modes import to_stat
 from kedge.daemon.wire import fsutil
 from kedge.model.errors import InvalidInput, StoreError
+from kedge.model.patterns import Patterns
 from kedge.model.value import dataclass
+from kedge.session.session import NAMES
 
 MOST_FILES = 5_000_000
 MOST_TOLD = 2 << 30  # bytes of names, links and attributes, which are held in memory until all are told
@@ -69,11 +72,19 @@ class Outgoing:
             yield message
 
 
-def receive(packets: Iterator[Any], answer: Outgoing, directory: Path, progress: Progress, anew: bool = False) -> None:
+def receive(
+    packets: Iterator[Any],
+    answer: Outgoing,
+    directory: Path,
+    progress: Progress,
+    anew: bool = False,
+    only: Patterns | None = None,
+) -> None:
     """Make `directory` what the client has: ask for files of another size or time than those here, or `anew` for all.
-    Raises InvalidInput for what no honest client sends, StoreError.
+    `only` what these patterns match, and all that was told in the file `NAMES`. Raises InvalidInput for what no honest
+    client sends, StoreError.
     """
-    receiver = _Receiver(packets, answer, directory, progress, anew)
+    receiver = _Receiver(packets, answer, directory, progress, anew, only)
     try:
         receiver.run()
     except OSError as error:
@@ -93,9 +104,16 @@ def _packet(kind: int, number: int = 0, data: bytes = b"") -> Any:
 
 class _Receiver:
     def __init__(
-        self, packets: Iterator[Any], answer: Outgoing, directory: Path, progress: Progress, anew: bool
+        self,
+        packets: Iterator[Any],
+        answer: Outgoing,
+        directory: Path,
+        progress: Progress,
+        anew: bool,
+        only: Patterns | None,
     ) -> None:
         self._packets, self._answer, self._progress, self._anew = packets, answer, progress, anew
+        self._only, self._names = only, bytearray()
         self._root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._entries: dict[str, _Entry] = {}
         self._wanted: list[str] = []  # reversed: the next one is at the end
@@ -111,12 +129,16 @@ class _Receiver:
     def run(self) -> None:
         """The conversation."""
         self._hear()
+        if self._only is not None:
+            self._entries = _chosen(self._entries, self._only)
         self._tidy()
         self._wanted = [path for path, entry in self._entries.items() if self._make(path, entry)][::-1]
         self._ask()
         while self._open:
             self._take(self._next())
         self._link()
+        if self._only is not None:
+            self._write_names()
         for path, entry in reversed(self._entries.items()):
             if stat.S_ISDIR(entry.mode):
                 self._finish(path, entry)
@@ -147,6 +169,11 @@ class _Receiver:
             if self._bytes > MOST_TOLD:
                 raise InvalidInput(f"the context has more than {MOST_TOLD >> 30} GiB of names and attributes")
             path, entry = self._checked(packet, number)
+            if self._only is not None:
+                if path == NAMES:
+                    continue
+                told = packet.SerializeToString()
+                self._names += struct.pack("<I", len(told)) + told
             self._entries[path] = entry
         raise InvalidInput(f"the context has more than {MOST_FILES} files")
 
@@ -264,6 +291,12 @@ class _Receiver:
                 with self._parent(path) as (fd, name), self._parent(entry.link) as (other, target):
                     os.link(target, name, src_dir_fd=other, dst_dir_fd=fd, follow_symlinks=False)
 
+    def _write_names(self) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(NAMES, flags, 0o644, dir_fd=self._root), "wb") as file:
+            file.write(self._names)
+        os.utime(NAMES, (0, 0), dir_fd=self._root, follow_symlinks=False)
+
     def _finish(self, path: str, entry: _Entry) -> None:
         with self._parent(path) as (fd, name):
             if not stat.S_ISLNK(entry.mode):
@@ -276,6 +309,20 @@ class _Receiver:
 
     def _parent(self, path: str) -> "_Parent":
         return _Parent(self._root, path)
+
+
+def _chosen(entries: dict[str, _Entry], only: Patterns) -> dict[str, _Entry]:
+    """What the patterns match, and the directories above. A link to a file that is left out is a file of its own."""
+    kept = set()
+    for path in filter(only.matches, entries):
+        while path and path not in kept:
+            kept.add(path)
+            path = path.rpartition("/")[0]
+    chosen = {path: entry for path, entry in entries.items() if path in kept}
+    for entry in chosen.values():
+        if entry.is_hard_link and entry.link not in chosen:
+            entry.link = ""
+    return chosen
 
 
 class _Parent:
