@@ -1,8 +1,12 @@
-"""A short Dockerfile that comes to gigabytes ends in an error, at the line that goes too far."""
+"""A short Dockerfile that comes to gigabytes, or takes hours, ends in an error, at the line that goes too far."""
+
+from collections.abc import Sequence
 
 import pytest
 
 from kedge.dockerfile import state
+from kedge.dockerfile.words import expand
+from kedge.model import patterns
 from kedge.model.errors import DockerfileError
 from tests.dockerfile.conftest import Lower
 
@@ -39,3 +43,23 @@ def test_no_more_ports_are_read_than_there_are(lowered: Lower) -> None:
         lowered("FROM scratch\nEXPOSE " + "1-65535 " * 4 + "\n")
     every = lowered("FROM scratch\nEXPOSE 0-65535 0-65535/udp 0-65535/sctp\n").config.exposed_ports
     assert len(every) == 196608
+
+
+def test_an_ignore_file_is_read_once_for_all_instructions(lowered: Lower, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+
+    class Counting(patterns.Patterns):
+        def __init__(self, lines: Sequence[str]) -> None:
+            read.append(tuple(lines))
+            super().__init__(lines)
+
+    monkeypatch.setattr(patterns, "Patterns", Counting)
+    lowered("FROM scratch\nCOPY a b /\nADD c /\nFROM scratch\nCOPY d /\n", ignore={"context": ("x/*", "y")})
+    assert read == [("x/*", "y")]
+
+
+def test_a_pattern_that_each_character_would_be_compared_with_is_bounded() -> None:
+    value = "x" * 1000
+    assert expand("${a#" + "?" * 99 + "x}", {"a": value}).text == "x" * 900
+    with pytest.raises(DockerfileError, match="more than 100 characters around a"):
+        expand("${a//" + "?" * 100 + "x/}", {"a": value})

@@ -273,9 +273,7 @@ def _check_ignored(state: StageState, command: Copy | Add, source: str) -> None:
     if path in (".", "/"):
         ignored = any(line in _ALL_IGNORED for line in lines)
     else:
-        from kedge.model.patterns import Patterns
-
-        ignored = Patterns(lines).matches(path.lstrip("/"))
+        ignored = state.lowering.ignored(lines).matches(path.lstrip("/"))
     if ignored:
         state.report("CopyIgnoredFile", command, "Add" if isinstance(command, Add) else "Copy", path)
 

@@ -5,6 +5,7 @@ Owns variable expansion inside stages and the names of vertices. Does not know w
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from kedge.dockerfile.config import ConfigDraft
 from kedge.dockerfile.drafts import DraftEdge, Drafts
@@ -18,6 +19,9 @@ from kedge.model.graph import Hints
 from kedge.model.platform import Platform, normalize, parse_platform
 from kedge.model.suggest import nearest
 from kedge.model.value import dataclass, field
+
+if TYPE_CHECKING:
+    from kedge.model.patterns import Patterns
 
 MAX_GROWTH = 64 << 20  # characters, roughly bytes: of all that instructions come to in the steps and the history
 _ENTRY = 24  # bytes that an entry of the history takes in each stage that inherits it
@@ -39,6 +43,7 @@ class Lowering:
     context_paths: set[str] = field(default_factory=set)
     states: dict[StagePlan, "StageState"] = field(default_factory=dict)
     growth: int = 0
+    _ignored: "Patterns | None" = None
 
     def grow(self, size: int) -> None:
         """Count so many characters more; raises DockerfileError for more than anybody means."""
@@ -48,6 +53,14 @@ class Lowering:
                 f"the Dockerfile comes to more than {MAX_GROWTH >> 20} MiB of text",
                 hint="Variables stand whole in each step that has them: put large values into files.",
             )
+
+    def ignored(self, lines: tuple[str, ...]) -> "Patterns":
+        """The context's ignore file, read once for all instructions."""
+        if self._ignored is None:
+            from kedge.model.patterns import Patterns
+
+            self._ignored = Patterns(lines)
+        return self._ignored
 
     def inherit(self, history: Sequence[object]) -> None:
         """Count a history that one more stage begins with."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from kedge.model.errors import DockerfileError
 
 _ANY = None  # the token for `?`; a `*` separates runs of tokens
-_MAX_RUN_WITH_ANY = 1000  # only runs with `?` cost their length for each character of the value
+_MAX_RUN_WITH_ANY = 100  # only runs with `?` cost their length for each character of the value
 
 _Run = list[str | None]
 
