@@ -260,6 +260,8 @@ class GitSource:
             raise InvalidInput(
                 f"{_shown(remote)!r} is no git repository that may be used", hint=f"Use one of {', '.join(TRANSPORTS)}."
             )
+        if source.attr("git.sig.pubkey"):
+            raise Unsupported("signatures of commits and tags cannot be verified here")
         if ref and not _REF.fullmatch(ref):
             raise InvalidInput(f"{ref[:80]!r} is no git ref")
         checksum = source.attr("git.checksum").lower()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from kedge.model.digest import Digest, digest_of, parse_digest
-from kedge.model.errors import IntegrityError, InvalidInput, KedgeError, NotFound, SourceError
+from kedge.model.errors import IntegrityError, InvalidInput, KedgeError, NotFound, SourceError, Unsupported
 from kedge.model.graph import Snapshot
 from kedge.model.ops import Source
 from kedge.model.platform import Platform
@@ -363,6 +363,8 @@ def _read(source: Source) -> _Wanted:
         for key, value in source.attrs
         if key.startswith("http.header.") and (name := key.removeprefix("http.header.").lower()) in _HEADERS
     }
+    if attrs.get("http.sig.pubkey") or attrs.get("http.sig.signature"):
+        raise Unsupported("signatures of files cannot be verified here")
     if not urlsplit(source.identifier).hostname or any(c <= " " for c in source.identifier):
         raise InvalidInput(f"{shown(source.identifier)} is no URL")
     return _Wanted(

@@ -10,7 +10,7 @@ FRONTEND_CAPS: Final = tuple(
     "importcaches proto.refarray reference.output frontend.inputs gateway.solve.metadata frontend.caps "
     "gateway.solve.evaluate gateway.evaluate gateway.warnings gateway.exec gateway.exec.extrahosts "
     "gateway.exec.secretenv gateway.exec.signals gateway.exec.filesystem source.metaresolver "
-    "source.metaresolver.image.attestations "
+    "source.metaresolver.image.attestations source.metaresolver.http.checksumrequest "
     "reference.attestations".split()
 )
 LLB_CAPS: Final = tuple(

@@ -3,19 +3,22 @@
 Owns the translation; `sources` knows the answers.
 """
 
+import hashlib
 from collections.abc import Sequence
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, Final
 
 from kedge.builder.parts import Parts
 from kedge.builder.request import BuildRequest
 from kedge.builder.steps import step
 from kedge.daemon.buildkit.definition import read_platform
+from kedge.daemon.buildkit.errors import Refused
 from kedge.daemon.buildkit.jobs import Job
 from kedge.daemon.buildkit.ops import read_source
 from kedge.daemon.sessions.layouts import LentLayouts
 from kedge.daemon.wire import gateway, llb
+from kedge.model.digest import Digest, parse_digest
 from kedge.model.errors import Unsupported
 from kedge.model.ops import Source
 from kedge.model.platform import Platform
@@ -23,6 +26,9 @@ from kedge.model.reference import parse_reference
 from kedge.model.value import dataclass
 from kedge.sources.handler import Work
 from kedge.sources.pick import PickedImage
+
+_LONGEST_SUFFIX: Final = 4096
+_ALGORITHMS: Final = ("sha256", "sha384", "sha512")  # by the numbers of ChecksumRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +93,7 @@ def resolve_source(job: Job, request: Any, policed: bool = True) -> Any:
             if source.scheme == "git":
                 _tell_git(response.Git, parts, source, work, request.Git.ReturnObject)
             else:
-                _tell_http(response.HTTP, parts, source, work)
+                _tell_http(response.HTTP, parts, source, work, request.HTTP)
     return response
 
 
@@ -120,12 +126,35 @@ def _tell_git(told: Any, parts: Parts, source: Source, work: Work, whole: bool) 
         told.CommitObject, told.TagObject = git.objects(source, work)
 
 
-def _tell_http(told: Any, parts: Parts, source: Source, work: Work) -> None:
-    labels = dict(parts.handler("http").pin(source, None, work).labels)
+def _tell_http(told: Any, parts: Parts, source: Source, work: Work, request: Any) -> None:
+    http = parts.handler("http")
+    pin = http.pin(source, None, work)
+    labels = dict(pin.labels)
     told.Checksum, told.Filename = labels.get("content", ""), labels.get("file", "")
     if modified := labels.get("modified"):
         with suppress(ValueError):
             told.LastModified.FromSeconds(int(parsedate_to_datetime(modified).timestamp()))
+    if request.HasField("ChecksumRequest"):
+        content = parse_digest(told.Checksum)
+        if not parts.store.blobs.has(content):  # its checksum was given, so that nobody has asked for the file yet
+            http.fetch(source, None, pin, work)
+        told.ChecksumResponse.Digest = _checksum(parts, content, request.ChecksumRequest)
+        told.ChecksumResponse.Suffix = request.ChecksumRequest.Suffix
+
+
+def _checksum(parts: Parts, content: Digest, asked: Any) -> str:
+    """The digest of a file and what is to stand behind it, as those sign who sign a file with a note of their own."""
+    if not 0 <= asked.Algo < len(_ALGORITHMS):
+        raise Refused(f"unsupported checksum algorithm {asked.Algo}")
+    name = _ALGORITHMS[asked.Algo]
+    if len(asked.Suffix) > _LONGEST_SUFFIX:
+        raise Refused(f"http checksum request suffix exceeds max size {_LONGEST_SUFFIX}")
+    hasher = hashlib.new(name)
+    with parts.store.blobs.open(content) as file:
+        while piece := file.read(1 << 20):
+            hasher.update(piece)
+    hasher.update(asked.Suffix)
+    return f"{name}:{hasher.hexdigest()}"
 
 
 def _image_of(job: Job, parts: Parts, source: Source, platform: Platform | None, request: Any) -> FoundImage:
