@@ -166,7 +166,7 @@ def test_an_exec_that_cannot_be_meant_is_refused(change):
 
 @pytest.mark.parametrize(
     "identifier",
-    ["", "x", "://", "docker-image://", "docker-image+blob://a@b", "file:///etc", "local:///\0", "ext::sh"],
+    ["", "x", "://", "docker-image://", "docker-image+other://a@b", "file:///etc", "local:///\0", "ext::sh"],
 )
 def test_a_source_of_no_known_kind_is_refused(identifier):
     op = llb.Op()
