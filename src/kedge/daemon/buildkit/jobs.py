@@ -211,7 +211,7 @@ class Job:
         parts.decode = decode_edge
         parts.trust = "none" if self.config.images_are_cache else "names"
         parts.recorded_times = self.config.recorded_times
-        parts.keeps_replaced = not self.config.images_are_cache
+        parts.keeps_replaced = any(one.Type == "moby" for one in self.request.Exporters)  # Docker's: its clients prune
         parts.urls, parts.refs = self._urls, self._refs
         if policed:
             parts.policy = self._policy(policies)
