@@ -68,6 +68,7 @@ def test_inspect_tells_of_an_end_for_want_of_memory(docker: Docker) -> None:
     until = ("--until", str(int(time.time()) + 1))  # the client says whole seconds
     told = docker("events", "--since", "10m", *until, "--filter", f"container={id}", "--format", "{{.Action}}")
     assert told.split()[-2:] == ["oom", "die"]
+    docker("rm", id)
 
 
 def test_a_limit_that_came_later_is_told_of_too(docker: Docker) -> None:
@@ -78,12 +79,14 @@ def test_a_limit_that_came_later_is_told_of_too(docker: Docker) -> None:
         pytest.skip(done.stderr)
     docker.run("attach", id, stdin=b"go\n")
     until(lambda: inspect(docker, id, ".State.OOMKilled") == "true")
+    docker("rm", id)
 
 
 def test_inspect_tells_of_no_such_end_where_there_was_none(docker: Docker) -> None:
     id = limited(docker, "sh", "-c", "kill -9 $$")
     docker.run("start", "-a", id)
     assert inspect(docker, id, ".State.OOMKilled") == "false"
+    docker("rm", id)
 
 
 # ---- policies --------------------------------------------------------------------------------------------------------
