@@ -173,6 +173,22 @@ def test_a_build_of_version_two_takes_its_context_from_the_session(mirror: Path,
         assert own.kedge("images", "--no-trunc", "-q").split() == ids
 
 
+def test_a_client_of_buildkits_api_leaves_no_image_that_it_cannot_prune(mirror: Path, tmp_path: Path) -> None:
+    from kedge.daemon.wire import control
+    from tests.daemon.client import Client
+
+    context = tmp_path / "context"
+    context.mkdir()
+    named = control.Exporter(Type="image", Attrs={"name": "again"})
+    with running(tmp_path, mirror, "--buildkit", f"unix://{tmp_path}/bk.sock") as own:
+        client = Client(f"unix://{tmp_path}/bk.sock", tmp_path / "client", {"context": context, "dockerfile": context})
+        for number in range(2):
+            (context / "Dockerfile").write_text(f"FROM scratch\nLABEL n={number}\n")
+            client.solve(Frontend="dockerfile.v0", Exporters=[named])
+        client.close()
+        assert own.kedge("images", "--format", "{{.Repository}}") == "again\n"
+
+
 def test_a_dockerfile_of_the_services_machine_is_out_of_reach(service: Service, tmp_path: Path) -> None:
     """`dockerfile` is a path in the context, whatever it says and whatever links the context holds."""
     import io
