@@ -100,13 +100,19 @@ class Caches:
             self._steps = await self._travelling.steps(edges)
 
     def _keep_passing(self, travelling: Travelling) -> None:
-        """Have the bytes of caches that are here only while the build is: what a service's client lends; and of all,
-        where they are taken when it is too late to start again.
+        """Have the bytes of caches that are here only while the build is: what a service's client lends. Of the others,
+        find out what they have lost while the build can still start again without them.
         """
         inside = f"{CACHE_ORIGIN}oci-layout://{self._parts.store.root}/"
+        asked = []
         for cache, blob in travelling.used.values():
-            if self._parts.takes_bytes or cache.origin.startswith(inside):
+            if self._parts.goes_out == "whole" or cache.origin.startswith(inside):
                 self._parts.store.layers.fetch_blob(blob)
+            elif self._parts.goes_out == "to a registry":
+                asked.append((cache.origin, blob))
+        if asked:
+            with ThreadPoolExecutor(_AT_ONCE, "cache-from") as pool:
+                list(pool.map(lambda one: self._parts.require_cached(*one), asked))
 
     def with_inline(self, stage: "Stage") -> "Stage":
         """The stage with a cache in its image's config if one was asked for, without a base's in any case."""

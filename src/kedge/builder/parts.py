@@ -9,7 +9,7 @@ import time
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast
 
 from kedge.builder.remote import RemoteRequest
 from kedge.builder.request import BuildRequest
@@ -59,6 +59,7 @@ if TYPE_CHECKING:
 
 
 Part = TypeVar("Part")
+GoesOut: TypeAlias = Literal["not", "to a registry", "whole"]  # how what was solved leaves the store
 _NOT_REMOTE = RemoteRequest()
 
 
@@ -105,7 +106,7 @@ class Parts:
         self.ignore_files: dict[str, IgnoreFile] = {}  # by the context's name, once they are read
         self.remote_context: tuple[str, str] | None = None  # the URL of a fetched context, and its commit or digest
         self.broken = set() if broken is None else broken  # origins of caches that are not to be asked
-        self.takes_bytes = False  # is all that is solved written out later, when no cache can be done without any more?
+        self.goes_out: GoesOut = "not"  # when the build cannot start again any more without a cache
         self.relied_on: set[str] = set()  # origins of caches that bytes were asked of
         self.unkept: set[str] = set()  # those that did not give them
         self.pins: dict[Vertex, Pin] = {}  # what each source was, in every run of these parts
@@ -195,6 +196,23 @@ class Parts:
         except KedgeError:
             self.unkept.add(origin)
             raise
+
+    def require_cached(self, origin: str, blob: "Descriptor") -> None:
+        """Ask whether a cache still has a blob that it promised, without taking it. Raises KedgeError."""
+        from kedge.model.reference import parse_repository
+        from kedge.sources.fetch import CACHE_ORIGIN
+
+        scheme, _, rest = origin.removeprefix(CACHE_ORIGIN).partition("://")
+        if scheme != "docker-image" or self.store.blobs.has(blob.digest):
+            return
+        try:
+            if self._cache_registry.has_blob(parse_repository(rest), blob):
+                return
+        except KedgeError:
+            self.unkept.add(origin)
+            raise
+        self.unkept.add(origin)
+        raise NotFound(f"the cache {rest} has lost {blob.digest}")
 
     @cached_property
     def caches(self) -> "Caches":

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Final
 
 from kedge.builder.course import Solved
-from kedge.builder.parts import Late, Parts
+from kedge.builder.parts import GoesOut, Late, Parts
 from kedge.builder.request import BuildRequest
 from kedge.daemon.buildkit.attributes import cache_spec
 from kedge.daemon.buildkit.bridge import Bridge
@@ -205,8 +205,7 @@ class Job:
             max_parallelism=self.config.max_parallelism,
         )
         parts = Parts(request, self.lent, self.log.report, self.broken)
-        asked = [one.Type for one in self.request.Exporters] or [self.request.ExporterDeprecated]
-        parts.takes_bytes = any(kind in _WRITTEN for kind in asked)
+        parts.goes_out = self._goes_out()
         parts.settings = self.config.settings
         parts.decode = decode_edge
         parts.trust = "none" if self.config.images_are_cache else "names"
@@ -224,6 +223,14 @@ class Job:
                 raise Cancelled("the build was stopped")
             self._parts.append(parts)
         return parts
+
+    def _goes_out(self) -> GoesOut:
+        told = self.request
+        asked = [(one.Type, one.Attrs) for one in told.Exporters]
+        asked = asked or [(told.ExporterDeprecated, told.ExporterAttrsDeprecated)]
+        if any(kind in _WRITTEN for kind, _ in asked):
+            return "whole"
+        return "to a registry" if any(attrs.get("push", "") for _, attrs in asked) else "not"
 
     def _policy(self, policies: Sequence[Any]) -> Policy | None:
         """What holds for sources: the request's rules, these, and what the client's session decides."""
