@@ -9,7 +9,7 @@ import tarfile
 import pytest
 
 from kedge.daemon.buildkit.definition import encode
-from kedge.daemon.sessions.receive import Outgoing, receive
+from kedge.daemon.sessions.receive import receive
 from kedge.daemon.wire import fsutil, fsutil_stat
 from kedge.model.errors import Unsupported
 from kedge.model.graph import Edge, Vertex
@@ -18,6 +18,7 @@ from kedge.model.patterns import Patterns
 from kedge.session.local import LocalSession
 from kedge.session.session import Wanted
 from tests.daemon.test_exports import exporter
+from tests.daemon.transfers import Told
 
 
 @pytest.fixture
@@ -83,8 +84,6 @@ def test_a_clients_own_file_of_that_name_is_left_out(connect, directory):
 
 
 def test_a_link_to_what_is_left_out_is_a_file_of_its_own(tmp_path):
-    answer = Outgoing()
-
     def packets():
         for told in ({"path": "one", "mode": 0o644, "size": 4}, {"path": "two", "mode": 0o644, "linkname": "one"}):
             yield fsutil.Packet(type=fsutil.Packet.PACKET_STAT, stat=fsutil_stat.Stat(**told))
@@ -93,9 +92,10 @@ def test_a_link_to_what_is_left_out_is_a_file_of_its_own(tmp_path):
         yield fsutil.Packet(type=fsutil.Packet.PACKET_DATA, ID=1)
         yield fsutil.Packet(type=fsutil.Packet.PACKET_FIN)
 
-    receive(packets(), answer, tmp_path, lambda size, done: None, only=Patterns(["two"]))
+    call = Told(packets())
+    receive(call, tmp_path, lambda size, done: None, only=Patterns(["two"]))
     assert (tmp_path / "two").read_bytes() == b"data"
-    assert [one.ID for one in answer if one.type == fsutil.Packet.PACKET_REQ] == [1]
+    assert [one.ID for one in call.answers if one.type == fsutil.Packet.PACKET_REQ] == [1]
     assert sorted(os.listdir(tmp_path)) == [".fsutil-metadata", "two"]
 
 

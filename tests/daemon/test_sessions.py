@@ -17,14 +17,11 @@ from kedge.daemon.sessions.tunnel import Tunnel, socket_pieces
 from kedge.daemon.wire import fsutil, fsutil_stat, secrets
 from kedge.daemon.wire.calls import Calls, handler
 from kedge.model.errors import Conflict, InvalidInput, NotFound
+from tests.daemon.transfers import Told
 
 
 def metadata(id: str, *more: tuple[str, str]) -> list[tuple[str, str]]:
     return [(registry.ID, id), *more]
-
-
-# gRPC's own thread watches a new channel for a fifth of a second, and trips when that is closed meanwhile.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 
 
 def test_a_session_ends_when_nobody_takes_it_up() -> None:
@@ -116,7 +113,7 @@ class _Far:
         return self._heard.pop(0)
 
 
-def test_silence_is_counted_from_the_last_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silence_is_counted_from_the_last_byte() -> None:
     ended, asked = list[_Far](), list[object]()
     over = threading.Event()
 
@@ -128,8 +125,12 @@ def test_silence_is_counted_from_the_last_byte(monkeypatch: pytest.MonkeyPatch) 
         def done(self) -> bool:
             return False
 
-    monkeypatch.setattr(watch, "_ask", lambda channel: asked.append(channel) or Unanswered())
+        def ask(self, path: str) -> "Unanswered":
+            asked.append(path)
+            return self
+
     one, watching = _Far(False, False, False, True, False, False, False, False), watch.Watch(end)
+    one.channel = Unanswered()  # type: ignore[assignment]
     for _ in range(7):
         watching.turn([one])
     assert (ended, len(asked)) == ([], 1)  # a question without an answer is not asked again
@@ -205,4 +206,4 @@ def test_names_of_a_context_do_not_fill_the_memory(tmp_path: Path, monkeypatch: 
         yield fsutil.Packet(type=fsutil.Packet.PACKET_STAT)
 
     with pytest.raises(InvalidInput, match="names"):
-        receive.receive(packets(), receive.Outgoing(), tmp_path, lambda current, done: None)
+        receive.receive(Told(packets()), tmp_path, lambda current, done: None)

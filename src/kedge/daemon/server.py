@@ -1,29 +1,25 @@
 """gRPC for all who arrive, on Unix sockets and over TLS.
 
-Owns the way from a connection to a method of a service, and from a method back to its caller. gRPC tells a method only
-the address that a call comes from: so each connection on a Unix socket is carried to gRPC's own, private socket from an
-address of its own, by which its peer is known. TCP is served with certificates of both sides only, by gRPC itself.
-Does not know any service.
+Owns the way from a connection to a method of a service, and from a method back to its caller. Unix sockets are served
+by our own code (`wire.serving`), whose callers the kernel names; TCP, with certificates of both sides only, by gRPC's
+library. Does not know any service.
 """
 
-import itertools
-import re
-import shutil
 import socket
-import tempfile
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Final
 
 import grpc
 
-from kedge.daemon.listening import Arrival, Listener, Tls, splice, split_address
+from kedge.daemon.listening import Arrival, Listener, Tls, split_address
 from kedge.daemon.peer import Peer
-from kedge.daemon.sessions.tunnel import socket_folder
 from kedge.daemon.turns import Turns
-from kedge.model.errors import Cancelled, InvalidInput
+from kedge.daemon.wire.http2 import Connection
+from kedge.daemon.wire.serving import Context, Services
+from kedge.model.errors import InvalidInput
 
 _THREADS: Final = 2048  # a build holds up to four: itself, its session, its listener, its gateway
 _OPTIONS: Final = (
@@ -36,7 +32,8 @@ _OPTIONS: Final = (
     ("grpc.http2.max_ping_strikes", 0),
     ("grpc.keepalive_permit_without_calls", 1),
 )
-_CARRIED: Final = re.compile(r"unix:.*/peer-(\d+)$")
+_PIECE: Final = 1 << 17  # bytes read from a connection at once
+_LAST_WORDS: Final = 5.0  # seconds that a client has to read what is left to be said
 Log = Callable[[str], None]
 
 
@@ -46,18 +43,18 @@ class Server:
     def __init__(self, log: Log, tls: Tls | None = None) -> None:
         self._log, self._tls = log, tls
         self._listener = Listener(self._arrived)
-        self._folder = Path(tempfile.mkdtemp(prefix="kedge-serve-", dir=socket_folder()))
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="serve")
-        self._grpc = grpc.server(self._pool, options=_OPTIONS)
-        self._inner = self._folder / "grpc.sock"
-        self._grpc.add_insecure_port(f"unix:{self._inner}")
+        self._services = Services(self._pool)
+        self._grpc = grpc.server(self._pool, options=_OPTIONS) if tls else None
         self._turns = Turns(_THREADS, self.peer_of)
-        self._serials = itertools.count(1)
-        self._peers: dict[int, Peer] = {}  # of carried connections, by their serial numbers
 
     def add(self, *handlers: Any) -> None:
         """Serve these (`wire.calls.handler`)."""
-        self._grpc.add_generic_rpc_handlers(tuple(map(self._turns.shared, handlers)))
+        shared = tuple(map(self._turns.shared, handlers))
+        for one in shared:
+            self._services.add(one)
+        if self._grpc:
+            self._grpc.add_generic_rpc_handlers(shared)
 
     def listen(self, address: str, group: str = "") -> None:
         """Serve at `unix://PATH`, `tcp://HOST:PORT` (with certificates), or `fd://` (systemd). Raises KedgeError."""
@@ -69,20 +66,23 @@ class Server:
 
     def start(self) -> None:
         """Begin to answer."""
-        self._grpc.start()
+        if self._grpc:
+            self._grpc.start()
         self._listener.start()
 
     def stop(self, grace: float) -> None:
         """Take no more connections; let calls end for `grace` seconds, then break them off."""
         self._listener.stop()
-        self._grpc.stop(grace).wait(grace + 5)
+        stopping = self._grpc.stop(grace) if self._grpc else None
+        self._services.stop(grace)
+        if stopping:
+            stopping.wait(grace + 5)
         self._listener.end(grace)
         self._pool.shutdown(wait=False, cancel_futures=True)
-        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _listen_tcp(self, address: str) -> None:
         tls = self._tls
-        if tls is None:
+        if tls is None or self._grpc is None:
             raise InvalidInput(
                 f"tcp://{address} would let anybody build here",
                 hint="Give certificates: --tlscert, --tlskey and --tlscacert, whose clients are let in",
@@ -107,23 +107,31 @@ class Server:
 
     def carry(self, connection: socket.socket, peer: Peer) -> None:
         """Let a connected socket, whose bytes are HTTP/2 from now on, talk to the services until it ends; close it."""
-        serial = next(self._serials)
-        address = self._folder / f"peer-{serial}"
-        self._peers[serial] = peer
-        inner = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        with connection, inner, suppress(OSError):  # gRPC may have ended
-            inner.bind(str(address))
-            inner.connect(str(self._inner))
-            splice(connection, inner)
-        address.unlink(missing_ok=True)
-        del self._peers[serial]
+        served = self._services.connect(peer)
+        with connection:
+            writer = threading.Thread(target=_write, args=(served, connection), name="answers", daemon=True)
+            writer.start()
+            with suppress(OSError):
+                while not served.closed and (data := connection.recv(_PIECE)):
+                    served.feed(data)
+            self._services.disconnect(served)
+            writer.join(_LAST_WORDS)
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+            writer.join()
 
-    def peer_of(self, context: grpc.ServicerContext) -> Peer:
-        """Who makes a call: the user behind a Unix socket, or the name in a certificate. Raises Cancelled."""
-        if found := _CARRIED.match(context.peer()):
-            try:
-                return self._peers[int(found[1])]
-            except KeyError:
-                raise Cancelled("the client has gone") from None
+    def peer_of(self, context: grpc.ServicerContext | Context) -> Peer:
+        """Who makes a call: the user behind a Unix socket, or the name in a certificate."""
+        if isinstance(context, Context):
+            return context.caller
         names = context.auth_context().get("x509_common_name") or [b""]
         return Peer(name=names[0].decode(errors="replace"))
+
+
+def _write(served: Connection, connection: socket.socket) -> None:
+    with suppress(OSError):
+        for data in served.output():
+            connection.sendall(data)
+    served.close()
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)  # the reader need wait no longer

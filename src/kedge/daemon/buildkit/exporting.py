@@ -21,7 +21,8 @@ from kedge.daemon.buildkit.platforms import ordered, told_platforms, warn_of_oth
 from kedge.daemon.buildkit.solving import BASE_CONFIG, CONFIG, EPOCH, platform_of
 from kedge.daemon.buildkit.told import tell
 from kedge.daemon.sessions.layouts import send_blobs
-from kedge.daemon.sessions.send import ByteSink, Metadata, send_directory
+from kedge.daemon.sessions.send import ByteSink, send_directory
+from kedge.daemon.wire.channel import Metadata
 from kedge.dockerfile.target import Target
 from kedge.exporters.image import Exported
 from kedge.model.epoch import read_epoch

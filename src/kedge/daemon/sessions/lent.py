@@ -11,12 +11,12 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 from urllib.parse import quote_plus, urlsplit
 
 import grpc
 
-from kedge.daemon.sessions.receive import Outgoing, receive
+from kedge.daemon.sessions.receive import receive
 from kedge.daemon.sessions.registry import ClientSession
 from kedge.daemon.sessions.tunnel import socket_folder
 from kedge.daemon.wire import auth, filesync, secrets, sshforward, upload
@@ -28,6 +28,7 @@ from kedge.model.reference import DOCKER_HUB
 from kedge.session.session import EVERYTHING, Progress, Wanted, untold
 
 if TYPE_CHECKING:
+    from kedge.daemon.wire.channel import Call
     from kedge.storage.store import Store
 
 _FILE_SYNC = "moby.filesync.v1.FileSync"
@@ -93,22 +94,21 @@ class LentSession:
         key = digest_of(("lent", *whose) if wanted.only is None else ("lent", *whose, "names"))
         kept = self._store.cache_mounts.use(f"lent {key}", "private", lent=True)  # out of reach of any step's mounts
         folder = self._held.enter_context(kept)
-        outgoing = Outgoing()
         metadata = _metadata({
             "dir-name": [name],
             "include-patterns": list(wanted.include),
             "exclude-patterns": list(wanted.exclude),
             "followpaths": list(wanted.follow),
         })  # fmt: skip
-        call = lender.calls(filesync.services["FileSync"]).stream("DiffCopy", outgoing, metadata=metadata)
+        only = None if wanted.only is None else Patterns(wanted.only)
         try:
-            receive(
-                call, outgoing, folder, progress, wanted.anew, None if wanted.only is None else Patterns(wanted.only)
-            )
+            call = lender.calls(filesync.services["FileSync"]).open("DiffCopy", metadata=metadata)
+            try:
+                receive(call, folder, progress, wanted.anew, only)
+            finally:
+                call.cancel()
         except grpc.RpcError as error:
             raise _translated(error, f"the directory {name!r}") from None
-        finally:
-            cast(Any, call).cancel()
         return folder
 
     # ---- secrets, agents, credentials --------------------------------------------------------------------------------
@@ -176,26 +176,28 @@ class LentSession:
         client without a session.
         """
         parts = urlsplit(url)
-        outgoing = Outgoing()
         metadata = (("urlpath", parts.path), ("urlhost", parts.netloc))
-        call = self.session.calls(upload.services["Upload"]).stream("Pull", outgoing, metadata=metadata)
-        return cast(BinaryIO, _Incoming(call, outgoing))
+        try:
+            call = self.session.calls(upload.services["Upload"]).open("Pull", metadata=metadata)
+        except grpc.RpcError as error:
+            raise _translated(error, "its standard input") from None
+        return cast(BinaryIO, _Incoming(call))
 
 
 class _Incoming:
     """A readable stream over byte messages."""
 
-    def __init__(self, messages: Iterator[Any], outgoing: Outgoing) -> None:
-        self._messages, self._outgoing, self._rest = messages, outgoing, b""
+    def __init__(self, call: "Call") -> None:
+        self._call, self._rest = call, b""
 
     def read(self, size: int = -1, /) -> bytes:
         """Up to `size` bytes; fewer only at the end."""
         pieces, have = [self._rest], len(self._rest)
         try:
             while size < 0 or have < size:
-                message = next(self._messages, None)
+                message = next(self._call, None)
                 if message is None:
-                    self._outgoing.end()
+                    self._call.end()
                     break
                 pieces.append(message.data)
                 have += len(message.data)
@@ -237,20 +239,21 @@ class _AgentBridge:
             threading.Thread(target=self._carry, args=(connection,), name="agent", daemon=True).start()
 
     def _carry(self, connection: socket.socket) -> None:
-        outgoing = Outgoing()
         with connection, suppress(OSError, grpc.RpcError):
-            call = self._calls.stream("ForwardAgent", outgoing, metadata=(("buildkit.ssh.id", self._id),))
-            threading.Thread(target=_send_all, args=(connection, outgoing), name="agent", daemon=True).start()
-            for message in call:
-                connection.sendall(message.data)
-        outgoing.end()
+            call = self._calls.open("ForwardAgent", metadata=(("buildkit.ssh.id", self._id),))
+            threading.Thread(target=_send_all, args=(connection, call), name="agent", daemon=True).start()
+            try:
+                for message in call:
+                    connection.sendall(message.data)
+            finally:
+                call.end()
 
 
-def _send_all(connection: socket.socket, outgoing: Outgoing) -> None:
+def _send_all(connection: socket.socket, call: "Call") -> None:
     with suppress(OSError):
         while data := connection.recv(1 << 16):
-            outgoing.send(sshforward.BytesMessage(data=data))
-    outgoing.end()
+            call.send(sshforward.BytesMessage(data=data))
+    call.end()
 
 
 def _metadata(values: Mapping[str, list[str]]) -> tuple[tuple[str, str], ...]:

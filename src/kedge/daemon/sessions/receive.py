@@ -15,11 +15,10 @@ import os
 import stat
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any
+from typing import Any, Protocol
 
 from kedge.daemon.sessions.modes import to_stat
 from kedge.daemon.wire import fsutil
@@ -53,28 +52,22 @@ class _Entry:
         return stat.S_ISREG(self.mode) and bool(self.link)
 
 
-class Outgoing:
-    """Messages to send, as the iterator that a call takes."""
+class Conversation(Protocol):
+    """A call of the transfer: packets come out of it, and are sent to it."""
 
-    def __init__(self) -> None:
-        self._queue: SimpleQueue[Any] = SimpleQueue()
+    def __next__(self) -> Any: ...
 
-    def send(self, message: Any) -> None:
-        """Queue one message."""
-        self._queue.put(message)
+    def send(self, message: Any) -> object:
+        """Send one packet."""
+        ...
 
     def end(self) -> None:
         """There will be no more."""
-        self._queue.put(None)
-
-    def __iter__(self) -> Iterator[Any]:
-        while (message := self._queue.get()) is not None:
-            yield message
+        ...
 
 
 def receive(
-    packets: Iterator[Any],
-    answer: Outgoing,
+    call: Conversation,
     directory: Path,
     progress: Progress,
     anew: bool = False,
@@ -84,18 +77,18 @@ def receive(
     `only` what these patterns match, and all that was told in the file `NAMES`. Raises InvalidInput for what no honest
     client sends, StoreError.
     """
-    receiver = _Receiver(packets, answer, directory, progress, anew, only)
+    receiver = _Receiver(call, directory, progress, anew, only)
     try:
         receiver.run()
     except OSError as error:
-        answer.send(_packet(fsutil.Packet.PACKET_ERR, data=b"the builder could not write"))
+        call.send(_packet(fsutil.Packet.PACKET_ERR, data=b"the builder could not write"))
         raise StoreError(f"cannot keep a file of the build context: {error.strerror}") from None
     except InvalidInput as error:
-        answer.send(_packet(fsutil.Packet.PACKET_ERR, data=error.message.encode()))
+        call.send(_packet(fsutil.Packet.PACKET_ERR, data=error.message.encode()))
         raise
     finally:
         receiver.close()
-        answer.end()
+        call.end()
 
 
 def _packet(kind: int, number: int = 0, data: bytes = b"") -> Any:
@@ -104,17 +97,12 @@ def _packet(kind: int, number: int = 0, data: bytes = b"") -> Any:
 
 class _Receiver:
     def __init__(
-        self,
-        packets: Iterator[Any],
-        answer: Outgoing,
-        directory: Path,
-        progress: Progress,
-        anew: bool,
-        only: Patterns | None,
+        self, call: Conversation, directory: Path, progress: Progress, anew: bool, only: Patterns | None
     ) -> None:
-        self._packets, self._answer, self._progress, self._anew = packets, answer, progress, anew
+        self._call, self._progress, self._anew = call, progress, anew
         self._only, self._names = only, bytearray()
         self._root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._folders, self._targets = _Folders(self._root), _Folders(self._root)
         self._entries: dict[str, _Entry] = {}
         self._wanted: list[str] = []  # reversed: the next one is at the end
         self._open: dict[int, tuple[int, str, int]] = {}  # number -> descriptor, path, bytes so far
@@ -124,6 +112,8 @@ class _Receiver:
         """Free what is open."""
         for fd, _, _ in self._open.values():
             os.close(fd)
+        self._folders.close()
+        self._targets.close()
         os.close(self._root)
 
     def run(self) -> None:
@@ -142,14 +132,14 @@ class _Receiver:
         for path, entry in reversed(self._entries.items()):
             if stat.S_ISDIR(entry.mode):
                 self._finish(path, entry)
-        self._answer.send(_packet(fsutil.Packet.PACKET_FIN))
+        self._call.send(_packet(fsutil.Packet.PACKET_FIN))
         with suppress(StopIteration):
             while self._next().type != fsutil.Packet.PACKET_FIN:
                 pass
         self._progress(self._bytes, True)
 
     def _next(self) -> Any:
-        packet = next(self._packets)
+        packet = next(self._call)
         self._bytes += packet.ByteSize()
         now = time.monotonic()
         if now - self._told > _TELL_EVERY:
@@ -223,28 +213,28 @@ class _Receiver:
 
     def _make(self, path: str, entry: _Entry) -> bool:
         """Make what needs no bytes; True when the file's bytes must be asked for."""
-        with self._parent(path) as (fd, name):
-            try:
-                there = os.lstat(name, dir_fd=fd)
-            except FileNotFoundError:
-                there = None
-            if stat.S_ISDIR(entry.mode):
-                if there is None:
-                    os.mkdir(name, 0o700, dir_fd=fd)
-                return False
-            if there is not None and self._same(there, entry, name, fd):
-                return False
-            if there is not None:
-                os.unlink(name, dir_fd=fd)
-            if entry.is_hard_link:
-                return False
-            if stat.S_ISREG(entry.mode):
-                return True
-            if stat.S_ISLNK(entry.mode):
-                os.symlink(entry.link, name, dir_fd=fd)
-            else:
-                with suppress(PermissionError):  # devices in a user namespace; a context has no use for them
-                    os.mknod(name, entry.mode, entry.device, dir_fd=fd)
+        fd, name = self._folders.parent(path)
+        try:
+            there = os.lstat(name, dir_fd=fd)
+        except FileNotFoundError:
+            there = None
+        if stat.S_ISDIR(entry.mode):
+            if there is None:
+                os.mkdir(name, 0o700, dir_fd=fd)
+            return False
+        if there is not None and self._same(there, entry, name, fd):
+            return False
+        if there is not None:
+            os.unlink(name, dir_fd=fd)
+        if entry.is_hard_link:
+            return False
+        if stat.S_ISREG(entry.mode):
+            return True
+        if stat.S_ISLNK(entry.mode):
+            os.symlink(entry.link, name, dir_fd=fd)
+        else:
+            with suppress(PermissionError):  # devices in a user namespace; a context has no use for them
+                os.mknod(name, entry.mode, entry.device, dir_fd=fd)
         self._finish(path, entry)
         return False
 
@@ -266,9 +256,9 @@ class _Receiver:
             path = self._wanted.pop()
             number = self._entries[path].number
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            with self._parent(path) as (fd, name):
-                self._open[number] = (os.open(name, flags, 0o600, dir_fd=fd), path, 0)
-            self._answer.send(_packet(fsutil.Packet.PACKET_REQ, number))
+            fd, name = self._folders.parent(path)
+            self._open[number] = (os.open(name, flags, 0o600, dir_fd=fd), path, 0)
+            self._call.send(_packet(fsutil.Packet.PACKET_REQ, number))
 
     def _take(self, packet: Any) -> None:
         if packet.type != fsutil.Packet.PACKET_DATA or packet.ID not in self._open:
@@ -280,16 +270,16 @@ class _Receiver:
                 rest = rest[os.write(fd, rest) :]
             self._open[packet.ID] = (fd, path, size + len(packet.data))
             return
+        _finish_open(fd, self._entries[path])
         del self._open[packet.ID]
         os.close(fd)
-        self._finish(path, self._entries[path])
         self._ask()
 
     def _link(self) -> None:
         for path, entry in self._entries.items():
             if entry.is_hard_link:
-                with self._parent(path) as (fd, name), self._parent(entry.link) as (other, target):
-                    os.link(target, name, src_dir_fd=other, dst_dir_fd=fd, follow_symlinks=False)
+                (fd, name), (other, target) = self._folders.parent(path), self._targets.parent(entry.link)
+                os.link(target, name, src_dir_fd=other, dst_dir_fd=fd, follow_symlinks=False)
 
     def _write_names(self) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -298,17 +288,13 @@ class _Receiver:
         os.utime(NAMES, (0, 0), dir_fd=self._root, follow_symlinks=False)
 
     def _finish(self, path: str, entry: _Entry) -> None:
-        with self._parent(path) as (fd, name):
-            if not stat.S_ISLNK(entry.mode):
-                with suppress(FileNotFoundError):
-                    os.chmod(name, stat.S_IMODE(entry.mode), dir_fd=fd)
-            if entry.xattrs:
-                _set_xattrs(fd, name, entry.xattrs)
+        fd, name = self._folders.parent(path)
+        if not stat.S_ISLNK(entry.mode):
             with suppress(FileNotFoundError):
-                os.utime(name, ns=(entry.time, entry.time), dir_fd=fd, follow_symlinks=False)
-
-    def _parent(self, path: str) -> "_Parent":
-        return _Parent(self._root, path)
+                os.chmod(name, stat.S_IMODE(entry.mode), dir_fd=fd)
+        _set_xattrs(f"/proc/self/fd/{fd}/{name}", entry)
+        with suppress(FileNotFoundError):
+            os.utime(name, ns=(entry.time, entry.time), dir_fd=fd, follow_symlinks=False)
 
 
 def _chosen(entries: dict[str, _Entry], only: Patterns) -> dict[str, _Entry]:
@@ -325,27 +311,37 @@ def _chosen(entries: dict[str, _Entry], only: Patterns) -> dict[str, _Entry]:
     return chosen
 
 
-class _Parent:
-    """The directory of a path, opened one component at a time without following links, and the path's last name."""
+class _Folders:
+    """Directories below a root, each opened one component at a time without following links.
 
-    def __init__(self, root: int, path: str) -> None:
-        self._root, (*self._parts, self._name) = root, path.split("/")
-        self._fd = -1
+    The last one stays open: a transfer goes through a directory's files one after the other.
+    """
 
-    def __enter__(self) -> tuple[int, str]:
+    def __init__(self, root: int) -> None:
+        self._root, self._path, self._fd = root, "", os.dup(root)
+
+    def parent(self, path: str) -> tuple[int, str]:
+        """The directory of a path, open until another is asked for, and the path's last name."""
+        folder, _, name = path.rpartition("/")
+        if folder != self._path:
+            self._change(folder)
+        return self._fd, name
+
+    def _change(self, folder: str) -> None:
         fd = os.dup(self._root)
         try:
-            for part in self._parts:
+            for part in filter(None, folder.split("/")):
                 deeper = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
                 os.close(fd)
                 fd = deeper
         except BaseException:
             os.close(fd)
             raise
-        self._fd = fd
-        return fd, self._name
+        self.close()
+        self._path, self._fd = folder, fd
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Let go of it."""
         os.close(self._fd)
 
 
@@ -355,8 +351,14 @@ def _remove_tree(name: str, fd: int) -> None:
     shutil.rmtree(name, dir_fd=fd)
 
 
-def _set_xattrs(fd: int, name: str, xattrs: tuple[tuple[str, bytes], ...]) -> None:
-    for key, value in xattrs:
+def _finish_open(fd: int, entry: _Entry) -> None:
+    os.fchmod(fd, stat.S_IMODE(entry.mode))
+    _set_xattrs(f"/proc/self/fd/{fd}", entry, follow=True)
+    os.utime(fd, ns=(entry.time, entry.time))
+
+
+def _set_xattrs(path: str, entry: _Entry, follow: bool = False) -> None:
+    for key, value in entry.xattrs:
         if key.startswith(("user.", "security.capability")):
             with suppress(OSError):
-                os.setxattr(f"/proc/self/fd/{fd}/{name}", key, value, follow_symlinks=False)
+                os.setxattr(path, key, value, follow_symlinks=follow)

@@ -8,12 +8,11 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 
-import grpc
-
 from kedge.daemon.peer import Peer
 from kedge.daemon.sessions import watch
 from kedge.daemon.sessions.tunnel import Tunnel
 from kedge.daemon.wire.calls import Calls
+from kedge.daemon.wire.channel import Channel
 from kedge.model.errors import Conflict, InvalidInput, NotFound
 
 # As BuildKit's client names them in its metadata (session/session.go).
@@ -34,7 +33,7 @@ class ClientSession:
         self._guard = threading.Lock()
 
     @property
-    def channel(self) -> grpc.Channel:
+    def channel(self) -> Channel:
         """The channel to the client."""
         return self._tunnel.channel
 

@@ -5,23 +5,20 @@ Owns the sending side. Does not know what is sent.
 
 import os
 import stat
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator
 from pathlib import Path
-from queue import Full, Queue
 from typing import Any
 
 import grpc
 
 from kedge.daemon.sessions.modes import to_go
 from kedge.daemon.wire import filesync, fsutil
+from kedge.daemon.wire.channel import Call, Channel, Metadata
 from kedge.model.errors import Cancelled, InvalidInput, KedgeError
 from kedge.model.value import dataclass
 
 _PIECE = 1 << 20  # bytes in a message; clients take 4 MiB at most
 _METHOD = "/moby.filesync.v1.FileSend/DiffCopy"
-Metadata = Sequence[tuple[str, str]]
 
 
 class ByteSink:
@@ -31,57 +28,43 @@ class ByteSink:
     As a context it is closed at the end, or aborted by an exception.
     """
 
-    def __init__(self, channel: grpc.Channel, metadata: Metadata) -> None:
-        self._queue: Queue[bytes | None] = Queue(maxsize=8)
-        call = channel.stream_stream(_METHOD, _to_bytes, filesync.BytesMessage.FromString)
-        self._answers = call(self._messages(), metadata=tuple(metadata))
-        self._failure: grpc.RpcError | None = None
-        self._ended = threading.Event()
-        threading.Thread(target=self._listen, name="send", daemon=True).start()
-
-    def _messages(self) -> Iterator[Any]:
-        while (data := self._queue.get()) is not None:
-            yield filesync.BytesMessage(data=data)
-
-    def _listen(self) -> None:
+    def __init__(self, channel: Channel, metadata: Metadata) -> None:
         try:
-            for _ in self._answers:
-                pass
+            self._call = channel.open(_METHOD, _to_bytes, filesync.BytesMessage.FromString, metadata=metadata)
         except grpc.RpcError as error:
-            if error.code() != grpc.StatusCode.ALREADY_EXISTS:
-                self._failure = error
-        self._ended.set()
+            raise refused(error) from None
+        self._over = False
 
     def write(self, data: bytes) -> int:
         """Send bytes; raises KedgeError when the client does not take them."""
         view = memoryview(data).cast("B")
         for start in range(0, len(view), _PIECE):
-            self._put(bytes(view[start : start + _PIECE]))
+            if self._over or not self._call.send(filesync.BytesMessage(data=bytes(view[start : start + _PIECE]))):
+                self._hear_out()
         return len(view)
 
-    def _put(self, data: bytes | None) -> None:
-        while not self._ended.is_set():
+    def _hear_out(self) -> None:
+        """What the client says at the end."""
+        if not self._over:
+            self._over = True
             try:
-                self._queue.put(data, timeout=1)
-                return
-            except Full:
-                continue
-        if self._failure is not None:
-            raise refused(self._failure)
+                for _ in self._call:
+                    pass
+            except grpc.RpcError as error:
+                if error.code() != grpc.StatusCode.ALREADY_EXISTS:
+                    raise refused(error) from None
 
     def flush(self) -> None:
         """Nothing is held back."""
 
     def close(self) -> None:
         """Wait until the client has everything. Raises KedgeError if it could not keep it."""
-        self._put(None)
-        self._ended.wait()
-        if self._failure is not None:
-            raise refused(self._failure)
+        self._call.end()
+        self._hear_out()
 
     def abort(self) -> None:
         """Give up; the client's call fails."""
-        self._answers.cancel()
+        self._call.cancel()
 
     def __enter__(self) -> "ByteSink":
         return self
@@ -107,49 +90,34 @@ class _File:
     mode: int
 
 
-def send_directory(channel: grpc.Channel, metadata: Metadata, directory: Path) -> None:
+def send_directory(channel: Channel, metadata: Metadata, directory: Path) -> None:
     """Send a directory's content; the client merges it into its own. Raises KedgeError."""
-    outgoing = _Outbox()
-    call = channel.stream_stream(_METHOD, _to_bytes, fsutil.Packet.FromString)
-    answers = call(iter(outgoing), metadata=tuple(metadata))
-    outgoing.is_wanted = answers.is_active
     try:
-        _converse(answers, outgoing, directory)
+        call = channel.open(_METHOD, _to_bytes, fsutil.Packet.FromString, metadata=metadata)
+        try:
+            _converse(call, directory)
+        finally:
+            call.cancel()
     except grpc.RpcError as error:
         raise refused(error) from None
-    finally:
-        answers.cancel()
-        outgoing.abandon()
 
 
-class _Outbox:
-    """Packets on their way, at most so many at once: a client that takes them slowly must not fill our memory."""
-
-    def __init__(self) -> None:
-        self._queue: Queue[Any] = Queue(maxsize=16)
-        self.is_wanted: Callable[[], bool] = lambda: True
-
-    def put(self, packet: Any) -> None:
-        """Queue a packet (None: the end); waits for room. Raises Cancelled when nobody takes it any more."""
-        while True:
-            try:
-                self._queue.put(packet, timeout=1)
-                return
-            except Full:
-                if not self.is_wanted():
-                    raise Cancelled("the client went away") from None
-
-    def abandon(self) -> None:
-        """Let whoever waits for packets go."""
-        with suppress(Full):
-            self._queue.put_nowait(None)
-
-    def __iter__(self) -> Iterator[Any]:
-        while (packet := self._queue.get()) is not None:
-            yield packet
+def _converse(call: Call, directory: Path) -> None:
+    files = _tell(call, directory)
+    for packet in call:
+        if packet.type == fsutil.Packet.PACKET_FIN:
+            call.send(fsutil.Packet(type=fsutil.Packet.PACKET_FIN))
+            call.end()
+        elif packet.type == fsutil.Packet.PACKET_ERR:
+            raise InvalidInput(f"the client could not take the result: {packet.data.decode(errors='replace')[:1000]}")
+        elif packet.type == fsutil.Packet.PACKET_REQ:
+            if len(files) <= packet.ID or not stat.S_ISREG(files[packet.ID].mode):
+                raise InvalidInput("the client asks for a file that it was not told of")
+            _send_file(call, directory / files[packet.ID].path, packet.ID)
 
 
-def _converse(answers: Iterator[Any], outgoing: _Outbox, directory: Path) -> None:
+def _tell(call: Call, directory: Path) -> list[_File]:
+    """Tell the client of every file; what it asks for meanwhile waits in the call."""
     files: list[_File] = []
     first: dict[tuple[int, int], str] = {}  # by inode: what later names are hard links to
     for path, told in _walk(directory):
@@ -158,25 +126,17 @@ def _converse(answers: Iterator[Any], outgoing: _Outbox, directory: Path) -> Non
         if stat.S_ISREG(told.st_mode) and told.st_nlink > 1:
             known = first.setdefault((told.st_dev, told.st_ino), path)
             message.linkname = known if known != path else ""
-        outgoing.put(fsutil.Packet(type=fsutil.Packet.PACKET_STAT, stat=message))
-    outgoing.put(fsutil.Packet(type=fsutil.Packet.PACKET_STAT))
-    for packet in answers:
-        if packet.type == fsutil.Packet.PACKET_FIN:
-            outgoing.put(fsutil.Packet(type=fsutil.Packet.PACKET_FIN))
-            outgoing.put(None)
-        elif packet.type == fsutil.Packet.PACKET_ERR:
-            raise InvalidInput(f"the client could not take the result: {packet.data.decode(errors='replace')[:1000]}")
-        elif packet.type == fsutil.Packet.PACKET_REQ:
-            if len(files) <= packet.ID or not stat.S_ISREG(files[packet.ID].mode):
-                raise InvalidInput("the client asks for a file that it was not told of")
-            _send_file(outgoing, directory / files[packet.ID].path, packet.ID)
+        if not call.send(fsutil.Packet(type=fsutil.Packet.PACKET_STAT, stat=message)):
+            return files
+    call.send(fsutil.Packet(type=fsutil.Packet.PACKET_STAT))
+    return files
 
 
-def _send_file(outgoing: _Outbox, path: Path, number: int) -> None:
+def _send_file(call: Call, path: Path, number: int) -> None:
     with open(path, "rb", buffering=0) as file:
         while data := file.read(_PIECE):
-            outgoing.put(fsutil.Packet(type=fsutil.Packet.PACKET_DATA, ID=number, data=data))
-    outgoing.put(fsutil.Packet(type=fsutil.Packet.PACKET_DATA, ID=number))
+            call.send(fsutil.Packet(type=fsutil.Packet.PACKET_DATA, ID=number, data=data))
+    call.send(fsutil.Packet(type=fsutil.Packet.PACKET_DATA, ID=number))
 
 
 def _walk(directory: Path, below: str = "") -> Iterator[tuple[str, os.stat_result]]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Final, Generic, Protocol, TypeVar
 
-import grpc
+from kedge.daemon.wire.channel import Call, Channel
 
 CUSTOM: Final = "x-buildkit-session-health-custom-timeout"  # what a client may ask for, in milliseconds
 TURN: Final = 1.0  # seconds
@@ -25,7 +25,7 @@ class Watched(Protocol):
     """A session as it is watched."""
 
     @property
-    def channel(self) -> grpc.Channel: ...
+    def channel(self) -> Channel: ...
 
     @property
     def patience(self) -> int: ...
@@ -44,7 +44,7 @@ class Watch(Generic[W]):
     def __init__(self, end: Callable[[W], None]) -> None:
         self._end = end
         self._silence: dict[W, int] = {}
-        self._asked: dict[W, grpc.Future] = {}
+        self._asked: dict[W, Call] = {}
 
     def turn(self, sessions: Iterable[W]) -> None:
         """One more turn over those that are open now."""
@@ -60,7 +60,8 @@ class Watch(Generic[W]):
             self._silence[one] = count
             question = asked.get(one)
             if count and count % min(_PAUSE, -(-one.patience // 2)) == 0 and (question is None or question.done()):
-                question = _ask(one.channel)
+                # What it says is not looked at: one that knows no such question says so.
+                question = one.channel.ask(_QUESTION)
             if question is not None:
                 self._asked[one] = question
 
@@ -70,10 +71,3 @@ def read_patience(text: str) -> int:
     if not text.isdecimal() or len(text) > 9:
         return PATIENCE
     return max(2, round(int(text) / 1000 / TURN))
-
-
-def _ask(channel: grpc.Channel) -> grpc.Future | None:
-    """Have the client say something. What it says is not looked at: one that knows no such question says so."""
-    with suppress(ValueError):  # the session ended meanwhile
-        return channel.unary_unary(_QUESTION, None, None).future(b"")
-    return None

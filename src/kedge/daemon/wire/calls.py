@@ -4,11 +4,14 @@ Owns nothing but that translation. Does not know any service.
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import grpc
 
 from kedge.daemon.wire import message_class
+
+if TYPE_CHECKING:
+    from kedge.daemon.wire.channel import Call, Channel
 
 
 def handler(service: Any, implementation: Any) -> grpc.GenericRpcHandler:
@@ -42,7 +45,7 @@ def _to_bytes(message: Any) -> bytes:
 class Calls:
     """The methods of a service at the other end of a channel."""
 
-    def __init__(self, channel: grpc.Channel, service: Any) -> None:
+    def __init__(self, channel: "grpc.Channel | Channel", service: Any) -> None:
         self._channel, self._service = channel, service
 
     def unary(self, method: str, request: Any, **options: Any) -> Any:
@@ -59,6 +62,11 @@ class Calls:
         answers: Iterator[Any] = self._call(self._channel.unary_stream, method)(request, **options)
         return answers
 
-    def _call(self, kind: Any, method: str) -> Any:
+    def open(self, method: str, **options: Any) -> "Call":
+        """A call to be sent to, of a `Channel`; raises grpc.RpcError."""
+        call: Call = self._call(cast("Channel", self._channel).open, method, **options)
+        return call
+
+    def _call(self, kind: Any, method: str, **options: Any) -> Any:
         answer = message_class(self._service, method, "output")
-        return kind(f"/{self._service.full_name}/{method}", _to_bytes, answer.FromString)
+        return kind(f"/{self._service.full_name}/{method}", _to_bytes, answer.FromString, **options)
