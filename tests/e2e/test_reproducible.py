@@ -147,6 +147,14 @@ def serving(files: dict[str, tuple[bytes, str]]) -> Iterator[str]:
         server.server_close()
 
 
+@pytest.mark.parametrize("told", ["x", "1.5", "9" * 30, "9" * 5000])
+def test_an_epoch_that_is_no_time_is_refused(kedge: Kedge, tmp_path: Path, told: str) -> None:
+    folder = write_tree(tmp_path / "c", {"Dockerfile": "FROM scratch\nCOPY Dockerfile /\n"})
+    said = kedge.build(folder, check=False, SOURCE_DATE_EPOCH=told)
+    assert "is no number of seconds before the year 2262" in said
+    assert "Traceback" not in said
+
+
 def archive(day: int) -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:

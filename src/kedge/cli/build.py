@@ -75,9 +75,6 @@ def request_of(options: Options, console: Console) -> "BuildRequest":
         if options.context == "-":
             raise UsageError("the Dockerfile and the context cannot both come from standard input", "build")
         text = console.stdin.read()
-    epoch = console.environment.get("SOURCE_DATE_EPOCH", "")
-    if epoch and not epoch.isdecimal():
-        raise InvalidInput(f"SOURCE_DATE_EPOCH={epoch[:40]!r} is no number of seconds")
     return BuildRequest(
         context=_context(options.context, console),
         dockerfile="" if options.file == "-" else options.file,
@@ -107,7 +104,7 @@ def request_of(options: Options, console: Console) -> "BuildRequest":
         attestations=_attestations(options),
         entitlements=tuple(options.allow),
         call=call,
-        source_date_epoch=int(epoch) if epoch else None,
+        source_date_epoch=_epoch(console.environment.get("SOURCE_DATE_EPOCH", "")),
         store=console.root,
         env=_client_environment(console),
     )
@@ -154,6 +151,16 @@ def explanation(misses: Mapping[str, tuple[str, ...]]) -> list[str]:
     if not misses:
         return ["", " Every step was cached."]
     return ["", " Why steps ran:", *(f" - {name}: {'; '.join(reasons)}" for name, reasons in misses.items())]
+
+
+def _epoch(told: str) -> int | None:
+    if not told:
+        return None
+    from kedge.model.epoch import read_epoch
+
+    if (epoch := read_epoch(told)) is None:
+        raise InvalidInput(f"SOURCE_DATE_EPOCH={told[:40]!r} is no number of seconds before the year 2262")
+    return epoch
 
 
 def _context(text: str, console: Console) -> "Path | str | BinaryIO":
