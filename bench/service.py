@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 FILES, BYTES, STEPS = 20_000, 200 << 20, 50
-_SETTLE = 40  # seconds: ext4 looks long for an inode that was not freed just now, whoever freed the others
+_SETTLE = 6  # seconds; as in peers
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
