@@ -13,9 +13,11 @@ from typing import Any
 
 import grpc
 import pytest
+from hpack import Encoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kedge.daemon.listening import Room
 from kedge.daemon.peer import Peer
 from kedge.daemon.wire import content, http2, http2_server, secrets
 from kedge.daemon.wire.calls import Calls, handler
@@ -68,7 +70,7 @@ class Line:
 
     def __init__(self, implementation: Any) -> None:
         self.pool = ThreadPoolExecutor(32)
-        self.services = Services(self.pool)
+        self.services = Services(self.pool, Room(64))
         self.services.add(handler(SERVICE, implementation))
         self.channel = Channel()
         self.server = self.services.connect(PEER)
@@ -273,6 +275,61 @@ def test_who_does_not_read_makes_the_sender_wait_not_the_memory_grow() -> None:
     assert not sender.is_alive()
 
 
+def test_words_that_are_no_utf8_arrive_all_the_same() -> None:
+    class Odd:
+        def Info(self, request: Any, context: Any) -> Any:
+            context.abort(grpc.StatusCode.INTERNAL, "file \udcff")
+
+    with line(Odd()) as one, pytest.raises(CallError) as caught:
+        one.calls.unary("Info", content.InfoRequest())
+    assert caught.value.details() == "file ?"
+
+
+def test_one_answer_is_waited_for_where_there_should_be_one() -> None:
+    class Chatty:
+        def __init__(self) -> None:
+            self.ended = threading.Event()
+
+        def Write(self, requests: Any, context: Any) -> Iterator[Any]:
+            context.add_callback(self.ended.set)
+            while not self.ended.is_set():
+                yield content.WriteContentResponse()
+
+    with line(service := Chatty()) as one:
+        path = f"/{SERVICE.full_name}/Write"
+        with pytest.raises(CallError) as caught:
+            one.channel.unary_unary(path, content.WriteContentRequest.SerializeToString)(content.WriteContentRequest())
+        assert caught.value.code() == grpc.StatusCode.INTERNAL
+        assert service.ended.wait(60)
+
+
+def test_a_user_who_has_all_the_calls_that_he_may_is_told() -> None:
+    with line(service := Content()) as one:
+        one.services._room = Room(2)
+        call = one.calls.open("Info")
+        call.send(content.InfoRequest(digest="wait"))
+        until(service.waits.is_set)
+        with pytest.raises(CallError) as caught:
+            one.calls.unary("Info", content.InfoRequest(digest="there"))
+        assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        service.ended.set()
+        with pytest.raises(CallError):
+            next(call)
+        until(lambda: one.server.is_idle and not one.services._room._taken)
+        assert one.calls.unary("Info", content.InfoRequest(digest="there")).info.size == 3
+
+
+def test_a_message_that_is_cut_off_is_an_error() -> None:
+    channel = Channel()
+    call = channel.open("/x")
+    encoder = Encoder()
+    head = encoder.encode([(":status", "200"), ("content-type", "application/grpc")])
+    tail = encoder.encode([("grpc-status", "0")])
+    channel.connection.feed(frame(1, 4, 1, head) + frame(0, 0, 1, b"\0\0\0\0\5ab") + frame(1, 5, 1, tail))
+    with pytest.raises(CallError, match="cut off"):
+        next(call)
+
+
 # ---- frames ----------------------------------------------------------------------------------------------------------
 
 
@@ -327,6 +384,63 @@ def test_a_server_that_breaks_the_protocol_is_left(bytes_: bytes, code: int) -> 
     assert stream.receive() == b"" or stream.error is not None
     connection.feed(bytes_)
     assert b"".join(connection.output())  # what is left to say, and then an end
+
+
+def test_headers_without_end_are_not_taken() -> None:
+    connection = http2.Client()
+    stream = connection.open([(":path", "/x")])
+    connection.feed(SETTINGS + frame(1, 4, 1, b"\x88") * 100)
+    assert connection.closed
+    assert stream.error is not None
+
+
+def test_a_client_that_reads_no_answer_is_left() -> None:
+    connection = http2_server.Server(lambda stream: stream.finish([("x", "y" * 100_000)]))
+    connection.feed(PREFACE + SETTINGS)
+    for number in range(1, 2001, 2):
+        connection.feed(frame(1, 5, number, b"\x82"))
+    assert connection.closed
+    assert connection._held < 18 << 20
+
+
+def test_a_sender_is_free_once_its_stream_has_ended() -> None:
+    connection = http2.Client()
+    stream = connection.open([(":path", "/x")])
+    taken = list[bool]()
+    sender = threading.Thread(target=lambda: taken.append(stream.send(bytes(1 << 20))), daemon=True)
+    sender.start()
+    until(lambda: stream._blocked)
+    stream.end()
+    sender.join(60)
+    assert taken == [False]
+
+
+@pytest.mark.parametrize("setting", [(3, 0), (4, 0)])
+def test_a_call_has_so_many_seconds_also_to_be_sent(setting: tuple[int, int]) -> None:
+    channel = Channel()
+    channel.connection.feed(frame(4, 0, 0, struct.pack(">HI", *setting)))
+    with pytest.raises(CallError) as caught:
+        channel.unary_unary("/x")(b"request", timeout=0.05)
+    assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def test_what_is_unread_in_all_streams_is_bounded() -> None:
+    connection = http2_server.Server(lambda stream: None)
+    connection.feed(PREFACE + SETTINGS)
+    for number in range(1, 201, 2):
+        connection.feed(frame(1, 4, number, b"\x82") + frame(0, 0, number, bytes(16_000)) * 100)
+        if connection.closed:
+            break
+    assert connection.closed  # more than the connection's window, which was not widened any more
+    assert number > 80
+    freed = http2_server.Server(lambda stream: None)
+    freed.feed(PREFACE + SETTINGS)
+    for number in range(1, 401, 2):
+        freed.feed(frame(1, 4, number, b"\x82") + frame(0, 8, number, b"\xff" + bytes(15_999)) * 100)
+        stream = freed._streams[number]
+        assert len(stream.receive()) == 100 * (15_999 - 255)
+    assert not freed.closed
+    assert freed._unread == 0
 
 
 def test_what_is_not_known_is_no_error() -> None:
@@ -447,7 +561,7 @@ def test_no_bytes_do_harm(told: list[Any], rest: bytes, size: int, serves: bool)
         connection.feed(data[at : at + size])
     connection.close()
     for stream in (*streams, *begun):
-        while stream.receive(60):
+        while stream.receive(time.monotonic() + 60):
             pass
         stream.cancel()
     assert len(b"".join(connection.output())) < 1 << 20
@@ -461,7 +575,7 @@ def test_messages_come_out_as_they_went_in_however_they_are_cut(messages: list[b
     reader, data = Unframer(200), b"".join(map(framed, messages))
     for at in range(0, len(data), size):
         reader.feed(data[at : at + size])
-    assert (list(reader.ready), reader.is_between) == (messages, True)
+    assert ([reader.take() for _ in list(reader.ready)], reader.is_between) == (messages, True)
 
 
 def test_a_message_may_be_compressed_but_no_bomb() -> None:
@@ -472,11 +586,14 @@ def test_a_message_may_be_compressed_but_no_bomb() -> None:
     reader = Unframer(1000)
     reader.encoding = "gzip"
     reader.feed(packed(b"x" * 1000))
-    assert list(reader.ready) == [b"x" * 1000]
-    for wrong in (packed(bytes(1 << 20)), packed(b"x")[:-3] + b"xxx", struct.pack(">BI", 1, 3) + b"abc"):
+    assert reader.take() == b"x" * 1000
+    for wrong in (packed(bytes(1 << 18)), packed(b"x")[:-3] + b"xxx", struct.pack(">BI", 1, 3) + b"abc"):
+        reader.feed(wrong)
         with pytest.raises(Unreadable):
-            reader.feed(wrong)
+            reader.take()
     with pytest.raises(TooLarge):
         Unframer(1000).feed(struct.pack(">BI", 0, 1001))
+    plain = Unframer(1000)
+    plain.feed(packed(b"x"))
     with pytest.raises(Unreadable, match="identity"):
-        Unframer(1000).feed(packed(b"x"))
+        plain.take()

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import grpc
 
-from kedge.daemon.listening import Arrival, Listener, Tls, split_address
+from kedge.daemon.listening import Arrival, Listener, Room, Tls, split_address
 from kedge.daemon.peer import Peer
 from kedge.daemon.turns import Turns
 from kedge.daemon.wire.http2 import Connection
@@ -44,7 +44,7 @@ class Server:
         self._log, self._tls = log, tls
         self._listener = Listener(self._arrived)
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="serve")
-        self._services = Services(self._pool)
+        self._services = Services(self._pool, Room(_THREADS))
         self._grpc = grpc.server(self._pool, options=_OPTIONS) if tls else None
         self._turns = Turns(_THREADS, self.peer_of)
 
@@ -108,13 +108,15 @@ class Server:
     def carry(self, connection: socket.socket, peer: Peer) -> None:
         """Let a connected socket, whose bytes are HTTP/2 from now on, talk to the services until it ends; close it."""
         served = self._services.connect(peer)
+        writer = threading.Thread(target=_write, args=(served, connection), name="answers", daemon=True)
         with connection:
-            writer = threading.Thread(target=_write, args=(served, connection), name="answers", daemon=True)
-            writer.start()
-            with suppress(OSError):
-                while not served.closed and (data := connection.recv(_PIECE)):
-                    served.feed(data)
-            self._services.disconnect(served)
+            try:
+                writer.start()
+                with suppress(OSError):
+                    while not served.closed and (data := connection.recv(_PIECE)):
+                        served.feed(data)
+            finally:
+                self._services.disconnect(served)
             writer.join(_LAST_WORDS)
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)

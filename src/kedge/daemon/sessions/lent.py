@@ -207,6 +207,10 @@ class _Incoming:
         self._rest = data[size:] if size >= 0 else b""
         return data[:size] if size >= 0 else data
 
+    def close(self) -> None:
+        """Want no more of it."""
+        self._call.cancel()
+
 
 class _AgentBridge:
     """A private socket whose connections end at the client's agent."""
@@ -246,7 +250,7 @@ class _AgentBridge:
                 for message in call:
                     connection.sendall(message.data)
             finally:
-                call.end()
+                call.cancel()  # who still reads from the other end need send no more
 
 
 def _send_all(connection: socket.socket, call: "Call") -> None:

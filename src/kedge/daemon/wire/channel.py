@@ -8,6 +8,7 @@ import threading
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -58,16 +59,20 @@ class Call:
     The iterator raises CallError where the status at its end is not OK.
     """
 
-    def __init__(self, stream: http2.Stream, to_bytes: _Bytes, from_bytes: _Message, timeout: float | None) -> None:
+    def __init__(self, stream: http2.Stream, to_bytes: _Bytes, from_bytes: _Message, deadline: float | None) -> None:
         self._stream, self._to_bytes, self._from_bytes = stream, to_bytes, from_bytes
-        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._deadline = deadline
         self._messages = Unframer(LARGEST_ANSWER)
         self._failure: CallError | None = None
 
     def send(self, message: Any) -> bool:
         """Send one message, waiting for the peer to have room; False when it is not listening any more."""
         data = self._to_bytes(message) if self._to_bytes else message
-        return self._stream.send(framed(data))
+        try:
+            return self._stream.send(framed(data), self._deadline)
+        except TimeoutError:
+            self._fail(grpc.StatusCode.DEADLINE_EXCEEDED, "the request was not taken in time")
+            return False
 
     def end(self) -> None:
         """Say that there are no more."""
@@ -93,14 +98,20 @@ class Call:
             if self._failure:
                 raise self._failure
             self._receive()
-        data = self._messages.ready.popleft()
+        try:
+            data = self._messages.take()
+        except TooLarge as error:
+            self._fail(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
+        except Unreadable as error:
+            self._fail(grpc.StatusCode.INTERNAL, str(error))
+        if self._failure:
+            raise self._failure
         return self._from_bytes(data) if self._from_bytes else data
 
     def _receive(self) -> None:
         """Take apart what has arrived. Raises StopIteration at a good end."""
-        left = None if self._deadline is None else max(self._deadline - time.monotonic(), 0)
         try:
-            data = self._stream.receive(left)
+            data = self._stream.receive(self._deadline)
         except TimeoutError:
             self._fail(grpc.StatusCode.DEADLINE_EXCEEDED, "no answer in time")
             return
@@ -111,8 +122,6 @@ class Call:
             self._messages.feed(data)
         except TooLarge as error:
             self._fail(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
-        except Unreadable as error:
-            self._fail(grpc.StatusCode.INTERNAL, str(error))
 
     def _fail(self, code: grpc.StatusCode, details: str) -> None:
         self._stream.cancel()
@@ -120,9 +129,11 @@ class Call:
 
     def _end(self) -> None:
         code, details = _status(self._stream)
-        if code == grpc.StatusCode.OK and self._messages.is_between:
-            raise StopIteration
-        self._failure = CallError(code or grpc.StatusCode.INTERNAL, details)
+        if code == grpc.StatusCode.OK:
+            if self._messages.is_between:
+                raise StopIteration
+            code, details = grpc.StatusCode.INTERNAL, "a message is cut off"
+        self._failure = CallError(code, details)
 
 
 def _status(stream: http2.Stream) -> tuple[grpc.StatusCode, str]:
@@ -155,11 +166,14 @@ class Channel:
         headers = [*_request(path), *((name.lower(), _text(value)) for name, value in metadata)]
         if timeout is not None:
             headers.append(("grpc-timeout", f"{min(int(timeout * 1000), 99_999_999)}m"))
+        deadline = None if timeout is None else time.monotonic() + timeout
         try:
-            stream = self.connection.open(headers)
+            stream = self.connection.open(headers, deadline)
         except ConnectionError as error:
             raise CallError(grpc.StatusCode.UNAVAILABLE, str(error)) from None
-        return Call(stream, to_bytes, from_bytes, timeout)
+        except TimeoutError:
+            raise CallError(grpc.StatusCode.DEADLINE_EXCEEDED, "the request was not taken in time") from None
+        return Call(stream, to_bytes, from_bytes, deadline)
 
     def ask(self, path: str) -> Call | None:
         """An empty request, None if it would have to wait for the peer or the peer is gone."""
@@ -173,9 +187,10 @@ class Channel:
 
         def call(request: Any, **options: Any) -> Any:
             under_way = self._with_one(path, to_bytes, from_bytes, request, options)
-            answers = list(under_way)
+            answers = list(islice(under_way, 2))  # its status comes after the first
             if len(answers) != 1:
-                raise CallError(grpc.StatusCode.INTERNAL, f"{len(answers)} answers where there should be one")
+                under_way.cancel()
+                raise CallError(grpc.StatusCode.INTERNAL, "no answer, or more than the one that there should be")
             return answers[0]
 
         return call

@@ -25,12 +25,12 @@ def framed(data: bytes) -> bytes:
 
 
 class Unframer:
-    """Takes messages of at most `most` bytes out of pieces of any size; `ready` has those that are whole."""
+    """Takes messages of at most `most` bytes out of pieces of any size: `take` them while `ready` has any."""
 
     def __init__(self, most: int) -> None:
-        self.ready: deque[bytes] = deque()
+        self.ready: deque[tuple[bool, bytes]] = deque()  # is it compressed, its bytes
         self.encoding = "identity"  # how compressed ones are compressed: the header grpc-encoding
-        self._most, self._rest = most, b""
+        self._most, self._rest, self._needed = most, bytearray(), 5
 
     @property
     def is_between(self) -> bool:
@@ -38,19 +38,26 @@ class Unframer:
         return not self._rest
 
     def feed(self, data: bytes) -> None:
-        """Take the next piece. Raises Unreadable."""
-        buffer = self._rest + data if self._rest else data
-        at, end = 0, len(buffer)
-        while end - at >= 5:
-            compressed, length = _PREFIX.unpack_from(buffer, at)
+        """Take the next piece. Raises TooLarge."""
+        rest = self._rest
+        rest += data
+        at, end = 0, len(rest)
+        while end - at >= self._needed:
+            compressed, length = _PREFIX.unpack_from(rest, at)
             if length > self._most:
                 raise TooLarge(f"a message of {length} bytes is larger than {self._most}")
-            if end - at - 5 < length:
+            if end - at < 5 + length:
+                self._needed = 5 + length  # until then no piece is looked at
                 break
-            message = buffer[at + 5 : at + 5 + length]
-            self.ready.append(self._expanded(message) if compressed else message)
+            self.ready.append((bool(compressed), bytes(rest[at + 5 : at + 5 + length])))
             at += 5 + length
-        self._rest = buffer[at:]
+            self._needed = 5
+        del rest[:at]
+
+    def take(self) -> bytes:
+        """The next whole message. Raises Unreadable."""
+        compressed, message = self.ready.popleft()
+        return self._expanded(message) if compressed else message
 
     def _expanded(self, message: bytes) -> bytes:
         if self.encoding != "gzip":

@@ -9,6 +9,7 @@ peer is not trusted: what it sends without being read is bounded by the windows 
 """
 
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,9 @@ Headers = Sequence[tuple[str, str]]
 WINDOW: Final = 1 << 21  # bytes of one stream that may have arrived and not been read
 LARGEST_HEADERS: Final = 1 << 20  # bytes of one block: errors travel in trailers
 _MOST_HELD: Final = 1 << 20  # bytes that wait to be carried to the peer; whoever sends waits above it
+MOST_OWED: Final = 1 << 24  # bytes that wait to be carried, answers too: a peer that reads none of them is left
+_MOST_UNREAD: Final = 1 << 26  # bytes of all streams that have arrived and not been read
+_MOST_BLOCKS: Final = 4  # of headers in a stream: those of the answer, its trailers, and some that only inform
 _MOST_ABSORBED: Final = 1 << 25  # bytes of one stream that are taken unread while we wait to send on it
 _PIECE: Final = 1 << 16  # bytes carried at once
 
@@ -32,7 +36,7 @@ class Connection:
     """One end. Thread-safe: one thread feeds, one carries away, any number use streams."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the collector may free a call, which cancels it, while we hold it
         self._sent = threading.Condition(self._lock)  # there is something to carry, or nothing ever will be
         self._room = threading.Condition(self._lock)  # a stream may be opened, or bytes sent, that might not before
         self._out: deque[bytes] = deque()
@@ -40,6 +44,7 @@ class Connection:
         self._rest = b""  # an incomplete frame
         self._block: tuple[int, bool, list[bytes]] | None = None  # headers under way: stream, is it its end, pieces
         self._encoder, self._decoder = Encoder(), Decoder(LARGEST_HEADERS)
+        self._encoder.header_table_size = 0  # so it does not matter what the peer allows
         self._streams: dict[int, Stream] = {}
         self._next = 1  # the lowest number that no stream has had
         self._most_streams = 100  # of the client's, until the server says otherwise
@@ -47,6 +52,7 @@ class Connection:
         self._frame = f.LARGEST
         self._window, self._first_window = f.DEFAULT_WINDOW, f.DEFAULT_WINDOW  # what we may send: on all, on a new one
         self._allowed, self._unreturned = WINDOW, 0  # what the peer may send on all streams, and what it gets back
+        self._unread = 0  # bytes of all streams
         self._going = False  # the peer takes no new streams
         self.closed = False
         with self._lock:
@@ -65,7 +71,7 @@ class Connection:
             try:
                 self._take(self._rest + data if self._rest else data)
             except f.Broken as broken:
-                self._put(f.going(0, broken.code))
+                self._put(f.going(self._last_taken(), broken.code))
                 self._close()
         self._call_due()
 
@@ -91,6 +97,10 @@ class Connection:
         with self._lock:
             self._close()
         self._call_due()
+
+    def _last_taken(self) -> int:
+        """The last stream that was the peer's to open and that we have begun with."""
+        return 0
 
     def _call_due(self) -> None:
         while self._due:
@@ -121,7 +131,7 @@ class Connection:
         self._put(data)
 
     def _put_headers(self, stream: int, headers: Headers, flags: int) -> None:
-        block = self._encoder.encode(headers)
+        block = self._encoder.encode(headers, huffman=False)  # its time grows with the square of a value's length
         for at in range(0, len(block), f.LARGEST):
             last = f.END_HEADERS if at + f.LARGEST >= len(block) else 0
             kind, own = (f.CONTINUATION, 0) if at else (f.HEADERS, flags)
@@ -192,23 +202,28 @@ class Connection:
         self._unreturned += size
         if self._allowed < 0:
             raise f.Broken(f.FLOW_CONTROL_ERROR)
-        if self._unreturned >= WINDOW // 2:  # at once, read or not: what a stream may hold is bounded by its own window
-            self._answer(f.widening(0, self._unreturned))
-            self._allowed, self._unreturned = self._allowed + self._unreturned, 0
+        self._return()
         if stream is None:
             return
         stream._allowed -= size
         if stream._allowed < 0:
             raise f.Broken(f.FLOW_CONTROL_ERROR)
         body = f.unpadded(flags, payload) if flags & f.PADDED else payload
-        stream._unreturned += size - len(body)
+        stream._return(size - len(body))
         if body:
             stream._arrived += body
+            self._unread += len(body)
             stream._changed.notify()
             if stream._blocked:
                 self._room.notify_all()
         if flags & f.END_STREAM:
             stream._hear_end()
+
+    def _return(self) -> None:
+        """Let the peer send more: read or not, up to a bound, for each stream has its own window."""
+        if self._unreturned >= WINDOW // 2 and self._unread < _MOST_UNREAD and not self.closed:
+            self._answer(f.widening(0, self._unreturned))
+            self._allowed, self._unreturned = self._allowed + self._unreturned, 0
 
     def _headers(self, number: int, flags: int, piece: bytes) -> None:
         _, ended, pieces = self._block or (number, flags & f.END_STREAM, [])
@@ -224,6 +239,9 @@ class Connection:
         except (HPACKError, UnicodeError):
             raise f.Broken(f.COMPRESSION_ERROR) from None
         if stream := self._streams.get(number):
+            stream._blocks += 1
+            if stream._blocks > _MOST_BLOCKS:
+                raise f.Broken(f.ENHANCE_YOUR_CALM)
             self._told(stream, [(str(name), str(value)) for name, value in found])
             if ended:
                 stream._hear_end()
@@ -236,7 +254,7 @@ class Connection:
             raise f.Broken(f.PROTOCOL_ERROR)
         if flags & f.ACK:
             return
-        for name, value in f.SETTING.iter_unpack(payload):
+        for name, value in dict(f.SETTING.iter_unpack(payload)).items():
             if name == f.MAX_CONCURRENT_STREAMS:
                 self._most_streams = value
             elif name == f.MAX_FRAME_SIZE:
@@ -244,13 +262,15 @@ class Connection:
             elif name == f.INITIAL_WINDOW_SIZE:
                 if value > f.LARGEST_WINDOW:
                     raise f.Broken(f.FLOW_CONTROL_ERROR)
-                for stream in self._streams.values():
-                    stream._window += value - self._first_window
-                self._first_window = value
-            elif name == f.HEADER_TABLE_SIZE:
-                self._encoder.header_table_size = min(value, 4096)
+                self._change_windows(value)
         self._answer(f.frame(f.SETTINGS, f.ACK, 0, b""))
         self._room.notify_all()
+
+    def _change_windows(self, first: int) -> None:
+        if first != self._first_window:
+            for stream in list(self._streams.values()):
+                stream._window += first - self._first_window
+            self._first_window = first
 
     def _go(self, number: int, payload: bytes) -> None:
         if number or len(payload) < 8:
@@ -288,12 +308,14 @@ class Stream:
         self._arrived = bytearray()
         self._absorbed = 0  # of those, bytes that the peer got back before they were read
         self._blocked = False  # somebody waits in `send`
+        self._blocks = 0  # of headers that came
         self._allowed, self._unreturned = WINDOW, 0
         self._window = window
         self._ended = False  # we have said all we had to say
 
-    def send(self, data: bytes) -> bool:
-        """Send bytes, waiting for the peer to have room for them. False when it is not listening any more.
+    def send(self, data: bytes, deadline: float | None = None) -> bool:
+        """Send bytes, waiting for the peer to have room for them. False when it is not listening any more. Raises
+        TimeoutError when `deadline` (time.monotonic) has passed.
 
         While it waits, what the peer says is taken as if it was read: one that waits for us to listen is no deadlock.
         """
@@ -305,7 +327,7 @@ class Stream:
                     return False
                 room = min(self._window, connection._window, connection._frame, size - at)
                 if room <= 0 or connection._held >= _MOST_HELD:
-                    self._wait_for_room()
+                    self._wait_for_room(deadline)
                     continue
                 connection._put(f.frame(f.DATA, 0, self.id, data if room == size else data[at : at + room]))
                 self._window -= room
@@ -313,14 +335,16 @@ class Stream:
                 at += room
             return True
 
-    def _wait_for_room(self) -> None:
+    def _wait_for_room(self, deadline: float | None) -> None:
         fresh = len(self._arrived) - self._absorbed
         if self._absorbed + fresh <= _MOST_ABSORBED:
             self._absorbed += fresh
             self._return(fresh)
         self._blocked = True
-        self._connection._room.wait()
-        self._blocked = False
+        try:
+            wait(self._connection._room, deadline)
+        finally:
+            self._blocked = False
 
     def end(self) -> None:
         """Say that no bytes follow."""
@@ -328,17 +352,16 @@ class Stream:
             if not self._ended and self.error is None:
                 self._ended = True
                 self._connection._put(f.frame(f.DATA, f.END_STREAM, self.id, b""))
+                self._connection._room.notify_all()  # who waits in `send` of this stream need not
 
-    def receive(self, timeout: float | None = None) -> bytes:
+    def receive(self, deadline: float | None = None) -> bytes:
         """All that has arrived and was not received yet, waited for; b"" once the peer has ended, see `error`. Raises
-        TimeoutError after so many seconds.
+        TimeoutError when `deadline` (time.monotonic) has passed.
         """
         with self._connection._lock:
-            if not (self._arrived or self._is_over()):
-                self._changed.wait_for(lambda: self._arrived or self._is_over(), timeout)
+            while not (self._arrived or self._is_over()):
+                wait(self._changed, deadline)
             data = bytes(self._arrived)
-            if not data and not self._is_over():
-                raise TimeoutError
             self._return(len(data) - self._absorbed)
             self._forget()
             return data
@@ -347,6 +370,9 @@ class Stream:
         return self._heard_all or self.error is not None
 
     def _forget(self) -> None:
+        if self.error is None:
+            self._connection._unread -= len(self._arrived)
+            self._connection._return()
         self._arrived = bytearray()
         self._absorbed = 0
 
@@ -378,10 +404,19 @@ class Stream:
 
     def _finish(self, error: int) -> None:
         if self.error is None:
+            self._connection._unread -= len(self._arrived)  # what is left is its reader's
             self.error = error
             self._connection._streams.pop(self.id, None)
             self._changed.notify_all()
             self._connection._room.notify_all()
+
+
+def wait(changed: threading.Condition, deadline: float | None) -> None:
+    """Wait for a change. Raises TimeoutError when `deadline` has passed."""
+    left = None if deadline is None else deadline - time.monotonic()
+    if left is not None and left <= 0:
+        raise TimeoutError
+    changed.wait(left)
 
 
 class Client(Connection):
@@ -393,16 +428,16 @@ class Client(Connection):
         self._put(f.settings(settings))
         self._put(f.widening(0, WINDOW - f.DEFAULT_WINDOW))
 
-    def open(self, headers: Headers, ended: bool = False) -> Stream:
-        """A new stream with its request's headers; `ended` when no bytes follow. Waits while the peer has as many as it
-        takes. Raises ConnectionError on a connection that takes none any more.
+    def open(self, headers: Headers, deadline: float | None = None) -> Stream:
+        """A new stream with its request's headers. Waits while the peer has as many as it takes. Raises ConnectionError
+        on a connection that takes none any more, TimeoutError when `deadline` (time.monotonic) has passed.
         """
         with self._lock:
             while len(self._streams) >= self._most_streams and not (self.closed or self._going):
-                self._room.wait()
+                wait(self._room, deadline)
             if self.closed or self._going:
                 raise ConnectionError("the connection is closed")
-            return self._opened(headers, ended)
+            return self._opened(headers)
 
     def ask(self, headers: Headers, data: bytes) -> Stream | None:
         """A new stream with all of its request, or None if that would have to wait, or the connection is closed."""
@@ -411,16 +446,15 @@ class Client(Connection):
                 return None
             if min(self._window, self._first_window) < len(data):
                 return None
-            stream = self._opened(headers, False)
+            stream = self._opened(headers)
             self._put(f.frame(f.DATA, f.END_STREAM, stream.id, data))
             stream._window -= len(data)
             self._window -= len(data)
             stream._ended = True
             return stream
 
-    def _opened(self, headers: Headers, ended: bool) -> Stream:
+    def _opened(self, headers: Headers) -> Stream:
         stream = self._streams[self._next] = Stream(self, self._next, self._first_window)
         self._next += 2
-        self._put_headers(stream.id, headers, f.END_STREAM if ended else 0)
-        stream._ended = ended
+        self._put_headers(stream.id, headers, 0)
         return stream

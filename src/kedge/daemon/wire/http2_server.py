@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from kedge.daemon.wire import frames as f
-from kedge.daemon.wire.http2 import LARGEST_HEADERS, WINDOW, Connection, Headers, Stream
+from kedge.daemon.wire.http2 import LARGEST_HEADERS, MOST_OWED, WINDOW, Connection, Headers, Stream
 
 _MOST_STREAMS: Final = 4096  # that a client may have open at once
 
@@ -36,9 +36,11 @@ class Asked(Stream):
             if self.error is None and not self._ended:
                 self._ended = True
                 self._connection._put_headers(self.id, trailers, f.END_STREAM)
+                self._connection._require_reader()
                 if not self._heard_all:  # there is no more to be said
                     self._connection._put(f.reset(self.id, f.NO_ERROR))
                 self._finish(f.NO_ERROR)
+            self._forget()
         self._connection._call_due()
 
     def on_end(self, callback: Callable[[], None]) -> bool:
@@ -70,7 +72,15 @@ class Server(Connection):
         with self._lock:
             if not self.closed:
                 self._going = True
-                self._put(f.going(max(self._next - 2, 0), f.NO_ERROR))
+                self._put(f.going(self._last_taken(), f.NO_ERROR))
+
+    def _require_reader(self) -> None:
+        """Leave a client that asks, and reads none of its answers."""
+        if self._held > MOST_OWED:
+            self._close()
+
+    def _last_taken(self) -> int:
+        return max(self._next - 2, 0)
 
     @property
     def is_idle(self) -> bool:

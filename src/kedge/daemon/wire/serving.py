@@ -11,17 +11,18 @@ from base64 import b64decode, b64encode
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
+from contextlib import suppress
 from typing import Any, Final, NoReturn
 from urllib.parse import quote
 
 import grpc
 
+from kedge.daemon.listening import Room
 from kedge.daemon.peer import Peer
 from kedge.daemon.wire.framing import TooLarge, Unframer, Unreadable, framed
 from kedge.daemon.wire.http2_server import Asked, Server
 
 _LARGEST_REQUEST: Final = 128 << 20  # bytes of one message: whole graphs travel in one
-_MOST_CALLS: Final = 4096  # of one connection: whoever breaks calls off to make new ones waits for our threads, too
 _PRINTABLE: Final = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
 _Details = namedtuple("_Details", ("method", "invocation_metadata"))
 
@@ -39,7 +40,8 @@ class Context:
 
     def invocation_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
         """What the client told beside the request."""
-        return tuple((name, _value(name, text)) for name, text in self._stream.metadata if not name.startswith(":"))
+        told = (one for one in self._stream.metadata if not one[0].startswith(":"))
+        return tuple((name, value) for name, text in told for value in _values(name, text))
 
     def add_callback(self, callback: Callable[[], None]) -> bool:
         """Have `callback` called when the call ends; False if it has ended."""
@@ -61,10 +63,12 @@ class Context:
 
 
 class Services:
-    """Handlers, and the connections on which they are served now. `executor` has a thread for each call."""
+    """Handlers, and the connections on which they are served now. `executor` has a thread for each call; `room` says
+    who may have one more, even if it comes to nothing: a call that was broken off has its thread until that is seen.
+    """
 
-    def __init__(self, executor: Executor) -> None:
-        self._executor = executor
+    def __init__(self, executor: Executor, room: Room) -> None:
+        self._executor, self._room = executor, room
         self._handlers: list[grpc.GenericRpcHandler] = []
         self._live: set[Server] = set()
         self._changed = threading.Condition()
@@ -76,8 +80,7 @@ class Services:
 
     def connect(self, caller: Peer) -> Server:
         """A new connection of that client; give it back by `disconnect`."""
-        under_way = _Count()
-        connection = Server(lambda stream: self._begin(stream, caller, under_way))
+        connection = Server(lambda stream: self._begin(stream, caller))
         with self._changed:
             self._live.add(connection)
         if self._stopped:
@@ -104,20 +107,27 @@ class Services:
 
     # ---- a call ------------------------------------------------------------------------------------------------------
 
-    def _begin(self, stream: Asked, caller: Peer, under_way: "_Count") -> None:
-        if not under_way.change(1):
-            _finish(stream, grpc.StatusCode.RESOURCE_EXHAUSTED, "this connection has too many calls under way")
+    def _begin(self, stream: Asked, caller: Peer) -> None:
+        with self._changed:
+            entered = self._room.enter(caller.realm)
+        if not entered:
+            _finish(stream, grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls of this user are under way")
             return
         try:
-            self._executor.submit(self._answer, stream, caller, under_way)
-        except RuntimeError:  # no thread is to be had, or the service ends
-            under_way.change(-1)
+            self._executor.submit(self._answer, stream, caller)
+        except RuntimeError:  # the service ends; or there is no new thread, and one that comes free will take it up
             _finish(stream, grpc.StatusCode.UNAVAILABLE, "the service takes no calls now")
 
-    def _answer(self, stream: Asked, caller: Peer, under_way: "_Count") -> None:
+    def _leave(self, caller: Peer) -> None:
+        with self._changed:
+            self._room.leave(caller.realm)
+            self._changed.notify_all()
+
+    def _answer(self, stream: Asked, caller: Peer) -> None:
         context = Context(stream, caller)
         try:
-            self._call(stream, context)
+            if stream.error is None:
+                self._call(stream, context)
         except _Ended:
             pass
         except TooLarge as error:
@@ -127,10 +137,10 @@ class Services:
         except Exception as error:
             traceback.print_exception(error, file=sys.stderr)
             context.code, context.details = grpc.StatusCode.UNKNOWN, f"{type(error).__name__} in the service"
-        _finish(stream, context.code, context.details, context.trailers)
-        under_way.change(-1)
-        with self._changed:
-            self._changed.notify_all()
+        try:
+            _finish(stream, context.code, context.details, context.trailers)
+        finally:
+            self._leave(caller)
 
     def _call(self, stream: Asked, context: Context) -> None:
         method = self._method(stream, context)
@@ -159,28 +169,13 @@ class Services:
         context.abort(grpc.StatusCode.UNIMPLEMENTED, f"unknown method {path[:300]}")
 
 
-class _Count:
-    """How many calls of one connection are under way, those that were broken off and have a thread still among them."""
-
-    def __init__(self) -> None:
-        self._lock, self._now = threading.Lock(), 0
-
-    def change(self, by: int) -> bool:
-        """False if there are too many."""
-        with self._lock:
-            if by > 0 and self._now >= _MOST_CALLS:
-                return False
-            self._now += by
-            return True
-
-
 def _requests(stream: Asked, from_bytes: Callable[[bytes], Any]) -> Iterator[Any]:
     """What the client sends, until it says that there is no more. Raises Unreadable, _Ended when it is gone."""
     messages = Unframer(_LARGEST_REQUEST)
     messages.encoding = stream.headers.get("grpc-encoding", "identity")
     while True:
         while messages.ready:
-            data = messages.ready.popleft()
+            data = messages.take()
             try:
                 message = from_bytes(data)
             except Exception:  # protobuf's own
@@ -210,17 +205,18 @@ def _finish(stream: Asked, code: grpc.StatusCode, details: str, trailers: tuple[
     """The status, behind headers if there were none: "Trailers-Only"."""
     told = [("grpc-status", str(code.value[0])), *((name.lower(), _text(value)) for name, value in trailers)]
     if details:
-        told.append(("grpc-message", quote(details, safe=_PRINTABLE)))
+        told.append(("grpc-message", quote(details, safe=_PRINTABLE, errors="replace")))
     stream.finish(told if stream.answered else [*_HEADERS, *told])
 
 
-def _value(name: str, text: str) -> str | bytes:
+def _values(name: str, text: str) -> Iterator[str | bytes]:
+    """One header's value, or all that stand in it: those of bytes may be joined by commas."""
     if not name.endswith("-bin"):
-        return text
-    try:
-        return b64decode(text + "=" * (-len(text) % 4))
-    except ValueError:
-        return b""
+        yield text
+        return
+    for part in text.split(","):
+        with suppress(ValueError):
+            yield b64decode(part + "=" * (-len(part) % 4))
 
 
 def _text(value: str | bytes) -> str:
