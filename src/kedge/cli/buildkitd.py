@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve(words: Sequence[str]) -> int:
-    require_libraries("grpc")
+    require_libraries("grpc", "hpack")
     from kedge.daemon.buildkit.buildkitd import configure
 
     if {"--version", "-v"} & set(words):

@@ -20,7 +20,7 @@ def work(options: Options, console: Console) -> int:
     from kedge.cli.lasting import expect_to_last
 
     expect_to_last()
-    require_libraries("grpc", "h11")
+    require_libraries("grpc", "h11", "hpack")
     from kedge.daemon.buildkit.config import ServiceConfig
     from kedge.daemon.listening import default_path
     from kedge.daemon.service import Service
