@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 
 from kedge.daemon.sessions.modes import to_go
-from kedge.daemon.wire import auth, control, filesync, fsutil, fsutil_stat, gateway, secrets, upload
+from kedge.daemon.wire import auth, control, filesync, fsutil, gateway, secrets, upload
 from kedge.daemon.wire.calls import Calls, handler
 
 CONTROL = control.services["Control"]
@@ -117,9 +117,13 @@ class _FileSync:
         names = [path for path in _walk(top) if not follow or any(_related(path, wanted) for wanted in follow)]
         for path in names:
             told = os.lstat(top / path)
-            link = os.readlink(top / path) if (top / path).is_symlink() else ""
-            one = fsutil_stat.Stat(
-                path=path, mode=to_go(told.st_mode), size=told.st_size, modTime=told.st_mtime_ns, linkname=link
+            link = os.readlink(os.fsencode(top / path)) if (top / path).is_symlink() else b""
+            one = fsutil.RawStat(
+                path=os.fsencode(path),
+                mode=to_go(told.st_mode),
+                size=told.st_size,
+                modTime=told.st_mtime_ns,
+                linkname=link,
             )
             yield fsutil.Packet(type=fsutil.Packet.PACKET_STAT, stat=one)
         yield fsutil.Packet(type=fsutil.Packet.PACKET_STAT)

@@ -332,11 +332,11 @@ def test_a_session_id_can_be_held_once(connect, service):
 
 @pytest.mark.parametrize("path", ["../x", "/abs/../..", "a/../../x", "", "a\0b", "missing/child"])
 def test_a_hostile_client_writes_nowhere_else(connect, service, context, path, monkeypatch):
-    from kedge.daemon.wire import fsutil, fsutil_stat
+    from kedge.daemon.wire import fsutil
     from tests.daemon import client as module
 
     def hostile(self, requests, context):
-        yield fsutil.Packet(type=fsutil.Packet.PACKET_STAT, stat=fsutil_stat.Stat(path=path, mode=0o644, size=1))
+        yield fsutil.Packet(type=fsutil.Packet.PACKET_STAT, stat=fsutil.RawStat(path=path.encode(), mode=0o644, size=1))
         yield fsutil.Packet(type=fsutil.Packet.PACKET_STAT)
         for packet in requests:
             if packet.type == fsutil.Packet.PACKET_ERR:

@@ -10,6 +10,7 @@ import pytest
 
 from kedge.daemon.buildkit.definition import encode
 from kedge.daemon.sessions.receive import receive
+from kedge.daemon.sessions.send import _converse
 from kedge.daemon.wire import fsutil, fsutil_stat
 from kedge.model.errors import Unsupported
 from kedge.model.graph import Edge, Vertex
@@ -85,8 +86,8 @@ def test_a_clients_own_file_of_that_name_is_left_out(connect, directory):
 
 def test_a_link_to_what_is_left_out_is_a_file_of_its_own(tmp_path):
     def packets():
-        for told in ({"path": "one", "mode": 0o644, "size": 4}, {"path": "two", "mode": 0o644, "linkname": "one"}):
-            yield fsutil.Packet(type=fsutil.Packet.PACKET_STAT, stat=fsutil_stat.Stat(**told))
+        for told in ({"path": b"one", "mode": 0o644, "size": 4}, {"path": b"two", "mode": 0o644, "linkname": b"one"}):
+            yield fsutil.Packet(type=fsutil.Packet.PACKET_STAT, stat=fsutil.RawStat(**told))
         yield fsutil.Packet(type=fsutil.Packet.PACKET_STAT)
         yield fsutil.Packet(type=fsutil.Packet.PACKET_DATA, ID=1, data=b"data")
         yield fsutil.Packet(type=fsutil.Packet.PACKET_DATA, ID=1)
@@ -97,6 +98,25 @@ def test_a_link_to_what_is_left_out_is_a_file_of_its_own(tmp_path):
     assert (tmp_path / "two").read_bytes() == b"data"
     assert [one.ID for one in call.answers if one.type == fsutil.Packet.PACKET_REQ] == [1]
     assert sorted(os.listdir(tmp_path)) == [".fsutil-metadata", "two"]
+
+
+def test_names_that_are_no_utf8_come_and_go_as_they_are(connect, tmp_path):
+    odd = os.fsencode(tmp_path) + b"/mine/caf\xe9"
+    (tmp_path / "mine").mkdir()
+    with open(odd, "wb") as file:
+        file.write(b"latin")
+    os.symlink(b"caf\xe9", os.fsencode(tmp_path) + b"/mine/l\xefnk")
+    client = connect(directories={"mine": tmp_path / "mine"})
+    graph = encode(Edge(Vertex(Source("local://mine"))))
+    client.solve(Definition=graph, Exporters=[exporter("tar")])
+    with tarfile.open(fileobj=io.BytesIO(client.received["0"]), encoding="utf-8", errors="surrogateescape") as archive:
+        told = {one.name: one.linkname for one in archive.getmembers()}
+    assert told == {"caf\udce9": "", "l\udcefnk": "caf\udce9"}
+    there = Told([fsutil.Packet(type=fsutil.Packet.PACKET_REQ, ID=0), fsutil.Packet(type=fsutil.Packet.PACKET_FIN)])
+    _converse(there, tmp_path / "mine")
+    stats = [(one.stat.path, one.stat.linkname) for one in there.answers if one.HasField("stat")]
+    assert stats == [(b"caf\xe9", b""), (b"l\xefnk", b"caf\xe9")]
+    assert [one.data for one in there.answers if one.data] == [b"latin"]
 
 
 def test_a_directory_in_place_is_not_taken_apart(directory):

@@ -14,7 +14,7 @@ from kedge.daemon.peer import Peer
 from kedge.daemon.sessions import receive, registry, watch
 from kedge.daemon.sessions.registry import Sessions
 from kedge.daemon.sessions.tunnel import Tunnel, socket_pieces
-from kedge.daemon.wire import fsutil, fsutil_stat, secrets
+from kedge.daemon.wire import fsutil, secrets
 from kedge.daemon.wire.calls import Calls, handler
 from kedge.model.errors import Conflict, InvalidInput, NotFound
 from tests.daemon.transfers import Told
@@ -201,7 +201,7 @@ def test_names_of_a_context_do_not_fill_the_memory(tmp_path: Path, monkeypatch: 
 
     def packets() -> Iterator[Any]:
         for number in range(1000):
-            told = fsutil_stat.Stat(path=f"{number:04}", mode=0o644, xattrs={"user.x": bytes(100)})
+            told = fsutil.RawStat(path=f"{number:04}".encode(), mode=0o644, xattrs={"user.x": bytes(100)})
             yield fsutil.Packet(type=fsutil.Packet.PACKET_STAT, stat=told)
         yield fsutil.Packet(type=fsutil.Packet.PACKET_STAT)
 

@@ -14,9 +14,13 @@ class Told:
     def __next__(self) -> Any:
         return next(self._packets)
 
-    def send(self, message: Any) -> None:
+    def __iter__(self) -> "Told":
+        return self
+
+    def send(self, message: Any) -> bool:
         """Take an answer."""
         self.answers.append(message)
+        return True
 
     def end(self) -> None:
         """There will be no more of them."""

@@ -73,16 +73,20 @@ def _stat(fd: int, name: str, shown: str) -> Any:
     told = os.lstat(name, dir_fd=fd)
     device = stat.S_ISCHR(told.st_mode) or stat.S_ISBLK(told.st_mode)
     return fsutil_stat.Stat(
-        path=shown.encode("utf-8", "replace").decode(),
+        path=_readable(shown),
         mode=to_go(told.st_mode),
         uid=told.st_uid,
         gid=told.st_gid,
         size=told.st_size if stat.S_ISREG(told.st_mode) else 0,
         modTime=told.st_mtime_ns,
-        linkname=os.readlink(name, dir_fd=fd) if stat.S_ISLNK(told.st_mode) else "",
+        linkname=_readable(os.readlink(name, dir_fd=fd)) if stat.S_ISLNK(told.st_mode) else "",
         devmajor=os.major(told.st_rdev) if device else 0,
         devminor=os.minor(told.st_rdev) if device else 0,
     )
+
+
+def _readable(name: str) -> str:
+    return name.encode("utf-8", "replace").decode()  # this message's names are UTF-8
 
 
 def _missing(path: str, error: OSError | ValueError) -> NotFound:

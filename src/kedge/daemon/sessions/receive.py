@@ -176,7 +176,7 @@ class _Receiver:
                 raise InvalidInput("the client does not keep to the transfer's order")
 
     def _checked(self, told: Any, number: int) -> tuple[str, _Entry]:
-        path = told.path.strip("/")
+        path, link = os.fsdecode(told.path).strip("/"), os.fsdecode(told.linkname)
         parts = path.split("/")
         if not path or len(path) > _LONGEST_PATH or "\0" in path or any(part in ("", ".", "..") for part in parts):
             raise InvalidInput(f"the client sends a file by an impossible path: {path[:100]!r}")
@@ -184,10 +184,10 @@ class _Receiver:
         if parent and (parent not in self._entries or not stat.S_ISDIR(self._entries[parent].mode)):
             raise InvalidInput(f"the client sends a file below what is no directory: {path[:100]!r}")
         mode = to_stat(told.mode)
-        if mode is None or path in self._entries or told.size < 0 or "\0" in told.linkname:
+        if mode is None or path in self._entries or told.size < 0 or "\0" in link:
             raise InvalidInput(f"the client sends an impossible file: {path[:100]!r}")
         device = os.makedev(max(told.devmajor, 0) & 0xFFF, max(told.devminor, 0) & 0xFFFFF)
-        entry = _Entry(number, mode, told.size, told.modTime, told.linkname, device, tuple(sorted(told.xattrs.items())))
+        entry = _Entry(number, mode, told.size, told.modTime, link, device, tuple(sorted(told.xattrs.items())))
         if entry.is_hard_link:
             entry.link = entry.link.strip("/")
             target = self._entries.get(entry.link)

@@ -125,7 +125,7 @@ def _tell(call: Call, directory: Path) -> list[_File]:
         message = _stat(directory, path, told)
         if stat.S_ISREG(told.st_mode) and told.st_nlink > 1:
             known = first.setdefault((told.st_dev, told.st_ino), path)
-            message.linkname = known if known != path else ""
+            message.linkname = os.fsencode(known) if known != path else b""
         if not call.send(fsutil.Packet(type=fsutil.Packet.PACKET_STAT, stat=message)):
             return files
     call.send(fsutil.Packet(type=fsutil.Packet.PACKET_STAT))
@@ -142,7 +142,7 @@ def _send_file(call: Call, path: Path, number: int) -> None:
 def _walk(directory: Path, below: str = "") -> Iterator[tuple[str, os.stat_result]]:
     """Every path in the order that the transfer prescribes: by name in each directory, a directory before its files."""
     with os.scandir(directory / below) as entries:
-        names = sorted(entry.name for entry in entries)
+        names = sorted((entry.name for entry in entries), key=os.fsencode)
     for name in names:
         path = f"{below}/{name}" if below else name
         told = os.lstat(directory / path)
@@ -154,10 +154,10 @@ def _walk(directory: Path, below: str = "") -> Iterator[tuple[str, os.stat_resul
 
 
 def _stat(directory: Path, path: str, told: os.stat_result) -> Any:
-    link = os.readlink(directory / path) if stat.S_ISLNK(told.st_mode) else ""
+    link = os.readlink(os.fsencode(directory / path)) if stat.S_ISLNK(told.st_mode) else b""
     device = stat.S_ISCHR(told.st_mode) or stat.S_ISBLK(told.st_mode)
-    return fsutil_stat_message(
-        path=path,
+    return fsutil.RawStat(
+        path=os.fsencode(path),
         mode=to_go(told.st_mode),
         uid=told.st_uid,
         gid=told.st_gid,
@@ -167,13 +167,6 @@ def _stat(directory: Path, path: str, told: os.stat_result) -> Any:
         devmajor=os.major(told.st_rdev) if device else 0,
         devminor=os.minor(told.st_rdev) if device else 0,
     )
-
-
-def fsutil_stat_message(**fields: Any) -> Any:
-    """A Stat; separate so that reading files through the gateway tells them in the same way."""
-    from kedge.daemon.wire import fsutil_stat
-
-    return fsutil_stat.Stat(**fields)
 
 
 def _to_bytes(message: Any) -> bytes:
