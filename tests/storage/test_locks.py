@@ -94,6 +94,20 @@ def test_a_lease_lives_until_it_is_closed(root: Path) -> None:
     assert os.listdir(root / "leases") == []
 
 
+def test_a_lease_that_was_closed_is_not_taken_again(root: Path) -> None:
+    """By a step that goes on a little after its build was stopped: nobody would close it any more."""
+    with Store.open(root) as store:
+        store.protect()
+        assert len(os.listdir(root / "leases")) == 1
+    with pytest.raises(Cancelled):
+        store.protect()
+    never = Lease(root)
+    never.close()
+    with pytest.raises(Cancelled):
+        never.new_name()
+    assert os.listdir(root / "leases") == []
+
+
 def test_a_lease_costs_nothing_until_it_is_needed(root: Path) -> None:
     with Store.open(root):
         assert os.listdir(root / "leases") == []

@@ -95,7 +95,7 @@ class Lease:
         self._reached = False
         self._directory = root / "leases"
         self._lock = threading.Lock()
-        self._fd = -1
+        self._fd, self._closed = -1, False
         self._name = ""
         self._start = 0.0
         self._serial = 0
@@ -127,7 +127,11 @@ class Lease:
         return True
 
     def close(self) -> None:
+        """End it for good. Who still works for a build that was stopped, and wants it later, is Cancelled: a lease that
+        nobody closes any more would keep the store's things until the process ends.
+        """
         with self._lock:
+            self._closed = True
             if self._fd >= 0:
                 (self._directory / self._name).unlink(missing_ok=True)
                 os.close(self._fd)
@@ -139,6 +143,8 @@ class Lease:
         with self._lock:
             if self._fd >= 0:
                 return
+            if self._closed:
+                raise Cancelled("the store was closed meanwhile")
             while self._fd < 0:
                 self._name = os.urandom(5).hex()
                 self._fd = _locked_file(self._directory / self._name)
