@@ -20,7 +20,7 @@ def test_what_cannot_be_held_whole_goes_on(monkeypatch: pytest.MonkeyPatch) -> N
             with pytest.raises(OSError, match="hold still"):
                 freezer.freeze(still.pid)
             end = time.monotonic() + 30
-            while state(still.pid) == "T" and time.monotonic() < end:
+            while state(still.pid) != "S" and time.monotonic() < end:
                 time.sleep(0.02)
             assert state(still.pid) == "S"
         finally:
