@@ -6,7 +6,6 @@ not know services, nor who carries the bytes (`http2`).
 
 import threading
 import time
-from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Final
@@ -15,7 +14,7 @@ from urllib.parse import unquote
 import grpc
 
 from kedge.daemon.wire import frames, http2
-from kedge.daemon.wire.framing import TooLarge, Unframer, Unreadable, framed
+from kedge.daemon.wire.framing import TooLarge, Unframer, Unreadable, framed, header_text
 
 LARGEST_ANSWER: Final = 16 << 20  # bytes of one message of a client's, who is not trusted; as in BuildKit
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
@@ -82,13 +81,9 @@ class Call:
         """Want nothing of it any more."""
         self._stream.cancel()
 
-    def is_active(self) -> bool:
-        """Does the peer still listen, or have something to say?"""
-        return self._stream.error is None
-
     def done(self) -> bool:
         """Has the peer said all it has to say?"""
-        return not self.is_active()
+        return self._stream.error is not None
 
     def __iter__(self) -> Iterator[Any]:
         return self
@@ -163,7 +158,7 @@ class Channel:
         timeout: float | None = None,
     ) -> Call:  # fmt: skip
         """A call to be sent to. Raises CallError when the peer is gone."""
-        headers = [*_request(path), *((name.lower(), _text(value)) for name, value in metadata)]
+        headers = [*_request(path), *((name.lower(), header_text(value)) for name, value in metadata)]
         if timeout is not None:
             headers.append(("grpc-timeout", f"{min(int(timeout * 1000), 99_999_999)}m"))
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -232,7 +227,3 @@ def _request(path: str) -> list[tuple[str, str]]:
         (":method", "POST"), (":scheme", "http"), (":path", path), (":authority", "localhost"), ("te", "trailers"),
         ("content-type", "application/grpc"), ("user-agent", "kedge"),
     ]  # fmt: skip
-
-
-def _text(value: str | bytes) -> str:
-    return b64encode(value).rstrip(b"=").decode() if isinstance(value, bytes) else value

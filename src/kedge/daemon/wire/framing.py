@@ -1,10 +1,11 @@
 """Messages in a stream of bytes as gRPC has them, five bytes before each ("gRPC over HTTP2", Length-Prefixed-Message).
 
-Owns those five bytes. Does not know what a message is.
+Owns those five bytes, and how bytes travel in a header. Does not know what a message is.
 """
 
 import struct
 import zlib
+from base64 import b64encode
 from collections import deque
 from typing import Final
 
@@ -17,6 +18,11 @@ class Unreadable(Exception):
 
 class TooLarge(Unreadable):
     """A message has more bytes than are taken."""
+
+
+def header_text(value: str | bytes) -> str:
+    """A header's value as it travels: bytes are those of a name that ends in `-bin`."""
+    return b64encode(value).rstrip(b"=").decode() if isinstance(value, bytes) else value
 
 
 def framed(data: bytes) -> bytes:

@@ -7,7 +7,7 @@ gRPC's own library serves as well. Does not know services, users, nor who carrie
 import sys
 import threading
 import traceback
-from base64 import b64decode, b64encode
+from base64 import b64decode
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
@@ -19,7 +19,7 @@ import grpc
 
 from kedge.daemon.listening import Room
 from kedge.daemon.peer import Peer
-from kedge.daemon.wire.framing import TooLarge, Unframer, Unreadable, framed
+from kedge.daemon.wire.framing import TooLarge, Unframer, Unreadable, framed, header_text
 from kedge.daemon.wire.http2_server import Asked, Server
 
 _LARGEST_REQUEST: Final = 128 << 20  # bytes of one message: whole graphs travel in one
@@ -46,10 +46,6 @@ class Context:
     def add_callback(self, callback: Callable[[], None]) -> bool:
         """Have `callback` called when the call ends; False if it has ended."""
         return self._stream.on_end(callback)
-
-    def is_active(self) -> bool:
-        """Does the client still wait?"""
-        return self._stream.error is None
 
     def abort(self, code: grpc.StatusCode, details: str) -> NoReturn:
         """End the call with an error."""
@@ -203,7 +199,7 @@ _HEADERS: Final = ((":status", "200"), ("content-type", "application/grpc"))
 
 def _finish(stream: Asked, code: grpc.StatusCode, details: str, trailers: tuple[tuple[str, Any], ...] = ()) -> None:
     """The status, behind headers if there were none: "Trailers-Only"."""
-    told = [("grpc-status", str(code.value[0])), *((name.lower(), _text(value)) for name, value in trailers)]
+    told = [("grpc-status", str(code.value[0])), *((name.lower(), header_text(value)) for name, value in trailers)]
     if details:
         told.append(("grpc-message", quote(details, safe=_PRINTABLE, errors="replace")))
     stream.finish(told if stream.answered else [*_HEADERS, *told])
@@ -217,7 +213,3 @@ def _values(name: str, text: str) -> Iterator[str | bytes]:
     for part in text.split(","):
         with suppress(ValueError):
             yield b64decode(part + "=" * (-len(part) % 4))
-
-
-def _text(value: str | bytes) -> str:
-    return b64encode(value).rstrip(b"=").decode() if isinstance(value, bytes) else value
